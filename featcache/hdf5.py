@@ -1,0 +1,172 @@
+"""HDF5 files written plainly and read warily: any HDF5 tool can open ours, and a stranger's file is only data.
+
+Before a value is read from a file, the path to it must consist of hard links, its storage must be contiguous,
+inside this very file, without filters, and its size must be covered by the file's length. What these checks
+exclude is how HDF5 files have been used against their readers: external links and external raw storage read
+any file, virtual datasets read others, filters load native code, and a lying shape allocates without bound.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .errors import CorruptError
+
+__all__ = [
+    "Stored",
+    "create_file",
+    "map_array",
+    "open_file",
+    "read_array",
+    "read_attributes",
+    "stored",
+    "write_array",
+]
+
+ALIGNMENT_BYTES = 4096
+MAX_ATTRIBUTE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the values of one array lie in a file, in bytes from its beginning."""
+
+    offset_bytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@contextmanager
+def create_file(path: Path, attributes: dict[str, Any]) -> Iterator[h5py.File]:
+    """Give a new HDF5 file whose root carries ``attributes`` (JSON text), large arrays aligned to pages."""
+    with h5py.File(
+        path,
+        "w",
+        libver=("earliest", "v110"),
+        alignment_threshold=ALIGNMENT_BYTES,
+        alignment_interval=ALIGNMENT_BYTES,
+    ) as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value if isinstance(value, (int, str)) else json.dumps(value, sort_keys=True)
+        yield file
+
+
+def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
+    """Store ``values`` contiguously at ``path``, creating the groups above it."""
+    values = np.ascontiguousarray(values)
+    *groups, name = path.split("/")
+    parent = file
+    for group in groups:
+        parent = parent.require_group(group)
+    parent.create_dataset(name, data=values, track_times=False)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Give an HDF5 file opened for reading, without locks: committed files never change.
+
+    Raises :class:`FileNotFoundError` where there is none, :class:`CorruptError` where it is not HDF5.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise _corrupt(path, "it is not a whole HDF5 file") from error
+    with file:
+        try:
+            yield file
+        except (KeyError, RuntimeError, TypeError, OverflowError, UnicodeDecodeError) as error:
+            raise _corrupt(path, f"its structure is damaged ({error})") from error
+
+
+def read_attributes(file: h5py.File) -> dict[str, Any]:
+    """Return the root's text and integer attributes; raises :class:`CorruptError` for any other kind."""
+    found: dict[str, Any] = {}
+    attributes = file.attrs
+    for name in attributes:
+        kind = attributes.get_id(name)
+        if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape not in ((), (1,)):
+            raise _corrupt(_path_of(file), f"its attribute {name!r} is too large")
+        value = attributes[name]
+        if isinstance(value, (np.integer, int)):
+            value = int(value)
+        if not isinstance(value, (str, int)):
+            raise _corrupt(_path_of(file), f"its attribute {name!r} is neither text nor a whole number")
+        found[name] = value
+    return found
+
+
+def stored(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None) -> Stored:
+    """Return where the array at ``path`` lies, after every check that the module's docstring lists."""
+    where = _path_of(file)
+    parent: Any = file
+    *groups, name = path.split("/")
+    for group in groups:
+        parent = _hard_child(where, parent, group, h5py.Group)
+    dataset = _hard_child(where, parent, name, h5py.Dataset)
+    properties = dataset.id.get_create_plist()
+    if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_external_count():
+        raise _corrupt(where, f"/{path} is not stored contiguously inside the file")
+    if properties.get_nfilters():
+        raise _corrupt(where, f"/{path} uses a filter, which this layout never does")
+    if dataset.dtype.kind not in "buif" or dataset.dtype.hasobject or dataset.dtype.names:
+        raise _corrupt(where, f"/{path} holds {dataset.dtype} where plain numbers belong")
+    if dtype is not None and dataset.dtype != dtype:
+        raise _corrupt(where, f"/{path} holds {dataset.dtype} where {dtype} belongs")
+    shape = dataset.shape
+    if shape is None or (rank is not None and len(shape) != rank):
+        raise _corrupt(where, f"/{path} has shape {shape} where {rank} dimensions belong")
+    size_bytes = math.prod(shape) * dataset.dtype.itemsize
+    offset = dataset.id.get_offset()
+    if size_bytes == 0:
+        return Stored(0, shape, dataset.dtype)
+    if offset is None or offset + size_bytes > where.stat().st_size:
+        raise _corrupt(where, f"/{path} claims {size_bytes} bytes, more than the file holds")
+    return Stored(int(offset), shape, dataset.dtype)
+
+
+def read_array(
+    file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None
+) -> np.ndarray[Any, Any]:
+    """Return the values at ``path``, read into memory after the checks of :func:`stored`."""
+    place = stored(file, path, dtype, rank)
+    return map_array(_path_of(file), place).copy()
+
+
+def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
+    """Return the values of a stored array as a read-only memory map."""
+    if math.prod(place.shape) == 0:
+        return np.empty(place.shape, place.dtype)
+    mapped = np.memmap(path, dtype=place.dtype, mode="r", offset=place.offset_bytes, shape=place.shape)
+    return mapped.view(np.ndarray)  # subclass checks would cost more than a small gather
+
+
+def _hard_child(where: Path, parent: Any, name: str, kind: type) -> Any:
+    if name not in parent or not isinstance(parent.get(name, getlink=True), h5py.HardLink):
+        raise _corrupt(where, f"it has no plain {name!r} in {parent.name!r}")
+    child = parent[name]
+    if not isinstance(child, kind):
+        raise _corrupt(where, f"{name!r} in {parent.name!r} is not a {kind.__name__.lower()}")
+    if kind is h5py.Dataset and child.is_virtual:
+        raise _corrupt(where, f"{name!r} is a virtual dataset")
+    return child
+
+
+def _path_of(file: h5py.File) -> Path:
+    return Path(file.filename)
+
+
+def _corrupt(path: Path, found: str) -> CorruptError:
+    return CorruptError(
+        f"{path} cannot be trusted: {found}. Run `featcache verify`; delete the file to have its rows recomputed."
+    )

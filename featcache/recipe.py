@@ -1,0 +1,123 @@
+"""The recipe of a feature set: everything that a stored value is a function of, the sample aside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from .errors import CorruptError
+from .fingerprint import digest_json
+from .tensorspec import TensorSpec
+
+__all__ = ["Difference", "Recipe"]
+
+RECIPE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field in which two recipes differ, with both values (None where one has no such field)."""
+
+    field: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the rows of a set are computed from; equal recipes have equal fingerprints, and only they have.
+
+    ``structure`` digests the torch calls up to the cut, ``weights`` the parameters and buffers that they consume,
+    ``transform`` and ``decoding`` say how a sample's bytes become the backbone's input, ``dtype`` is the stored
+    precision and ``numerics`` the way of computing.
+    """
+
+    cut: str
+    structure: str
+    weights: Mapping[str, str]
+    frontier: tuple[TensorSpec, ...]
+    transform: Any
+    decoding: Any
+    dtype: str = "float32"
+    numerics: str = "exact"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON-able values."""
+        return {
+            "recipe_version": RECIPE_VERSION,
+            "cut": self.cut,
+            "structure": self.structure,
+            "weights": dict(sorted(self.weights.items())),
+            "frontier": [spec.to_dict() for spec in self.frontier],
+            "transform": self.transform,
+            "decoding": self.decoding,
+            "dtype": self.dtype,
+            "numerics": self.numerics,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that :meth:`to_dict` wrote; raises :class:`CorruptError` for anything else."""
+        try:
+            if value["recipe_version"] != RECIPE_VERSION:
+                raise CorruptError(
+                    f"a recipe of version {value['recipe_version']} was found, this featcache reads version "
+                    f"{RECIPE_VERSION}. Upgrade featcache to use it."
+                )
+            return cls(
+                cut=str(value["cut"]),
+                structure=str(value["structure"]),
+                weights={str(name): str(digest) for name, digest in value["weights"].items()},
+                frontier=tuple(TensorSpec.from_dict(spec) for spec in value["frontier"]),
+                transform=value["transform"],
+                decoding=value["decoding"],
+                dtype=str(value["dtype"]),
+                numerics=str(value["numerics"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, CorruptError):
+                raise
+            raise CorruptError(f"a recipe is damaged: {error!r}. Run `featcache verify`.") from error
+
+    def to_json(self) -> str:
+        """Return the recipe as readable JSON text."""
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Recipe:
+        """Return the recipe that :meth:`to_json` wrote."""
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise CorruptError(f"a recipe is not JSON: {error}. Run `featcache verify`.") from error
+        return cls.from_dict(value)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the name of the set: 32 hexadecimal characters."""
+        return digest_json(self.to_dict())[:32]
+
+    @property
+    def row_size_bytes(self) -> int:
+        """Return the bytes of one sample's features before they are encoded."""
+        return sum(spec.size_bytes for spec in self.frontier)
+
+    def differences(self, new: Recipe) -> list[Difference]:
+        """Return the fields in which ``new`` differs from this one, nested ones by dotted name."""
+        return list(_differences("", self.to_dict(), new.to_dict()))
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterator[Difference]:
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(f"{name}.{key}" if name else str(key), old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for position, (left, right) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(f"{name}[{position}]", left, right)
+    else:
+        yield Difference(name, old, new)

@@ -1,0 +1,79 @@
+"""Where the files of a store lie: a small protocol, its registry, and ``open_storage``."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import StoreError
+from ..registry import Registry
+
+__all__ = ["Entry", "Storage", "open_storage", "safe_path", "storages"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or folder directly below a folder of a storage."""
+
+    name: str
+    size_bytes: int
+    modified_s: float
+    is_folder: bool
+
+
+class Storage(Protocol):
+    """The few operations that a store needs. Paths are relative, with ``/``, and never leave the storage.
+
+    A file appears whole or not at all, under its final name; whatever else lies in a folder (temporary
+    files of a writer that was killed) is not listed.
+    """
+
+    url: str
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder lies at ``path``."""
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return the content of a file; raises :class:`FileNotFoundError` where there is none."""
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Put ``content`` at ``path`` in one step, replacing what was there."""
+
+    def create(self, path: str) -> AbstractContextManager[Path]:
+        """Return a context that gives a local temporary file, and commits it as ``path`` when it ends well."""
+
+    def commit(self, temporary: Path, path: str) -> None:
+        """Make the file that :meth:`create` gave appear whole as ``path``, whose name may depend on its content."""
+
+    def fetch(self, path: str) -> Path:
+        """Return a local file with the content of ``path`` (the file itself where it is local)."""
+
+    def list(self, path: str) -> list[Entry]:
+        """Return what lies directly in a folder, sorted by name; nothing where there is no such folder."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
+
+    def sweep(self, path: str) -> int:
+        """Remove temporary files that dead writers left in a folder, and return how many there were."""
+
+
+storages: Registry[type[Storage]] = Registry(
+    "featcache.storages", "storage", {"file": "featcache.storages.local:LocalStorage"}
+)
+
+
+def open_storage(url: str) -> Storage:
+    """Return the storage at a path or URL; the part before ``://`` names its kind, a plain path is local."""
+    scheme, separator, _ = url.partition("://")
+    return storages.get(scheme if separator else "file")(url)  # type: ignore[call-arg]
+
+
+def safe_path(path: str) -> str:
+    """Return ``path`` if it is relative and stays inside the storage; raises :class:`StoreError` otherwise."""
+    parts = path.split("/")
+    if path.startswith("/") or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts):
+        raise StoreError(f"{path!r} is not a name inside the store: use plain names joined by '/'.")
+    return path

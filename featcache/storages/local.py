@@ -1,0 +1,168 @@
+"""A store in a folder of this machine (or of a network file system)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import StoreError, StorePermissionError
+from . import Entry, safe_path
+
+__all__ = ["LocalStorage"]
+
+TEMPORARY_PREFIX = ".tmp~"
+ABANDONED_AFTER_S = 24 * 3600.0
+
+
+class LocalStorage:
+    """Files below one folder, committed by temporary name, fsync, rename and fsync of the folder."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.root = Path(url.removeprefix("file://")).expanduser()
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder lies at ``path``."""
+        return self._at(path).exists()
+
+    def read_bytes(self, path: str) -> bytes:
+        """Return the content of a file; raises :class:`FileNotFoundError` where there is none."""
+        with _explained("read", self._at(path)):
+            return self._at(path).read_bytes()
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Put ``content`` at ``path`` in one step, replacing what was there."""
+        with self.create(path) as temporary:
+            temporary.write_bytes(content)
+
+    @contextlib.contextmanager
+    def create(self, path: str) -> Iterator[Path]:
+        """Give a temporary file in the same folder; commit it as ``path`` when the block ends well."""
+        final = self._at(path)
+        owner = f"{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
+        temporary = final.parent / f"{TEMPORARY_PREFIX}{owner}~{final.name}"
+        with _explained("write", final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _explained("write", final):
+                yield temporary
+                if temporary.exists():  # not yet committed under a name that only its content gave
+                    self.commit(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def commit(self, temporary: Path, path: str) -> None:
+        """Make a file that :meth:`create` gave appear as ``path``."""
+        final = self._at(path)
+        with _explained("write", final):
+            _sync(temporary)
+            temporary.replace(final)
+            _sync(final.parent)
+
+    def fetch(self, path: str) -> Path:
+        """Return the file itself."""
+        return self._at(path)
+
+    def list(self, path: str) -> list[Entry]:
+        """Return what lies directly in a folder, sorted by name, temporary files left out."""
+        folder = self._at(path) if path else self.root
+        found = []
+        with _explained("list", folder):
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if entry.name.startswith(TEMPORARY_PREFIX):
+                            continue
+                        try:
+                            state = entry.stat()
+                        except FileNotFoundError:  # deleted by another process since it was listed
+                            continue
+                        found.append(Entry(entry.name, state.st_size, state.st_mtime, entry.is_dir()))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(found, key=lambda entry: entry.name)
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with all that is in it."""
+        target = self._at(path)
+        with _explained("delete", target):
+            if target.is_dir() and not target.is_symlink():
+                # Renamed first, so that a reader sees the whole folder or none of it.
+                doomed = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}~deleted"
+                target.rename(doomed)
+                shutil.rmtree(doomed)
+            else:
+                target.unlink(missing_ok=True)
+
+    def sweep(self, path: str) -> int:
+        """Remove temporary files whose writer on this machine is dead, or that are a day old."""
+        removed = 0
+        folder = self._at(path) if path else self.root
+        for leftover in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if _is_abandoned(leftover):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                    removed += 1
+        return removed
+
+    def _at(self, path: str) -> Path:
+        return self.root / safe_path(path)
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    if time.time() - temporary.stat().st_mtime > ABANDONED_AFTER_S:
+        return True
+    parts = temporary.name.split("~")
+    if len(parts) < 5 or parts[1] != socket.gethostname() or not parts[2].isdigit():
+        return False
+    try:
+        os.kill(int(parts[2]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the file itself was synced before.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(action: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system says into one line that names the file and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, StoreError):
+        raise
+    except PermissionError as error:
+        raise StorePermissionError(
+            f"cannot {action} {path}: permission denied. Check who owns the folder, or choose another --store."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise StorePermissionError(
+                f"cannot {action} {path}: the file system is read-only. Choose another --store."
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"cannot {action} {path}: the disk is full. Free some space (`featcache gc`) and run again; "
+                "everything committed so far is kept."
+            ) from error
+        raise StoreError(f"cannot {action} {path}: {error.strerror or error}.") from error

@@ -1,0 +1,230 @@
+"""What lies in a store: feature sets, snapshots, heads; how they are found, read and committed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
+from .recipe import Recipe
+from .shard import Shard, read_ids, write_shard
+from .snapshot import Snapshot, read_snapshot, write_snapshot
+from .storages import Entry, Storage, open_storage
+
+__all__ = ["STORE_FORMAT", "FeatureSet", "RowIndex", "StoreFiles", "row_keys"]
+
+STORE_FORMAT = 1
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+Array = np.ndarray[Any, Any]
+
+
+def row_keys(ids: Array, views: Array | int = 0) -> Array:
+    """Return one sortable key (20 bytes) for each sample id (n, 16) and view."""
+    keys = np.empty((len(ids), 20), dtype=np.uint8)
+    keys[:, :16] = ids
+    keys[:, 16:] = np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
+    # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
+    return keys.view("S20").reshape(-1)
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """Where each row of a set lies: sorted keys, and the number of the shard and the row in it."""
+
+    keys: Array
+    shards: Array
+    rows: Array
+
+    @classmethod
+    def build(cls, keys: list[Array]) -> RowIndex:
+        """Return the index over the keys of each shard; of a row that several shards hold, the first counts."""
+        if not keys:
+            nothing = np.empty(0, dtype=np.int64)
+            return cls(np.empty(0, dtype="S20"), nothing, nothing)
+        sizes = [len(part) for part in keys]
+        unique, first = np.unique(np.concatenate(keys), return_index=True)
+        shards = np.repeat(np.arange(len(sizes)), sizes)[first]
+        rows = np.concatenate([np.arange(size) for size in sizes])[first]
+        return cls(unique, shards, rows)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys: Array) -> tuple[Array, Array, Array]:
+        """Return for each key whether it is there, and its shard and row (0 where it is not)."""
+        if not len(self.keys):
+            nothing = np.zeros(len(keys), dtype=np.int64)
+            return np.zeros(len(keys), dtype=bool), nothing, nothing
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        present = self.keys[places] == keys
+        return present, np.where(present, self.shards[places], 0), np.where(present, self.rows[places], 0)
+
+
+@dataclass
+class FeatureSet:
+    """All rows of one recipe in a store: its shards, and where in them each row lies."""
+
+    storage: Storage
+    recipe: Recipe
+    _index: RowIndex | None = field(default=None, repr=False)
+    _indexed_shards: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def path(self) -> str:
+        """Return the folder of the set inside the store."""
+        return f"sets/{self.recipe.fingerprint}"
+
+    def shard_entries(self) -> list[Entry]:
+        """Return the files of the set's shards as they are now."""
+        return [entry for entry in self.storage.list(self.path) if entry.name.endswith(".h5")]
+
+    def index(self) -> RowIndex:
+        """Return where every row lies now, reading the ids of the shards only."""
+        names = [entry.name for entry in self.shard_entries()]
+        if self._index is None or names != self._indexed_shards:
+            keys = []
+            for name in names:
+                ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
+                keys.append(row_keys(ids, views))
+            self._index, self._indexed_shards = RowIndex.build(keys), names
+        return self._index
+
+    def shard_names(self) -> list[str]:
+        """Return the file names that the numbers in :meth:`index` stand for."""
+        self.index()
+        return list(self._indexed_shards)
+
+    def open_shard(self, name: str) -> Shard:
+        """Return one shard opened for reading."""
+        return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+
+    def missing(self, ids: Array) -> Array:
+        """Return the positions of the first occurrence of each id that has no row."""
+        keys = row_keys(ids)
+        _, first = np.unique(keys, return_index=True)
+        first.sort()
+        present, _, _ = self.index().find(keys[first])
+        return first[~present]
+
+    def add(self, ids: Array, features: Mapping[str, Array], provenance: Mapping[str, Any]) -> str:
+        """Commit encoded rows as one new shard and return its file name."""
+        self.declare()
+        views = np.zeros(len(ids), dtype="<u4")
+        with self.storage.create(f"{self.path}/shard") as temporary:
+            digest = write_shard(temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance)
+            name = f"{digest}.h5"
+            self.storage.commit(temporary, f"{self.path}/{name}")
+        return name
+
+    def declare(self) -> None:
+        """Write the recipe beside the shards, unless it is there."""
+        if not self.storage.exists(f"{self.path}/recipe.json"):
+            self.storage.write_bytes(f"{self.path}/recipe.json", self.recipe.to_json().encode())
+
+
+class StoreFiles:
+    """A store at a path or URL. It is created by the first thing that is written to it.
+
+    Raises :class:`NotAStoreError` for a folder that holds something else, :class:`StoreFormatError` for the store of a
+    newer featcache.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = str(url)
+        self.storage = open_storage(self.url)
+        self._check_format()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def create(self) -> None:
+        """Write the store's format version, unless it is there."""
+        if not self.storage.exists("store.json"):
+            note = {"format": STORE_FORMAT, "what": "a featcache store; see the file format in featcache's docs"}
+            self.storage.write_bytes("store.json", (json.dumps(note, indent=1) + "\n").encode())
+
+    def set(self, recipe: Recipe) -> FeatureSet:
+        """Return the set of a recipe, which may have no rows yet."""
+        return FeatureSet(self.storage, recipe)
+
+    def recipes(self) -> list[Recipe]:
+        """Return the recipes of all sets that lie in the store."""
+        found = []
+        for entry in self.storage.list("sets"):
+            with suppress(FileNotFoundError):  # a set whose first shard is just being written
+                recipe = Recipe.from_json(self.storage.read_bytes(f"sets/{entry.name}/recipe.json"))
+                if recipe.fingerprint != entry.name:
+                    raise CorruptError(
+                        f"the recipe of set {entry.name} in {self.url} does not match its name: it was edited. "
+                        "Delete that folder to have its rows recomputed."
+                    )
+                found.append(recipe)
+        return found
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Record what a dataset holds; it becomes the dataset's latest snapshot."""
+        folder = f"snapshots/{check_name(snapshot.dataset, 'dataset')}"
+        path = f"{folder}/{snapshot.digest}.h5"
+        if not self.storage.exists(path):
+            with self.storage.create(path) as temporary:
+                write_snapshot(temporary, snapshot)
+        latest = json.dumps({"latest": snapshot.digest}).encode()
+        if self._latest(folder) != snapshot.digest:
+            self.storage.write_bytes(f"{folder}/latest.json", latest)
+
+    def snapshot(self, dataset: str) -> Snapshot:
+        """Return the latest snapshot of a dataset; raises :class:`StaleError` where there is none."""
+        folder = f"snapshots/{check_name(dataset, 'dataset')}"
+        digest = self._latest(folder)
+        if digest is None:
+            known = ", ".join(entry.name for entry in self.storage.list("snapshots")) or "none"
+            raise StaleError(
+                f"{self.url} holds no snapshot of the dataset {dataset!r} (it holds: {known}). "
+                "Run `featcache extract` first."
+            )
+        return read_snapshot(self.storage.fetch(f"{folder}/{check_name(digest, 'snapshot')}.h5"))
+
+    def _latest(self, folder: str) -> str | None:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            return str(json.loads(self.storage.read_bytes(f"{folder}/latest.json"))["latest"])
+        # The pointer is a convenience: without it the newest file is the latest snapshot.
+        files = [entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")]
+        return max(files, key=lambda entry: entry.modified_s).name[: -len(".h5")] if files else None
+
+    def _check_format(self) -> None:
+        try:
+            version = json.loads(self.storage.read_bytes("store.json"))["format"]
+        except FileNotFoundError:
+            if any(not entry.name.startswith(".") for entry in self.storage.list("")):
+                raise NotAStoreError(
+                    f"{self.url} is not a featcache store: it holds other files and no store.json. "
+                    "Choose an empty or new folder with --store."
+                ) from None
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise NotAStoreError(
+                f"{self.url} is not a featcache store: its store.json is damaged ({error}). "
+                f'Restore it as {{"format": {STORE_FORMAT}}} if the sets in it are yours.'
+            ) from error
+        if not isinstance(version, int) or version > STORE_FORMAT:
+            raise StoreFormatError(
+                f"{self.url} has store format {version}, this featcache reads up to {STORE_FORMAT}: "
+                "upgrade featcache (`pip install -U featcache`), or choose another --store."
+            )
+
+
+def check_name(name: str, noun: str) -> str:
+    """Return ``name`` if it can name a folder of the store; raises :class:`UsageError` otherwise."""
+    if not SAFE_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of a {noun}: use letters, digits, '.', '_' and '-', at most 100, "
+            "and begin with a letter, digit or '_'."
+        )
+    return name

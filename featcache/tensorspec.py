@@ -1,0 +1,37 @@
+"""What one tensor of a frontier looks like, without its batch dimension."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["TensorSpec"]
+
+ITEM_SIZE_BYTES = {
+    "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
+    "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "complex64": 8, "complex128": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape (of one sample, so without the batch dimension) and dtype of a tensor that crosses a cut."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes that one sample's value takes in memory."""
+        return math.prod(self.shape) * ITEM_SIZE_BYTES.get(self.dtype, 4)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the specification as JSON-able values."""
+        return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> TensorSpec:
+        """Return the specification that :meth:`to_dict` wrote."""
+        return cls(str(value["name"]), tuple(int(n) for n in value["shape"]), str(value["dtype"]))
