@@ -113,6 +113,28 @@ class FeatureSet:
         present, _, _ = self.index().find(keys[first])
         return first[~present]
 
+    def present(self, ids: Array) -> Array:
+        """Return for each id whether it has a row, as booleans."""
+        return self.index().find(row_keys(ids))[0]
+
+    def skipped(self) -> dict[str, tuple[str, str]]:
+        """Return the samples that could not be read: name and reason by hexadecimal id."""
+        try:
+            noted = json.loads(self.storage.read_bytes(f"{self.path}/skipped.json"))
+            return {str(key): (str(name), str(reason)) for key, (name, reason) in noted.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise CorruptError(
+                f"{self.path}/skipped.json in {self.storage.url} is damaged ({error}). Delete it; extract writes it anew."
+            ) from error
+
+    def record_skipped(self, unreadable: Mapping[str, tuple[str, str]]) -> None:
+        """Remember samples that could not be read, by hexadecimal id, so that the set counts as complete without them."""
+        self.declare()
+        noted = {**self.skipped(), **unreadable}
+        self.storage.write_bytes(f"{self.path}/skipped.json", json.dumps(noted, indent=1, sort_keys=True).encode())
+
     def add(self, ids: Array, features: Mapping[str, Array], provenance: Mapping[str, Any]) -> str:
         """Commit encoded rows as one new shard and return its file name."""
         self.declare()

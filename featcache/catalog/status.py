@@ -1,0 +1,64 @@
+"""Whether a feature set is fresh, partial, missing or stale against the present configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..recipe import Recipe
+from ..snapshot import Snapshot
+from ..store import StoreFiles
+
+__all__ = ["SetStatus", "set_status"]
+
+
+@dataclass(frozen=True)
+class SetStatus:
+    """How one set stands: ``state`` is fresh (all rows are there), partial (some), missing (none) or stale.
+
+    Stale means that no row is there, while a set for the same cut exists under another recipe. Samples that could not
+    be read when the set was made count as ``skipped``, not as missing.
+    """
+
+    cut: str
+    dataset: str
+    recipe: str
+    state: str
+    samples: int
+    present: int
+    missing: int
+    skipped: int
+    size_bytes: int
+
+    @property
+    def fresh(self) -> bool:
+        """Return whether there is nothing to compute."""
+        return self.state == "fresh"
+
+
+def set_status(store: StoreFiles, recipe: Recipe, snapshot: Snapshot) -> SetStatus:
+    """Return how the set of ``recipe`` stands against the samples in ``snapshot``."""
+    feature_set = store.set(recipe)
+    there = feature_set.present(snapshot.ids)
+    present, skipped = int(there.sum()), 0
+    if present < len(snapshot):
+        unreadable = feature_set.skipped()
+        skipped = sum(row.tobytes().hex() in unreadable for row in snapshot.ids[~there])
+    missing = len(snapshot) - present - skipped
+    if not missing:
+        state = "fresh"
+    elif present:
+        state = "partial"
+    else:
+        others = [other for other in store.recipes() if other.cut == recipe.cut]
+        state = "stale" if any(other.fingerprint != recipe.fingerprint for other in others) else "missing"
+    return SetStatus(
+        recipe.cut,
+        snapshot.dataset,
+        recipe.fingerprint,
+        state,
+        len(snapshot),
+        present,
+        missing,
+        skipped,
+        sum(entry.size_bytes for entry in feature_set.shard_entries()),
+    )

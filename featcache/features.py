@@ -1,0 +1,230 @@
+"""The read side: cached rows joined to their targets, one by one, in batches, or as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .devices import HostCopy, available_memory_bytes, pick_device, to_device
+from .errors import UsageError
+from .recipe import Recipe
+from .loader import FeatureLoader
+from .rows import ResidentRows, Rows, ShardRows
+from .snapshot import Snapshot
+from .store import FeatureSet
+from .tensorspec import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FeatureLoader", "Features"]
+
+Array = np.ndarray[Any, Any]
+Frontier = torch.Tensor | dict[str, torch.Tensor]
+RESIDENT_SHARE = 0.4  # of the free memory that a loader may fill with one set
+
+
+class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
+    """The cached frontier of every sample of a dataset, with its target: a map-style torch Dataset.
+
+    ``features[i]`` is ``(frontier, target)``: the frontier is a tensor, or a dict of tensors where several cross the
+    cut; floating values come back as float32. Rows are in the dataset's order. It pickles, and reopens its files.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        recipe: Recipe,
+        frontier: Sequence[TensorSpec],
+        *,
+        dataset: str,
+        snapshot: str,
+        targets: Array,
+        names: Array,
+        splits: Array,
+        classes: Sequence[str] | None,
+        positions: Array | None = None,
+        report: Any = None,
+    ) -> None:
+        self._rows = rows
+        self._positions = np.arange(len(targets)) if positions is None else positions
+        self.recipe = recipe
+        self.frontier = tuple(frontier)
+        self.dataset = dataset
+        self.snapshot = snapshot
+        self.report = report
+        self.classes = None if classes is None else list(classes)
+        self._targets, self._names, self._splits = targets, names, splits
+
+    @classmethod
+    def join(cls, feature_set: FeatureSet, snapshot: Snapshot, report: Any = None) -> Features:
+        """Return the rows that the set holds of the samples in the snapshot, in its order; others are left out."""
+        rows = ShardRows(feature_set, snapshot.ids)
+        kept = np.flatnonzero(rows.present)
+        return cls(
+            rows,
+            feature_set.recipe,
+            feature_set.recipe.frontier,
+            dataset=snapshot.dataset,
+            snapshot=snapshot.digest,
+            targets=snapshot.targets,
+            names=np.asarray(snapshot.names, dtype=object),
+            splits=np.asarray(snapshot.splits, dtype=object),
+            classes=snapshot.classes,
+            positions=kept,
+            report=report,
+        )
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __repr__(self) -> str:
+        tensors = ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in self.frontier)
+        return f"Features({len(self)} samples of {self.dataset!r}: {tensors}; set {self.recipe.fingerprint})"
+
+    @property
+    def targets(self) -> Array:
+        """Return the target of each row, shape (rows, …)."""
+        return self._targets[self._positions]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the sample name of each row."""
+        return [str(name) for name in self._names[self._positions]]
+
+    @property
+    def splits(self) -> Array:
+        """Return the split name of each row, empty where the dataset has none."""
+        return self._splits[self._positions].astype(str)
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes of all rows in memory, decoded."""
+        return len(self) * sum(spec.size_bytes for spec in self.frontier)
+
+    def __getitem__(self, index: int) -> tuple[Frontier, torch.Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Frontier, torch.Tensor]]:
+        frontier, targets = self.batch(np.asarray(indices, dtype=np.int64))
+        if isinstance(frontier, dict):
+            return [
+                ({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))
+            ]
+        return [(frontier[n], targets[n]) for n in range(len(indices))]
+
+    def batch(self, indices: Array) -> tuple[Frontier, torch.Tensor]:
+        """Return (frontier, targets) of several rows, stacked, in the order asked for."""
+        positions = self._positions[indices]
+        return self._shaped(self._rows.gather(positions)), torch.from_numpy(self._targets[positions])
+
+    def subset(self, indices: Sequence[int] | Array) -> Features:
+        """Return the features of some rows, which share the files (or the memory) of this one."""
+        chosen = np.asarray(indices)
+        if chosen.dtype != bool:
+            chosen = chosen.astype(np.int64)
+        return self._like(self._rows, self.frontier, self._positions[chosen])
+
+    def where(self, split: str) -> Features:
+        """Return the rows of one split; raises :class:`UsageError` where the dataset has no such split."""
+        chosen = np.flatnonzero(self.splits == split)
+        if not len(chosen):
+            known = ", ".join(repr(str(name)) for name in np.unique(self.splits))
+            raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
+        return self.subset(chosen)
+
+    def numpy(self) -> tuple[Any, Array]:
+        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut."""
+        frontier, targets = self.batch(np.arange(len(self)))
+        if isinstance(frontier, dict):
+            return {name: values.numpy() for name, values in frontier.items()}, targets.numpy()
+        return frontier.numpy(), targets.numpy()
+
+    def loader(
+        self,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        device: str | torch.device | None = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> FeatureLoader:
+        """Return an iterable of (frontier, targets) batches; each iteration over it is one epoch.
+
+        The order of an epoch depends on ``seed`` and the number of the epoch alone. Of ``world_size`` processes, each
+        gets every ``world_size``-th row, padded by repetition to equal counts, as torch's DistributedSampler does.
+        """
+        return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size)
+
+    def resident(self) -> Features:
+        """Return the same features with all rows in memory."""
+        if isinstance(self._rows, ResidentRows):
+            return self
+        gathered = self._rows.gather(self._positions)
+        return self._in_memory(gathered, self.frontier)
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Return whether holding all rows takes a moderate share of the memory that is free now."""
+        return self.size_bytes <= RESIDENT_SHARE * available_memory_bytes()
+
+    def map(
+        self, module: Callable[[Any], Any], batch_size: int = 256, device: str | torch.device | None = "cpu"
+    ) -> Features:
+        """Return features held in memory: ``module`` applied to every row's frontier, without gradients.
+
+        Targets, names, splits and recipe stay as they are.
+        """
+        where = pick_device(None if device is None else str(device))
+        parts: dict[str, list[torch.Tensor]] = {}
+        with torch.no_grad():
+            for start in range(0, len(self), batch_size):
+                frontier, _ = self.batch(np.arange(start, min(start + batch_size, len(self))))
+                result = module(to_device(frontier, where))
+                named = result if isinstance(result, dict) else {self.frontier[0].name: result}
+                for name, values in HostCopy(named).result().items():
+                    parts.setdefault(name, []).append(values)
+        joined = {name: torch.cat(values) for name, values in parts.items()}
+        frontier = [
+            TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
+            for name, values in joined.items()
+        ]
+        return self._in_memory(joined, frontier)
+
+    def _in_memory(self, values: Mapping[str, torch.Tensor], frontier: Iterable[TensorSpec]) -> Features:
+        positions = self._positions
+        return Features(
+            ResidentRows(dict(values)),
+            self.recipe,
+            tuple(frontier),
+            dataset=self.dataset,
+            snapshot=self.snapshot,
+            targets=self._targets[positions],
+            names=self._names[positions],
+            splits=self._splits[positions],
+            classes=self.classes,
+            report=self.report,
+        )
+
+    def _like(self, rows: Rows, frontier: Sequence[TensorSpec], positions: Array) -> Features:
+        return Features(
+            rows,
+            self.recipe,
+            frontier,
+            dataset=self.dataset,
+            snapshot=self.snapshot,
+            targets=self._targets,
+            names=self._names,
+            splits=self._splits,
+            classes=self.classes,
+            positions=positions,
+            report=self.report,
+        )
+
+    def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
+        return values if len(values) > 1 else next(iter(values.values()))
