@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .codecs import load_codec
-from .datasets import open_dataset
 from .engines import load_engine
 from .errors import StoreError, UsageError
 from .progress import ProgressCallback, ProgressEvent, silent
 from .recipe import Recipe
-from .request import example_inputs, make_recipe, remembered_snapshot
-from .samples import Samples, Unreadable
+from .request import Request, example_inputs, make_request, save_example
+from .samples import Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet, StoreFiles, row_keys
 
@@ -25,93 +24,26 @@ if TYPE_CHECKING:
     import torch
 
     from .features import Features
-    from .split import Split
-
-__all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "extract", "report_if_complete"]
-
-DEFAULT_SHARD_BYTES = 128 << 20
-MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
-
-
-@dataclass
-class ExtractReport:
-    """What an extraction did: counts of samples, bytes written, seconds, and the fingerprint of the recipe.
-
-    ``computed`` rows are new, ``reused`` ones were there, ``derived`` ones came from a shallower set, ``skipped`` ones
-    could not be read. Equal samples share a row, so the counts are of samples, not of rows.
-    """
-
-    cut: str
-    dataset: str
-    recipe: str
-    snapshot: str
-    samples: int
-    computed: int = 0
-    reused: int = 0
-    derived: int = 0
-    skipped: int = 0
-    size_bytes: int = 0
-    elapsed_s: float = 0.0
-    device: str | None = None
-    skipped_samples: list[Unreadable] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def extract(
-    model: torch.nn.Module | Split,
-    dataset: Any,
-    store: StoreFiles | str,
-    *,
-    cut: str | None = None,
-    transform: Callable[[Any], Any] | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    dtype: str = "float32",
-    shard_bytes: int = DEFAULT_SHARD_BYTES,
-    engine: str = "local",
-    workers: int | None = None,
-    on_error: str = "raise",
-    name: str | None = None,
-    progress: ProgressCallback = silent,
-) -> Features:
-    """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
-
-    ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. ``dataset`` is a map-style dataset of
-    (input, target), or a specification such as ``"folder:photos"``. ``dtype`` is the stored precision, ``workers`` the
-    number of decoding processes (default: by need), ``on_error`` what to do with a sample that cannot be read:
-    ``"raise"`` or ``"skip"``. ``name`` names the dataset's snapshots. ``features.report`` says what was done.
-
-    Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
-    :class:`UsageError`; whatever was computed before is committed and used by the next call.
-    """
-    from .features import Features
-    from .split import Split
-    from .split import split as split_model
 
     started_s = time.perf_counter()
     _check_options(batch_size, shard_bytes, on_error, workers)
-    load_codec(dtype)
+    load_engine(engine)
     files = store if isinstance(store, StoreFiles) else StoreFiles(store)
-    opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    samples = Samples(opened, transform, name)
-    if len(samples.dataset):
-        samples.refuse_random()
-    if isinstance(model, Split):
-        if cut not in (None, model.cut):
-            raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
-        split = model
-    elif cut is None:
-        raise UsageError("say where to cut: extract(model, …, cut='layer4'). featcache.cuts(model, …) lists candidates.")
-    else:
-        split = split_model(model, cut, example_inputs(samples))
-    recipe = make_recipe(split, samples, dtype=dtype)
+    request = make_request(
+        model,
+        dataset,
+        files,
+        cut=cut,
+        transform=transform,
+        dtype=dtype,
+        name=name,
+        skip_unreadable=on_error == "skip",
+        progress=progress,
+    )
     files.create()
-    snapshot = remembered_snapshot(samples, files, skip_unreadable=on_error == "skip", progress=progress)
-    feature_set = files.set(recipe)
+    feature_set = files.set(request.recipe)
     report = run(
-        split,
-        samples,
-        snapshot,
+        request,
         feature_set,
         batch_size=batch_size,
         device=device,
@@ -121,9 +53,9 @@ def extract(
         skip=on_error == "skip",
         progress=progress,
     )
-    files.save_snapshot(snapshot)
+    files.save_snapshot(request.snapshot)
     report.elapsed_s = time.perf_counter() - started_s
-    return Features.join(feature_set, snapshot, report)
+    return Features.join(feature_set, request.snapshot, report)
 
 
 def report_if_complete(snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool) -> ExtractReport | None:
@@ -132,9 +64,7 @@ def report_if_complete(snapshot: Snapshot, feature_set: FeatureSet, *, retry_ski
 
 
 def run(
-    split: Split,
-    samples: Samples,
-    snapshot: Snapshot,
+    request: Request,
     feature_set: FeatureSet,
     *,
     batch_size: int,
@@ -146,6 +76,7 @@ def run(
     progress: ProgressCallback,
 ) -> ExtractReport:
     """Return the report of computing the rows of a snapshot that a set lacks, after having computed them."""
+    snapshot = request.snapshot
     missing = _missing(snapshot, feature_set, retry_skipped=not skip)
     before = len(missing)
     if not before:
@@ -160,14 +91,16 @@ def run(
     starts = range(0, before, rows)
     tasks = [Task(number, missing[start : start + rows]) for number, start in enumerate(starts)]
     feature_set.storage.sweep(feature_set.path)
+    feature_set.declare()
+    save_example(feature_set, example_inputs(request.samples))
     job = ExtractJob(
-        split,
-        samples,
+        request.split,
+        request.samples,
         snapshot,
         feature_set,
         where,
         batch_size=batch_size,
-        workers=default_workers(samples, before, where) if workers is None else workers,
+        workers=default_workers(request.samples, before, where) if workers is None else workers,
         skip_unreadable=skip,
     )
     done = written = 0

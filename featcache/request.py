@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .codecs import load_codec
+from .datasets import open_dataset
 from .errors import DataError, UsageError
 from .filememo import FileMemo
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
 from .samples import Samples
 from .snapshot import Snapshot
-from .store import StoreFiles
+from .store import FeatureSet, StoreFiles
 
 if TYPE_CHECKING:
+    import torch
+
     from .split import Split
 
-__all__ = ["example_inputs", "make_recipe", "remembered_snapshot", "split_model"]
+__all__ = ["Request", "as_inputs", "collate", "example_inputs", "make_recipe", "make_request", "remembered_snapshot", "save_example", "stored_example"]
 
 
 def remembered_snapshot(
@@ -79,15 +82,63 @@ def as_inputs(batch: Any) -> Any:
         return batch
     return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
+EXAMPLE_FILE = "example.safetensors"
 
-def make_recipe(split: Split, samples: Samples, *, dtype: str = "float32", numerics: str = "exact") -> Recipe:
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks to have cached: a split, its samples as they are now, and the recipe of their features."""
+
+    split: Split
+    samples: Samples
+    snapshot: Snapshot
+    recipe: Recipe
+
+
+def make_request(
+    model: torch.nn.Module | Split,
+    dataset: Any,
+    store: StoreFiles,
+    *,
+    cut: str | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    dtype: str = "float32",
+    name: str | None = None,
+    skip_unreadable: bool = False,
+    progress: ProgressCallback = silent,
+) -> Request:
+    """Return the request that these arguments of :func:`featcache.extract` make.
+
+    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
+    is written.
+    """
+    from .split import Split
+    from .split import split as split_model
+
+    load_codec(dtype)
+    if isinstance(dataset, Samples):
+        samples = dataset
+    else:
+        samples = Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
+    samples.refuse_random()
+    if isinstance(model, Split):
+        if cut not in (None, model.cut):
+            raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
+        split = model
+    elif cut is None:
+        raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")
+    else:
+        split = split_model(model, cut, example_inputs(samples))
+    recipe = make_recipe(split, samples, dtype=dtype)
+    snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
+    return Request(split, samples, snapshot, recipe)
+
+
+def make_recipe(split: Split, samples: Samples, *, dtype: str = "float32") -> Recipe:
     """Return the recipe of a split applied to a dataset's samples.
 
-    Raises :class:`FingerprintError` for a transform that has no identity, :class:`UsageError` for unknown settings.
+    Raises :class:`FingerprintError` for a transform that has no identity.
     """
-    load_codec(dtype)
-    if numerics != "exact":
-        raise UsageError(f"unknown numerics {numerics!r}. Known: exact.")
     return Recipe(
         cut=split.cut,
         structure=split.structure,
@@ -96,5 +147,33 @@ def make_recipe(split: Split, samples: Samples, *, dtype: str = "float32", numer
         transform=samples.transform_identity,
         decoding=samples.decoding,
         dtype=dtype,
-        numerics=numerics,
     )
+
+
+def save_example(feature_set: FeatureSet, inputs: Any) -> None:
+    """Keep a few model inputs beside the shards, so that a head can be trained where the samples are not at hand."""
+    from safetensors.torch import save
+
+    path = f"{feature_set.path}/{EXAMPLE_FILE}"
+    if feature_set.storage.exists(path):
+        return
+    named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
+    tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
+    layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional"}
+    feature_set.storage.write_bytes(path, save(tensors, layout))
+
+
+def stored_example(feature_set: FeatureSet) -> Any | None:
+    """Return the inputs that :func:`save_example` kept, None where there are none that can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    path = f"{feature_set.path}/{EXAMPLE_FILE}"
+    if not feature_set.storage.exists(path):
+        return None
+    try:
+        with safe_open(feature_set.storage.fetch(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            keyword = (file.metadata() or {}).get("inputs") == "keyword"
+    except (SafetensorError, OSError):
+        return None
+    return tensors if keyword else tuple(tensors[name] for name in sorted(tensors, key=int))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -51,6 +52,12 @@ class Samples:
         self.unreadable: list[Unreadable] = []
         self._snapshot: Snapshot | None = None
         self._positions: Array | None = None
+
+    def transformed(self, transform: Callable[[Any], Any] | None) -> Samples:
+        """Return the same samples with a transform; a snapshot that was taken is shared, since it is taken before it."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
 
     @property
     def decoding(self) -> Any:

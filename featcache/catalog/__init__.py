@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from ..recipe import Recipe
-from ..snapshot import Snapshot
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..request import make_request
 from ..store import StoreFiles
 from .explain import Explanation, explain
 from .ls import SetInfo, list_sets
 from .status import SetStatus, set_status
 from .verify import Damage, VerifyReport, verify
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..split import Split
 
 __all__ = ["Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"]
 
@@ -24,13 +31,33 @@ class FeatureStore(StoreFiles):
         """Return every feature set of the store with its rows, bytes and recipe."""
         return list_sets(self)
 
-    def status(self, recipe: Recipe, snapshot: Snapshot) -> SetStatus:
-        """Return how the set of a recipe stands against the samples of a snapshot; opens no image."""
-        return set_status(self, recipe, snapshot)
+    def status(
+        self,
+        model: torch.nn.Module | Split,
+        dataset: Any,
+        *,
+        cut: str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+    ) -> SetStatus:
+        """Return how the set that :func:`featcache.extract` would make stands: fresh, partial, missing or stale."""
+        request = make_request(model, dataset, self, cut=cut, transform=transform, dtype=dtype, name=name)
+        return set_status(self, request.recipe, request.snapshot)
 
-    def explain(self, recipe: Recipe, snapshot: Snapshot) -> Explanation:
-        """Return in words why the set of a recipe is fresh or not: differing recipe fields, tensors, samples."""
-        return explain(self, recipe, snapshot)
+    def explain(
+        self,
+        model: torch.nn.Module | Split,
+        dataset: Any,
+        *,
+        cut: str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        dtype: str = "float32",
+        name: str | None = None,
+    ) -> Explanation:
+        """Return in words why that set is fresh or not: the recipe fields, tensors and samples that differ."""
+        request = make_request(model, dataset, self, cut=cut, transform=transform, dtype=dtype, name=name)
+        return explain(self, request.recipe, request.snapshot)
 
     def verify(self) -> VerifyReport:
         """Return what is damaged, after having read every byte of every set and snapshot."""

@@ -56,6 +56,9 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
 
+    def free_bytes(self) -> int | None:
+        """Return how many bytes can still be written, None where that is unknown."""
+
     def sweep(self, path: str) -> int:
         """Remove temporary files that dead writers left in a folder, and return how many there were."""
 

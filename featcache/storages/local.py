@@ -102,6 +102,15 @@ class LocalStorage:
             else:
                 target.unlink(missing_ok=True)
 
+    def free_bytes(self) -> int | None:
+        """Return the free bytes of the disk that the folder is, or will be, on."""
+        folder = self.root.absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+        return None
+
     def sweep(self, path: str) -> int:
         """Remove temporary files whose writer on this machine is dead, or that are a day old."""
         removed = 0

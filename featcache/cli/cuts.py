@@ -1,0 +1,38 @@
+"""``featcache cuts``: where a backbone can be cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .options import command, project_options, the_project
+from .output import document, size, table, tell
+
+
+@command("cuts")
+@project_options
+def cuts_command(as_json: bool, **options: Any) -> None:
+    """List the modules at which the backbone can be cut, in the order in which they are computed.
+
+    Shows the features' shape and bytes a sample, and the share of the FLOPs and parameters before each cut.
+    """
+    cuts = the_project(options).cuts()
+    if as_json:
+        document(cuts)
+        return
+    usable = [cut for cut in cuts if cut.refused is None]
+    table(
+        ["cut", "features", "bytes a sample", "FLOPs before", "parameters before"],
+        [
+            [
+                cut.name,
+                " + ".join("×".join(map(str, spec.shape)) or "scalar" for spec in cut.frontier),
+                size(cut.size_bytes),
+                f"{100 * cut.flops_share:.1f} %",
+                f"{100 * cut.parameters_share:.1f} %",
+            ]
+            for cut in usable
+        ],
+    )
+    for cut in cuts:
+        if cut.refused is not None:
+            tell(f"not at {cut.name}: {cut.refused}")

@@ -1,0 +1,44 @@
+"""``featcache init``: write a featcache.toml to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..config import CONFIG_NAME
+from ..errors import UsageError
+from .output import tell
+
+TEMPLATE = """\
+# Defaults for every option of featcache; flags on the command line override them.
+backbone = "{backbone}"
+data = "{data}"
+store = "features"
+{cut}
+# weights = "DEFAULT"        # a weights name, or a .safetensors or .pt file
+# image-size = 224
+# transform = "transforms.py:make"
+# batch-size = 64
+# device = "auto"            # cpu, cuda, cuda:1, mps
+# dtype = "float32"          # or float16: half the bytes
+
+[train-head]
+# epochs = 20
+# learning-rate = 1e-3
+"""
+
+
+@click.command("init")
+@click.option("--backbone", default="torchvision:resnet18", show_default=True, metavar="SPEC")
+@click.option("--data", default="folder:data", show_default=True, metavar="SPEC")
+@click.option("--cut", metavar="MODULE", help="The cut to write down.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None:
+    """Write a featcache.toml with defaults to the working folder."""
+    path = Path(CONFIG_NAME)
+    if path.exists() and not force:
+        raise UsageError(f"{CONFIG_NAME} exists already: edit it, or replace it with --force.")
+    line = f'cut = ["{cut}"]' if cut else '# cut = ["layer4"]            # `featcache cuts` lists the candidates'
+    path.write_text(TEMPLATE.format(backbone=backbone, data=data, cut=line), encoding="utf-8")
+    tell(f"wrote {CONFIG_NAME}: check backbone and data in it, then run `featcache cuts`.")

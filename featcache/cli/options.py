@@ -1,0 +1,103 @@
+"""Options that several commands share, and how featcache.toml gives them defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..config import Settings, read_config
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..project import Project
+
+__all__ = ["command", "configured_cuts", "cut_option", "project_options", "store_option", "the_project"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Command(click.Command):
+    """A command whose defaults come from the configuration file."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        from .main import defaults_from
+
+        config = read_config(_named_config(args))
+        extra["default_map"] = defaults_from(config, self, info_name or "")
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def command(name: str) -> Callable[[Function], click.Command]:
+    """Return the decorator that makes a function a command with ``--json`` and ``--config``."""
+
+    def decorate(function: Function) -> click.Command:
+        decorated: Any = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
+        decorated = click.option(
+            "--config", type=click.Path(), help="The file with defaults.  [default: featcache.toml]"
+        )(decorated)
+        return click.command(name, cls=_Command)(decorated)
+
+    return decorate
+
+
+def store_option(function: Function) -> Function:
+    """Add ``--store``."""
+    return click.option("--store", default="features", show_default=True, help="Folder or URL of the store.")(function)
+
+
+def cut_option(function: Function) -> Function:
+    """Add ``--cut``, which may be given several times."""
+    return click.option(
+        "--cut", multiple=True, metavar="MODULE", help="Module whose output is cached; `featcache cuts` lists them."
+    )(function)
+
+
+def project_options(function: Function) -> Function:
+    """Add the options that say what features are asked for."""
+    options = [
+        click.option("--backbone", metavar="SPEC", help="torchvision:NAME, bundled:NAME, FILE.py:factory, MODULE:factory."),
+        click.option("--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: its pretrained ones]"),
+        click.option("--data", metavar="SPEC", help="folder:PATH, sklearn:digits, MODULE:factory."),
+        store_option,
+        click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels that images are brought to."),
+        click.option("--transform", metavar="SPEC", help="FILE.py:factory or MODULE:factory.  [default: the backbone's own]"),
+        click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
+        click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
+        click.option("--dtype", default="float32", show_default=True, help="Stored precision: float32 or float16."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def the_project(options: dict[str, Any]) -> Project:
+    """Return the project that a command's options describe; raises :class:`UsageError` where something is not said."""
+    for name, example in (("backbone", "torchvision:resnet18"), ("data", "folder:photos")):
+        if not options.get(name):
+            raise UsageError(
+                f"no {name} was given: use --{name} {example}, or write a featcache.toml (`featcache init`)."
+            )
+    from ..project import Project
+
+    fields = Settings.__dataclass_fields__
+    return Project(Settings(**{name: options[name] for name in fields if name in options}))
+
+
+def configured_cuts(cut: tuple[str, ...], config: str | None = None) -> tuple[str, ...]:
+    """Return the cuts that were asked for, each once; raises :class:`UsageError` for none."""
+    if not cut:
+        raise UsageError("no cut was given: use --cut layer4; `featcache cuts` lists the candidates.")
+    return tuple(dict.fromkeys(cut))
+
+
+def _named_config(arguments: list[str]) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument == "--config" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--config="):
+            return argument.partition("=")[2]
+    return None

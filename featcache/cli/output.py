@@ -1,0 +1,104 @@
+"""What the commands print: one JSON document or a table on stdout, words and progress on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ..progress import ProgressEvent
+
+__all__ = ["count", "document", "duration", "progress_bar", "size", "table", "tell"]
+
+
+def tell(words: str) -> None:
+    """Write a sentence to stderr."""
+    click.echo(words, err=True)
+
+
+def document(value: Any) -> None:
+    """Write one JSON document to stdout; the keys of dataclasses are their field names."""
+    click.echo(json.dumps(_plain(value), indent=1))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write aligned columns to stdout; a column whose cells all begin with a digit is aligned right."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    right = [
+        bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows)
+        for column in range(len(header))
+    ]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(line, widths, right, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def size(size_bytes: float) -> str:
+    """Return bytes in words: 512 B, 2.0 kB, 1.4 GB."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def duration(elapsed_s: float) -> str:
+    """Return seconds in words: 0.21 s, 14 s, 3 min 5 s."""
+    if elapsed_s < 10:
+        return f"{elapsed_s:.2f} s"
+    if elapsed_s < 100:
+        return f"{elapsed_s:.0f} s"
+    return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 sample, 1,797 samples."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[ProgressEvent], None]]:
+    """Give a progress callback that draws a tqdm bar with rate and remaining time on a terminal's stderr."""
+    bars: dict[str, Any] = {}
+
+    def show(event: ProgressEvent) -> None:
+        from tqdm import tqdm
+
+        bar = bars.get(event.stage)
+        if bar is None:
+            for other in bars.values():
+                other.close()
+            bar = bars[event.stage] = tqdm(
+                total=event.total, desc=event.stage, unit=f" {event.unit}", file=sys.stderr, disable=None, leave=False
+            )
+        if event.message:
+            bar.set_postfix_str(event.message)
+        bar.update(event.done - bar.n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,73 @@
+"""``featcache status`` and ``featcache explain``: is it fresh, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import command, configured_cuts, cut_option, project_options, the_project
+from .output import document, size, table, tell
+
+STALE = 3
+
+
+@command("status")
+@project_options
+@cut_option
+def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
+    """Say whether the features are fresh; exit 3 if not.
+
+    Without --cut, every cut that the store holds features of is checked. No image is opened that did not change.
+    """
+    project = the_project(options)
+    cuts = cut or tuple(dict.fromkeys(info.cut for info in project.store.sets()))
+    if not cuts:
+        configured_cuts(cut)
+    states = [project.status(name) for name in cuts]
+    for note in project.notes:
+        tell(f"note: {note}.")
+    if as_json:
+        document(states)
+    else:
+        table(
+            ["cut", "state", "samples", "cached", "missing", "skipped", "size", "set"],
+            [
+                [
+                    state.cut,
+                    state.state,
+                    f"{state.samples:,}",
+                    f"{state.present:,}",
+                    f"{state.missing:,}",
+                    f"{state.skipped:,}",
+                    size(state.size_bytes),
+                    state.recipe,
+                ]
+                for state in states
+            ],
+        )
+    return 0 if all(state.fresh for state in states) else STALE
+
+
+@command("explain")
+@project_options
+@cut_option
+def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
+    """Say in words why features are fresh or not; exit 3 if not.
+
+    Names the recipe fields, the weights and the samples that changed.
+    """
+    project = the_project(options)
+    cuts = cut or tuple(dict.fromkeys(info.cut for info in project.store.sets()))
+    if not cuts:
+        configured_cuts(cut)
+    explanations = [project.explain(name) for name in cuts]
+    for note in project.notes:
+        tell(f"note: {note}.")
+    if as_json:
+        document(explanations)
+    else:
+        for explanation in explanations:
+            for line in explanation.lines():
+                click.echo(line)
+    return 0 if all(explanation.status.fresh for explanation in explanations) else STALE

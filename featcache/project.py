@@ -1,0 +1,221 @@
+"""From settings to backbone, data, recipe and features; what did not change is not loaded again.
+
+Recording a backbone needs torch and the weights, which takes longer than anything else when there is nothing to
+compute. So the store remembers which recipe a configuration led to, under a key of all that the recipe can depend on:
+versions, the size, times and inode of every file that the backbone is loaded from, and the settings. A backbone that
+cannot name its files (a factory in a Python file, say) is loaded and recorded every time.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from .backbones import backbone_identity, load_backbone
+from .catalog import FeatureStore
+from .catalog.explain import Explanation, explain
+from .catalog.status import SetStatus, set_status
+from .codecs import load_codec
+from .config import Settings
+from .datasets import dataset_name, open_dataset
+from .errors import CorruptError, DataNotFoundError, StaleError
+from .extract import ExtractReport, extract, report_if_complete
+from .fingerprint import digest_json
+from .progress import ProgressCallback, silent
+from .recipe import Recipe
+from .request import example_inputs, make_recipe, remembered_snapshot, stored_example
+from .samples import Samples
+from .snapshot import Snapshot
+from .transforms import load_transform
+
+if TYPE_CHECKING:
+    from .backbones import Backbone
+    from .features import Features
+    from .split import Cut, Split
+
+__all__ = ["Project"]
+
+VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
+
+
+class Project:
+    """The things that settings name, each loaded when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        load_codec(settings.dtype)
+        self.settings = settings
+        self.notes: list[str] = []
+        self._recipes: dict[str, Recipe] = {}
+        self._splits: dict[str, Split] = {}
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Return the store."""
+        return FeatureStore(self.settings.store)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Return the loaded backbone."""
+        return load_backbone(self.settings.backbone, self.settings.weights)
+
+    @cached_property
+    def dataset(self) -> Any:
+        """Return the dataset that the data specification names."""
+        return open_dataset(self.settings.data)
+
+    @cached_property
+    def raw_samples(self) -> Samples:
+        """Return the dataset's samples before any transform, which needs no backbone."""
+        return Samples(self.dataset)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Return the dataset's samples with the transform that leads to the backbone's input."""
+        transform = load_transform(self.settings.transform, self.settings.image_size, self.backbone)
+        return self.raw_samples.transformed(transform)
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """Return what the dataset holds now; unchanged files are not read.
+
+        Where the data is not at hand, this is what the last extract saw, and a note says so.
+        """
+        try:
+            samples = self.raw_samples
+        except DataNotFoundError:
+            with suppress(StaleError):
+                recorded = self.store.snapshot(dataset_name(self.settings.data))
+                self.notes.append(
+                    f"{self.settings.data} is not here: using the {len(recorded)} samples that the last extract saw"
+                )
+                return recorded
+            raise
+        return remembered_snapshot(samples, self.store)
+
+    def split(self, cut: str) -> Split:
+        """Return the backbone split at a cut, recorded on a few samples, or on inputs that the store keeps of them."""
+        if cut not in self._splits:
+            from .split import split
+
+            self._splits[cut] = split(self.backbone.model, cut, self._example(cut))
+        return self._splits[cut]
+
+    def cuts(self) -> list[Cut]:
+        """Return the candidate cuts of the backbone, in the order in which they are computed."""
+        from .split import cuts
+
+        return cuts(self.backbone.model, example_inputs(self.samples))
+
+    def recipe(self, cut: str) -> Recipe:
+        """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
+        if cut not in self._recipes:
+            path = self._memory_path(cut)
+            recipe = self._remembered(path)
+            if recipe is None:
+                recipe = make_recipe(self.split(cut), self.samples, dtype=self.settings.dtype)
+                self._remember(path, recipe)
+            self._recipes[cut] = recipe
+        return self._recipes[cut]
+
+    def extract(
+        self,
+        cut: str,
+        *,
+        workers: int | None = None,
+        on_error: str = "raise",
+        engine: str = "local",
+        progress: ProgressCallback = silent,
+    ) -> ExtractReport:
+        """Return the report of computing what is missing; where nothing is, torch is not even loaded."""
+        started_s = time.perf_counter()
+        feature_set = self.store.set(self.recipe(cut))
+        snapshot = remembered_snapshot(
+            self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress
+        )
+        report = report_if_complete(snapshot, feature_set, retry_skipped=on_error == "raise")
+        if report is not None:
+            self.store.save_snapshot(snapshot)
+            report.elapsed_s = time.perf_counter() - started_s
+            return report
+        features = extract(
+            self.split(cut),
+            self.samples,
+            self.store,
+            batch_size=self.settings.batch_size,
+            device=self.settings.device,
+            dtype=self.settings.dtype,
+            engine=engine,
+            workers=workers,
+            on_error=on_error,
+            progress=progress,
+        )
+        self._remember(self._memory_path(cut), features.recipe)
+        made: ExtractReport = features.report
+        made.elapsed_s = time.perf_counter() - started_s
+        return made
+
+    def status(self, cut: str) -> SetStatus:
+        """Return how the set of a cut stands against the present configuration."""
+        return set_status(self.store, self.recipe(cut), self.snapshot)
+
+    def explain(self, cut: str) -> Explanation:
+        """Return in words why the set of a cut is fresh or not."""
+        return explain(self.store, self.recipe(cut), self.snapshot)
+
+    def features(self, cut: str) -> Features:
+        """Return the cached features of all samples; raises :class:`StaleError` unless every row is there."""
+        from .features import Features
+
+        status = self.status(cut)
+        if not status.fresh:
+            there = sorted({f"{info.cut} ({info.rows} rows, {info.dtype})" for info in self.store.sets()})
+            raise StaleError(
+                f"the features at {cut!r} are {status.state}: {status.missing} of {status.samples} samples have none. "
+                f"The store {self.settings.store} holds: {', '.join(there) or 'nothing'}. "
+                f"Run `featcache extract --cut {cut}` first; `featcache explain --cut {cut}` says why."
+            )
+        return Features.join(self.store.set(self.recipe(cut)), self.snapshot)
+
+    def _example(self, cut: str) -> Any:
+        recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))
+        if recipe is not None:
+            stored = stored_example(self.store.set(recipe))
+            if stored is not None:
+                return stored
+        return example_inputs(self.samples)
+
+    def _memory_path(self, cut: str) -> str | None:
+        settings = self.settings
+        backbone = backbone_identity(settings.backbone, settings.weights)
+        if backbone is None or settings.transform not in (None, "default"):
+            return None
+        key = {
+            "backbone": backbone,
+            "cut": cut,
+            "data": settings.data,
+            "dtype": settings.dtype,
+            "image_size": settings.image_size,
+            "versions": {name: _version(name) for name in VERSIONS},
+        }
+        return f"cache/recipes/{digest_json(key)[:32]}.json"
+
+    def _remembered(self, path: str | None) -> Recipe | None:
+        if path is None:
+            return None
+        with suppress(FileNotFoundError, CorruptError):
+            return Recipe.from_json(self.store.storage.read_bytes(path))
+        return None
+
+    def _remember(self, path: str | None, recipe: Recipe) -> None:
+        if path is not None and self.store.storage.exists("store.json"):
+            self.store.storage.write_bytes(path, recipe.to_json().encode())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
