@@ -1,0 +1,130 @@
+"""featcache: run the frozen layers of a network once, train the rest from the cache, never use a stale feature."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
+    from .config import Settings
+    from .errors import (
+        ConfigError,
+        CorruptError,
+        DataError,
+        DataNotFoundError,
+        FeatCacheError,
+        FingerprintError,
+        HeadError,
+        MissingDependencyError,
+        NonFiniteError,
+        NotAStoreError,
+        SplitError,
+        StaleError,
+        StoreError,
+        StoreFormatError,
+        StorePermissionError,
+        UnknownCutError,
+        UnknownNameError,
+        UnreadableSampleError,
+        UsageError,
+    )
+    from .extract import ExtractReport, extract
+    from .features import FeatureLoader, Features
+    from .heads import Metrics, Predictions, TrainedHead, load_head, predict, train_head
+    from .progress import ProgressEvent
+    from .project import Project
+    from .recipe import Recipe
+    from .split import Cut, Split, cuts, split
+    from .tensorspec import TensorSpec
+
+__all__ = [
+    "ConfigError",
+    "CorruptError",
+    "Cut",
+    "Damage",
+    "DataError",
+    "DataNotFoundError",
+    "Explanation",
+    "ExtractReport",
+    "FeatCacheError",
+    "FeatureLoader",
+    "FeatureStore",
+    "Features",
+    "FingerprintError",
+    "HeadError",
+    "Metrics",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "NotAStoreError",
+    "Predictions",
+    "ProgressEvent",
+    "Project",
+    "Recipe",
+    "SetInfo",
+    "SetStatus",
+    "Settings",
+    "Split",
+    "SplitError",
+    "StaleError",
+    "StoreError",
+    "StoreFormatError",
+    "StorePermissionError",
+    "TensorSpec",
+    "TrainedHead",
+    "UnknownCutError",
+    "UnknownNameError",
+    "UnreadableSampleError",
+    "UsageError",
+    "VerifyReport",
+    "__version__",
+    "cuts",
+    "extract",
+    "load_head",
+    "predict",
+    "split",
+    "train_head",
+]
+
+# Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
+_HOMES = {
+    "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
+    "config": ("Settings",),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "extract": ("ExtractReport", "extract"),
+    "features": ("FeatureLoader", "Features"),
+    "heads": ("Metrics", "Predictions", "TrainedHead", "load_head", "predict", "train_head"),
+    "progress": ("ProgressEvent",),
+    "project": ("Project",),
+    "recipe": ("Recipe",),
+    "split": ("Cut", "Split", "cuts", "split"),
+    "tensorspec": ("TensorSpec",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+class _Package(ModuleType):
+    """Keeps ``featcache.extract`` and ``featcache.split`` the functions: importing the modules would put them there."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("featcache")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'featcache' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
