@@ -1,0 +1,106 @@
+"""Remembers the ids of files by their path, size, times and inode, so that unchanged files are not read again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import UnreadableSampleError
+from .fingerprint import file_id
+
+__all__ = ["FileMemo"]
+
+RACY_NS = 2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
+MEMO_VERSION = 1
+
+Array = np.ndarray[Any, Any]
+
+
+class FileMemo:
+    """Known file ids; :meth:`ids` reads only files that are new or changed.
+
+    The change time (ctime) is remembered too: unlike size and modification time, no program can set it back.
+    """
+
+    def __init__(self) -> None:
+        self.hashed = 0
+        self._keys = np.empty(0, dtype="S16")
+        self._states = np.empty((0, 4), dtype=np.int64)
+        self._ids = np.empty((0, 16), dtype=np.uint8)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> FileMemo:
+        """Return the memo that :meth:`to_bytes` wrote; an empty one if it is damaged."""
+        memo = cls()
+        try:
+            body, checksum = content[:-32], content[-32:]
+            if hashlib.sha256(body).digest() != checksum:
+                return memo
+            with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+                if int(arrays["version"]) == MEMO_VERSION:
+                    memo._keys, memo._states, memo._ids = arrays["keys"], arrays["states"], arrays["ids"]
+        except (ValueError, OSError, KeyError, EOFError):
+            return cls()
+        return memo
+
+    def to_bytes(self) -> bytes:
+        """Return the memo as bytes that end with their own checksum."""
+        out = io.BytesIO()
+        np.savez(out, version=np.array(MEMO_VERSION), keys=self._keys, states=self._states, ids=self._ids)
+        return out.getvalue() + hashlib.sha256(out.getvalue()).digest()
+
+    def ids(self, root: Path, names: Sequence[str]) -> Array:
+        """Return the 16-byte ids (files, 16) of the named files below ``root``, reading those that changed.
+
+        Raises :class:`UnreadableSampleError` for a file that cannot be read.
+        """
+        prefix = os.path.join(root.resolve(), "")  # noqa: PTH118
+        states = np.array([_state(prefix + name) for name in names], dtype=np.int64).reshape(-1, 4)
+        keys = np.array([_key(prefix + name) for name in names], dtype="S16")
+        ids = np.zeros((len(names), 16), dtype=np.uint8)
+        known = np.zeros(len(names), dtype=bool)
+        if len(self._keys):
+            places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            known = (self._keys[places] == keys) & (self._states[places] == states).all(axis=1)
+            ids[known] = self._ids[places[known]]
+        trusted = known.copy()
+        for position in np.flatnonzero(~known).tolist():
+            path = prefix + names[position]
+            started_ns = time.time_ns()
+            try:
+                ids[position] = np.frombuffer(file_id(path), dtype=np.uint8)
+            except OSError as error:
+                raise UnreadableSampleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+            self.hashed += 1
+            # Trusted next time only if nobody can have written it since within the same tick.
+            newest = max(states[position][1], states[position][2])
+            trusted[position] = newest + RACY_NS < started_ns and tuple(states[position]) == _state(path)
+        self._remember(keys[trusted], states[trusted], ids[trusted])
+        return ids
+
+    def _remember(self, keys: Array, states: Array, ids: Array) -> None:
+        old = ~np.isin(self._keys, keys)
+        keys = np.concatenate([keys, self._keys[old]])
+        states = np.concatenate([states, self._states[old]])
+        ids = np.concatenate([ids, self._ids[old]])
+        self._keys, order = np.unique(keys, return_index=True)
+        self._states, self._ids = states[order], ids[order]
+
+
+def _key(path: str) -> bytes:
+    return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
+
+
+def _state(path: str) -> tuple[int, int, int, int]:
+    try:
+        state = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise UnreadableSampleError(f"{path} cannot be read: {error.strerror}. Check the data.") from error
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino

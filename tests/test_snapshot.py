@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featcache import CorruptError, FeatureStore, StaleError
+from featcache.snapshot import Snapshot
+
+names = st.lists(st.text(st.characters(exclude_categories=()), max_size=12), min_size=1, max_size=20)
+
+
+def snapshot(labels: list[str], targets: np.ndarray | None = None) -> Snapshot:
+    count = len(labels)
+    ids = np.random.default_rng(0).integers(0, 256, (count, 16), dtype=np.uint8)
+    return Snapshot(
+        "photos", ids, labels, np.arange(count) if targets is None else targets, ["train", "test"] * count, ["a", "b"]
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(names)
+def test_a_snapshot_comes_back_as_it_was_whatever_the_names(tmp_path_factory: pytest.TempPathFactory, labels) -> None:
+    made = snapshot(labels)
+    made = Snapshot(made.dataset, made.ids, made.names, made.targets, made.splits[: len(labels)], made.classes)
+    store = FeatureStore(str(tmp_path_factory.mktemp("store") / "s"))
+    store.create()
+    store.save_snapshot(made)
+    back = store.snapshot("photos")
+    assert back.digest == made.digest
+    assert list(back.names) == labels
+    assert np.array_equal(back.ids, made.ids)
+    assert np.array_equal(back.targets, made.targets)
+    assert list(back.splits) == list(made.splits)
+    assert back.classes == ["a", "b"]
+
+
+def test_the_latest_snapshot_is_the_one_saved_last_even_if_it_was_there_before(tmp_path) -> None:
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    first = Snapshot("d", np.zeros((1, 16), np.uint8), ["a"], np.zeros(1), [""], None)
+    second = Snapshot("d", np.ones((1, 16), np.uint8), ["a"], np.zeros(1), [""], None)
+    for each in (first, second, first):
+        store.save_snapshot(each)
+    assert store.snapshot("d").digest == first.digest
+
+
+def test_an_edited_snapshot_is_refused(tmp_path) -> None:
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    made = Snapshot("d", np.zeros((1, 16), np.uint8), ["name"], np.zeros(1), [""], None)
+    store.save_snapshot(made)
+    path = tmp_path / "s" / "snapshots" / "d" / f"{made.digest}.h5"
+    path.write_bytes(path.read_bytes().replace(b"name", b"nome"))
+    with pytest.raises(CorruptError, match="does not match its name"):
+        store.snapshot("d")
+
+
+def test_a_dataset_without_snapshot_says_which_there_are(tmp_path) -> None:
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    store.save_snapshot(Snapshot("known", np.zeros((1, 16), np.uint8), ["a"], np.zeros(1), [""], None))
+    with pytest.raises(StaleError, match="it holds: known"):
+        store.snapshot("other")
