@@ -8,9 +8,8 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +45,8 @@ class Stored:
 
 
 @contextmanager
-def create_file(path: Path, attributes: dict[str, Any]) -> Iterator[h5py.File]:
-    """Give a new HDF5 file whose root carries ``attributes`` (JSON text), large arrays aligned to pages."""
+def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
+    """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
     with h5py.File(
         path,
         "w",
@@ -56,7 +55,8 @@ def create_file(path: Path, attributes: dict[str, Any]) -> Iterator[h5py.File]:
         alignment_interval=ALIGNMENT_BYTES,
     ) as file:
         for name, value in attributes.items():
-            file.attrs[name] = value if isinstance(value, (int, str)) else json.dumps(value, sort_keys=True)
+            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
+            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
         yield file
 
 
@@ -85,7 +85,9 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except (KeyError, RuntimeError, TypeError, OverflowError, UnicodeDecodeError) as error:
+        except CorruptError:
+            raise
+        except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
 
 
@@ -95,14 +97,12 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     attributes = file.attrs
     for name in attributes:
         kind = attributes.get_id(name)
-        if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape not in ((), (1,)):
+        if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape != ():
             raise _corrupt(_path_of(file), f"its attribute {name!r} is too large")
+        if kind.dtype.kind not in "iuS":
+            raise _corrupt(_path_of(file), f"its attribute {name!r} is neither fixed text nor a whole number")
         value = attributes[name]
-        if isinstance(value, (np.integer, int)):
-            value = int(value)
-        if not isinstance(value, (str, int)):
-            raise _corrupt(_path_of(file), f"its attribute {name!r} is neither text nor a whole number")
-        found[name] = value
+        found[name] = value.decode() if isinstance(value, bytes) else int(value)
     return found
 
 

@@ -30,7 +30,6 @@ def written(folder: Path, values: np.ndarray, ids: np.ndarray | None = None) -> 
     arrays.arrays(
         st.sampled_from([np.dtype("float32"), np.dtype("float16")]),
         st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)),
-        elements={"allow_nan": False, "allow_infinity": False, "width": 16},
     )
 )
 def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> None:

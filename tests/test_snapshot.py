@@ -49,10 +49,10 @@ def test_the_latest_snapshot_is_the_one_saved_last_even_if_it_was_there_before(t
 def test_an_edited_snapshot_is_refused(tmp_path) -> None:
     store = FeatureStore(str(tmp_path / "s"))
     store.create()
-    made = Snapshot("d", np.zeros((1, 16), np.uint8), ["name"], np.zeros(1), [""], None)
+    made = Snapshot("d", np.zeros((1, 16), np.uint8), ["photo-1"], np.zeros(1), [""], None)
     store.save_snapshot(made)
     path = tmp_path / "s" / "snapshots" / "d" / f"{made.digest}.h5"
-    path.write_bytes(path.read_bytes().replace(b"name", b"nome"))
+    path.write_bytes(path.read_bytes().replace(b"photo-1", b"photo-2"))
     with pytest.raises(CorruptError, match="does not match its name"):
         store.snapshot("d")
 

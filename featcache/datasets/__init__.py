@@ -1,0 +1,95 @@
+"""Where samples come from: a small protocol, its registry, and ``open_dataset``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ..errors import UnknownNameError, UsageError, near_names
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from ..filememo import FileMemo
+
+__all__ = ["DatasetSource", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]
+
+
+class SourceDataset(Protocol):
+    """A map-style dataset of (input, target) that knows its samples without opening them.
+
+    ``name`` names its snapshots; ``names``, ``targets`` and ``splits`` (``""`` where there are none) are aligned with
+    the items; ``classes`` are the names of the targets; ``decoding`` says how a sample's bytes become its item.
+    """
+
+    name: str
+    names: Sequence[str]
+    targets: np.ndarray[Any, Any]
+    splits: Sequence[str]
+    classes: Sequence[str] | None
+    decoding: dict[str, Any]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return (input, target); raises :class:`UnreadableSampleError` for a sample that cannot be read."""
+
+    def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
+        """Return the content ids (samples, 16), reading only what the memo does not know."""
+
+
+class DatasetSource(Protocol):
+    """Opens the datasets of one kind; ``argument`` is what stands behind the colon of a specification."""
+
+    def __call__(self, argument: str, name: str) -> Any:
+        """Return a :class:`SourceDataset`, or any map-style dataset of (input, target)."""
+
+
+dataset_sources: Registry[DatasetSource] = Registry(
+    "featcache.datasets",
+    "data source",
+    {
+        "folder": "featcache.datasets.folder:FolderDataset",
+        "sklearn": "featcache.datasets.sklearn:open_sklearn",
+    },
+)
+
+
+def open_dataset(spec: str) -> Any:
+    """Return the dataset that a specification names: ``folder:PATH``, ``sklearn:digits``, ``module:factory``, ``file.py:factory``.
+
+    Raises :class:`UsageError`, :class:`UnknownNameError`, :class:`DataNotFoundError` or :class:`DataError`.
+    """
+    kind, separator, argument = spec.partition(":")
+    if not separator or not argument:
+        raise UsageError(f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory.")
+    if kind in dataset_sources.names():
+        return dataset_sources.get(kind)(argument, dataset_name(spec))
+    from ..factories import call_factory, looks_like_factory
+
+    if not looks_like_factory(spec):
+        known = dataset_sources.names()
+        raise UnknownNameError(
+            f"unknown data source {kind!r}.{near_names(kind, known)} Known: {', '.join(known)}, module:factory."
+        )
+    dataset = call_factory(spec, "dataset")
+    if getattr(dataset, "name", None) is None:
+        try:
+            dataset.name = dataset_name(spec)
+        except AttributeError:  # a dataset with slots is named after its class
+            return dataset
+    return dataset
+
+
+def dataset_name(spec: str) -> str:
+    """Return the name under which a store files the snapshots of a specification: readable, and unlike all others."""
+    kind, _, argument = spec.partition(":")
+    if kind == "folder":
+        argument = str(Path(argument).expanduser().resolve())
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(argument).name or kind).strip("-").lower()[:40] or kind
+    return f"{stem}-{hashlib.sha256(f'{kind}:{argument}'.encode()).hexdigest()[:8]}"

@@ -1,0 +1,115 @@
+"""``folder:PATH``: images in one folder a class, as torchvision's ImageFolder has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, DataNotFoundError, UnreadableSampleError
+from ..filememo import FileMemo
+
+__all__ = ["FolderDataset"]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class FolderDataset:
+    """Images below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
+
+    Items are (PIL image in RGB, class number). Listing opens no image. Hidden files and folders are left out. Raises
+    :class:`DataNotFoundError` for a missing folder and :class:`DataError` for one without classes or images.
+    """
+
+    def __init__(self, path: str, name: str) -> None:
+        self.spec = f"folder:{path}"
+        self.name = name
+        self.root = Path(path).expanduser()
+        self.decoding: dict[str, Any] = {"decoder": "PIL", "mode": "RGB"}
+        if not self.root.exists():
+            raise DataNotFoundError(f"there is no folder {path}. Check --data, or where you are.")
+        if not self.root.is_dir():
+            raise DataError(f"{path} is a file, not a folder of class folders. Check --data.")
+        folders = _folders(self.root)
+        split_folders = [folder for folder in folders if folder.lower() in SPLITS]
+        parts = (
+            [(SPLITS[folder.lower()], f"{folder}/") for folder in split_folders]
+            if split_folders and len(split_folders) == len(folders)
+            else [("", "")]
+        )
+        listed = [(split, prefix, self._class_folders(prefix)) for split, prefix in parts]
+        self.classes = sorted({label for _, _, labels in listed for label in labels})
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        self.names: list[str] = []
+        self.splits: list[str] = []
+        targets: list[int] = []
+        for split, prefix, labels in listed:
+            for label in labels:
+                found = sorted(_images(self.root / prefix / label, f"{prefix}{label}/"))
+                self.names += found
+                self.splits += [split] * len(found)
+                targets += [numbers[label]] * len(found)
+        if not self.names:
+            raise DataError(
+                f"{path} holds no images: looked in {len(self.classes)} class folders for {', '.join(EXTENSIONS)}."
+            )
+        self.targets = np.array(targets, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image, UnidentifiedImageError
+
+        path = self.root / self.names[index]
+        try:
+            with path.open("rb") as file:
+                return Image.open(file).convert("RGB"), int(self.targets[index])
+        except UnidentifiedImageError as error:
+            raise UnreadableSampleError(f"{path} is not an image that PIL knows") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
+
+    def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
+        """Return the ids of the files' contents (samples, 16)."""
+        return (memo or FileMemo()).ids(self.root, self.names)
+
+    def _class_folders(self, prefix: str) -> list[str]:
+        labels = _folders(self.root / prefix)
+        if not labels:
+            where = self.root / prefix if prefix else self.root
+            loose = sum(1 for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
+            found = f"{loose} images that lie loose" if loose else "nothing that could be a class"
+            raise DataError(f"{where} has no class folders: found {found}. Put each class's images in a folder of its own.")
+        return labels
+
+
+def _folders(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{root} cannot be listed: {error.strerror}. Check its permissions.") from error
+
+
+def _images(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the images below a folder; a link that leads back to a folder above is not followed."""
+    try:
+        state = folder.stat()
+        if (state.st_dev, state.st_ino) in above:
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
+                    yield prefix + entry.name
+                elif entry.is_dir():
+                    inside = (*above, (state.st_dev, state.st_ino))
+                    yield from _images(folder / entry.name, f"{prefix}{entry.name}/", inside)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error

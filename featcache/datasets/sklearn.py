@@ -1,0 +1,55 @@
+"""``sklearn:NAME``: the image sets that scikit-learn ships, such as ``sklearn:digits``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import UnknownNameError, near_names
+from ..filememo import FileMemo
+from ..fingerprint import content_id
+
+__all__ = ["SklearnImages", "open_sklearn"]
+
+KNOWN = ("digits",)
+
+
+class SklearnImages:
+    """Grey images in memory as PIL images in RGB, with class numbers."""
+
+    def __init__(self, name: str, pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], classes: list[str]) -> None:
+        self.name = name
+        self.pixels = pixels
+        self.targets = targets.astype(np.int64)
+        self.classes = classes
+        self.names = [f"{number:05d}" for number in range(len(pixels))]
+        self.splits = [""] * len(pixels)
+        self.decoding: dict[str, Any] = {"decoder": "array", "mode": "RGB"}
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        return Image.fromarray(self.pixels[index]).convert("RGB"), int(self.targets[index])
+
+    def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
+        """Return the ids of the images' pixels (samples, 16)."""
+        ids = b"".join(content_id(image) for image in self.pixels)
+        return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
+
+
+def open_sklearn(argument: str, name: str) -> SklearnImages:
+    """Return one of scikit-learn's image sets; ``digits`` are UCI's 1797 handwritten digits of 8×8 pixels."""
+    if argument not in KNOWN:
+        raise UnknownNameError(
+            f"unknown scikit-learn image set {argument!r}.{near_names(argument, KNOWN)} Known: {', '.join(KNOWN)}."
+        )
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    # Sixteen shades become the full range of a byte: 0 stays 0 and 16 becomes 255.
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return SklearnImages(name, pixels, digits.target, [str(number) for number in range(10)])

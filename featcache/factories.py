@@ -1,0 +1,76 @@
+"""Specifications that name a Python function: ``path/to/file.py:factory`` and ``package.module:factory``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import FeatCacheError, UnknownNameError, UsageError, near_names
+
+__all__ = ["call_factory", "looks_like_factory"]
+
+
+def looks_like_factory(spec: str) -> bool:
+    """Return whether a specification names a Python function."""
+    module, separator, attribute = spec.rpartition(":")
+    if not separator or not attribute.isidentifier():
+        return False
+    return module.endswith(".py") or all(part.isidentifier() for part in module.split("."))
+
+
+def call_factory(spec: str, noun: str, **optional: Any) -> Any:
+    """Return what the named function returns; it gets those of the ``optional`` arguments that it takes.
+
+    Raises :class:`UnknownNameError` where there is no such file, module or function, :class:`UsageError` where it fails.
+    """
+    place, _, attribute = spec.rpartition(":")
+    module = _load_file(place, noun) if place.endswith(".py") else _import(place, noun)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise UnknownNameError(f"{place} has no function {attribute!r} that makes a {noun}.{near_names(attribute, known)}")
+    try:
+        parameters = inspect.signature(factory).parameters
+        taken = {name: value for name, value in optional.items() if name in parameters}
+        return factory(**taken)
+    except FeatCacheError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{spec} failed to make a {noun}: {type(error).__name__}: {error}") from error
+
+
+def _import(name: str, noun: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UnknownNameError(
+            f"no module {error.name!r} to take a {noun} from. Is it installed, and the specification right?"
+        ) from error
+    except Exception as error:
+        raise UsageError(f"importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _load_file(place: str, noun: str) -> Any:
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise UnknownNameError(f"there is no file {place} to take a {noun} from.")
+    name = f"featcache_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return loaded
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise UsageError(f"{place} cannot be loaded as a Python file.")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # worker processes and fingerprints find its functions by this name
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"loading {place} failed: {type(error).__name__}: {error}") from error
+    return module
