@@ -1,0 +1,10 @@
+"""Cutting a network in two by recording what it does: prefix, suffix, frontier, candidate cuts."""
+
+from __future__ import annotations
+
+from ..tensorspec import TensorSpec
+from .candidates import Cut, cuts
+from .fold import fold
+from .splitting import Split, split
+
+__all__ = ["Cut", "Split", "TensorSpec", "cuts", "fold", "split"]

@@ -1,0 +1,300 @@
+"""What a recorded run says about a cut: which calls lie before it, and which tensors cross it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..errors import SplitError
+from ..tensorspec import TensorSpec
+from .record import ModuleCall, Ref, Run
+
+__all__ = ["Crossing", "CutAnalysis", "affine", "analyse", "refs_in"]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A tensor that crosses the cut: the number of its object, and the module output that it is, if it is one.
+
+    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are.
+    """
+
+    number: int
+    spec: TensorSpec
+    source: tuple[str, int, int] | None  # (module, which call of it, leaf of its output)
+    carried: bool
+
+
+@dataclass(frozen=True)
+class CutAnalysis:
+    """Everything about a cut that splitting needs; ``run`` is the recorded pass, ``end`` its calls before the cut."""
+
+    cut: str
+    run: Run
+    other: Run  # the same with a batch of another size
+    cut_call: int
+    end: int
+    answered: frozenset[int]  # objects that are not computed behind the cut
+    crossings: tuple[Crossing, ...]
+    before: frozenset[str]  # modules that run before the cut only
+    open: frozenset[str]  # modules that are still running at the cut
+    state_before: frozenset[str]
+
+    @property
+    def hookable(self) -> bool:
+        """Return whether every crossing tensor can be picked up by a module hook."""
+        return all(crossing.source is not None or crossing.carried for crossing in self.crossings)
+
+
+def refs_in(tree: Any) -> list[int]:
+    """Return the numbers of the tensors in a tree of arguments or results."""
+    return [leaf.number for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
+
+
+def affine(one: int, other: int, batch_one: int, batch_other: int) -> tuple[int, int]:
+    """Return (a, b) such that a size is a · batch + b at both batch sizes."""
+    slope, rest = divmod(other - one, batch_other - batch_one)
+    if rest:
+        raise SplitError(f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}")
+    return slope, one - slope * batch_one
+
+
+def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
+    """Return what crosses the cut; raises :class:`SplitError` where caching there would be unsound."""
+    cut_call = _last_call(run, cut)
+    end = run.modules[cut_call].end
+    _same_path(cut, run, other, end)
+    main = _main_inputs(model, run)
+    inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
+    tainted = _tainted(run, end, main)
+    _refuse_escapes(cut, run, end, tainted)
+    needed = _needed(run, end, tainted)
+    carried = sorted(needed & inputs - tainted)
+    answered = _tainted(run, end, inputs - set(carried))
+    crossing = _consumed_behind(run, end) & answered
+    own = refs_in(run.modules[cut_call].outputs)
+    ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))
+    names: set[str] = set()
+    made = [
+        _crossing(cut, run, other, number, cut_call, number in carried, names) for number in (*ordered, *carried)
+    ]
+    if not made:
+        raise SplitError(
+            f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it. "
+            f"{_nearest(run, end)}"
+        )
+    open_calls = _ancestors(run, cut_call)
+    post = {call.name for position, call in enumerate(run.modules) if _is_behind(run, position, cut_call)}
+    pre = {call.name for call in run.modules} - post - {run.modules[position].name for position in open_calls}
+    return CutAnalysis(
+        cut,
+        run,
+        other,
+        cut_call,
+        end,
+        frozenset(answered),
+        tuple(made),
+        frozenset(pre),
+        frozenset(run.modules[position].name for position in open_calls),
+        frozenset(_state_names(run, range(end))),
+    )
+
+
+def _last_call(run: Run, cut: str) -> int:
+    positions = [position for position, call in enumerate(run.modules) if call.name == cut]
+    if not positions:
+        raise SplitError(
+            f"the module {cut!r} exists, but the model's forward does not call it. `featcache cuts` lists those that it calls."
+        )
+    return positions[-1]
+
+
+def _same_path(cut: str, run: Run, other: Run, end: int) -> None:
+    for position in range(end):
+        theirs = other.calls[position] if position < len(other.calls) else None
+        ours = run.calls[position]
+        if theirs is None or theirs.name != ours.name or theirs.reads != ours.reads:
+            raise SplitError(
+                f"before the cut {cut!r} the model takes another path for another batch size or other values "
+                f"({module_of(run, ours.parent)}: {ours.name}). {_nearest(run, position)}"
+            )
+
+
+def _main_inputs(model: nn.Module, run: Run) -> set[int]:
+    """Return the inputs that the features are computed from: the main one, and every floating one."""
+    args, kwargs = run.inputs
+    inputs = refs_in((args, kwargs))
+    if not inputs:
+        raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
+    named = kwargs.get(getattr(model, "main_input_name", None))
+    main = {named.number} if isinstance(named, Ref) else {inputs[0]}
+    return main | {number for number in inputs if run.objects[number].is_floating_point()}
+
+
+def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
+    """Return the objects before the cut whose content depends on the seeds."""
+    tainted = set(seeds)
+    while True:
+        before = len(tainted)
+        for call in run.calls[:end]:
+            if tainted.intersection(call.reads):
+                tainted.update(call.makes, call.writes)
+            elif tainted.intersection(call.writes):
+                tainted.update(call.makes)
+        if len(tainted) == before:
+            return tainted
+
+
+def _refuse_escapes(cut: str, run: Run, end: int, tainted: set[int]) -> None:
+    for position, call in enumerate(run.calls[:end]):
+        if call.escapes and tainted.intersection(call.reads):
+            raise SplitError(
+                f"before the cut {cut!r}, in {module_of(run, call.parent)}, a Python value is taken from a tensor that "
+                f"depends on the input ({call.name}): it depends on the whole batch, so rows cannot be cached. "
+                f"{_nearest(run, position)}"
+            )
+        stateful = [number for number in call.writes if run.origins[number][0] in ("state", "constant")]
+        if stateful and tainted.intersection(call.reads):
+            raise SplitError(
+                f"before the cut {cut!r}, in {module_of(run, call.parent)}, the model writes into its own state "
+                f"({call.name}): its rows depend on what was run before. {_nearest(run, position)}"
+            )
+
+
+def _consumed_behind(run: Run, end: int) -> set[int]:
+    consumed = set(refs_in(run.outputs))
+    for call in run.calls[end:]:
+        consumed.update(call.reads)
+    return consumed
+
+
+def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
+    """Return the untainted objects that must be had, or computed again, behind the cut."""
+    needed = _consumed_behind(run, end) - tainted
+    for call in run.calls[:end]:
+        if call.escapes:
+            needed.update(number for number in call.reads if number not in tainted)
+    for call in reversed(run.calls[:end]):
+        if needed.intersection((*call.makes, *call.writes)) and not tainted.intersection(call.reads):
+            needed.update(call.reads)
+    return needed
+
+
+def _crossing(
+    cut: str, run: Run, other: Run, number: int, cut_call: int, carried: bool, names: set[str]
+) -> Crossing:
+    tensor, origin = run.objects[number], run.origins[number]
+    source = _source(run, number, cut_call)
+    if origin[0] == "input":
+        name = _input_name(run, number)
+    elif source is not None:
+        name = source[0] if source[2] == 0 else f"{source[0]}.{source[2]}"
+    else:
+        call = run.calls[origin[1]]
+        name = f"{module_of(run, call.parent)}.{call.name.rpartition('.')[2].strip('_')}"
+    unique, copy = name, 1
+    while unique in names:
+        copy += 1
+        unique = f"{name}:{copy}"
+    names.add(unique)
+    mine, theirs = run.shapes[number], other.shapes[number]
+    if not mine or mine[0] != run.batch or theirs[0] != other.batch or mine[1:] != theirs[1:]:
+        raise SplitError(
+            f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
+            f"{list(theirs)} for {other.batch}: its first dimension is not the batch. "
+            f"{_nearest(run, run.modules[cut_call].begin)}"
+        )
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Crossing(number, TensorSpec(unique, tuple(mine[1:]), dtype), None if origin[0] == "input" else source, carried or origin[0] == "input")
+
+
+def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None:
+    """Return the module output that an object is: the cut's own if it is that, else the first."""
+    finished = [cut_call, *(position for position, _ in enumerate(run.modules) if position != cut_call)]
+    for position in finished:
+        call = run.modules[position]
+        if call.end > run.modules[cut_call].end or position in _ancestors(run, cut_call):
+            continue
+        for leaf, value in enumerate(pytree.tree_leaves(call.outputs)):
+            if isinstance(value, Ref) and value.number == number:
+                return call.name, call.nth, leaf
+    return None
+
+
+def _input_name(run: Run, number: int) -> str:
+    args, kwargs = run.inputs
+    for name, value in kwargs.items():
+        if isinstance(value, Ref) and value.number == number:
+            return str(name)
+    position = refs_in((args, kwargs)).index(number)
+    return "input" if position == 0 else f"input_{position}"
+
+
+def _ancestors(run: Run, position: int) -> set[int]:
+    found = set()
+    position = run.modules[position].parent
+    while position >= 0:
+        found.add(position)
+        position = run.modules[position].parent
+    return found
+
+
+def _is_behind(run: Run, position: int, cut_call: int) -> bool:
+    return position > cut_call and cut_call not in _ancestors(run, position)
+
+
+def behind(run: Run, cut_call: int) -> list[tuple[int, ModuleCall]]:
+    """Return the topmost module calls behind the cut: those whose parent was running at the cut."""
+    ancestors = _ancestors(run, cut_call)
+    return [
+        (position, call)
+        for position, call in enumerate(run.modules)
+        if _is_behind(run, position, cut_call) and call.parent in ancestors
+    ]
+
+
+def ancestors(run: Run, cut_call: int) -> set[int]:
+    """Return the positions of the module calls that were running at the cut."""
+    return _ancestors(run, cut_call)
+
+
+def _state_names(run: Run, calls: range) -> set[str]:
+    return {
+        str(run.origins[number][1])
+        for position in calls
+        for number in run.calls[position].reads
+        if run.origins[number][0] == "state"
+    }
+
+
+def state_behind(analysis: CutAnalysis) -> set[str]:
+    """Return the names of the parameters and buffers that calls behind the cut use."""
+    run = analysis.run
+    return _state_names(run, range(analysis.end, len(run.calls)))
+
+
+def module_of(run: Run, position: int) -> str:
+    """Return the name of a module call in words."""
+    return (run.modules[position].name or "the model itself") if position >= 0 else "the model itself"
+
+
+def _nearest(run: Run, position: int) -> str:
+    """Return words that name the deepest few modules that end before a call: cuts there are not concerned."""
+    ended = [call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin]
+    names = list(dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count(".")))))
+    if not names:
+        return "No earlier cut works; `featcache cuts` lists the candidates."
+    return f"Nearest cuts before it: {', '.join(names[:3])}; `featcache cuts` lists all."
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    """Return whether two trees hold bit-equal, finite tensors of equal dtype in the same places."""
+    left = [leaf for leaf in pytree.tree_leaves(one) if isinstance(leaf, torch.Tensor)]
+    right = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, torch.Tensor)]
+    return len(left) == len(right) and all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(left, right, strict=True)
+    )

@@ -1,0 +1,208 @@
+"""The flat suffix: an ordinary torch.fx graph of what lies behind the cut.
+
+Its nodes are the topmost module calls behind the cut, whole, and the torch calls between them, so it costs next to
+nothing beyond them, and torch.compile, export and vmap apply to it. It is used only where it proves equal to the
+model; control flow that depends on values, or functional dropout, needs the replay.
+"""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import operator
+import types
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import SplitError
+from .analysis import CutAnalysis, affine, ancestors, behind
+from .record import Call, ModuleCall, Ref
+
+__all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
+
+FRONTIER = "frontier"
+PLAIN = (bool, int, float, str, complex, type(None), type(Ellipsis), torch.dtype, torch.memory_format, torch.layout)
+
+
+class NotFlatError(Exception):
+    """What lies behind the cut cannot be written as a flat graph."""
+
+
+def build_flat(model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor]) -> fx.GraphModule:
+    """Return the graph as a module that shares the modules, parameters and buffers of ``model``."""
+    root: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            root[node.target] = model.get_submodule(node.target)
+        elif node.op == "get_attr":
+            owner, _, name = node.target.rpartition(".")
+            root[node.target] = constants.get(node.target)
+            if root[node.target] is None:
+                root[node.target] = getattr(model.get_submodule(owner), name)
+    made = fx.GraphModule(root, graph, class_name="Suffix")
+    made._non_persistent_buffers_set.update(constants)
+    return made
+
+
+def flat_graph(analysis: CutAnalysis) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """Return the graph behind a cut and the constants that it uses; raises :class:`NotFlatError` where there is none."""
+    return _Builder(analysis).build()
+
+
+class _Builder:
+    def __init__(self, analysis: CutAnalysis) -> None:
+        self.analysis = analysis
+        self.run, self.other = analysis.run, analysis.other
+        self.graph = fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.batch: fx.Node | None = None
+        self.device: fx.Node | None = None
+
+    def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+        events = self._events(self.run)
+        others = self._events(self.other)
+        if [event.name for event in events] != [event.name for event in others]:
+            raise NotFlatError("the path behind the cut depends on the batch")
+        self._frontier()
+        for mine, theirs in zip(events, others, strict=True):
+            if isinstance(mine, ModuleCall):
+                self._module(mine, theirs)
+            else:
+                self._call(mine, theirs)
+        self.graph.output(self._tree(self.run.outputs, self.other.outputs))
+        return self.graph, self.constants
+
+    def _events(self, run: Any) -> list[Any]:
+        cut_call = self.analysis.cut_call
+        above = ancestors(run, cut_call) | {-1}
+        calls = [call for call in run.calls[self.analysis.end :] if call.parent in above]
+        modules = [call for _, call in behind(run, cut_call)]
+        return sorted([*calls, *modules], key=lambda event: event.time)
+
+    def _frontier(self) -> None:
+        given = self.graph.placeholder(FRONTIER)
+        changed = {number for call in self.run.calls[self.analysis.end :] for number in call.writes}
+        for crossing in self.analysis.crossings:
+            node = given
+            if len(self.analysis.crossings) > 1:
+                node = self.graph.call_function(operator.getitem, (given, crossing.spec.name))
+            self.batch = self.batch or self.graph.call_method("size", (node, 0))
+            self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
+            if crossing.number in changed:
+                # The caller's tensor may be a cached row: what is changed in place must be a copy.
+                node = self.graph.call_method("clone", (node,))
+            self.nodes[crossing.number] = node
+
+    def _module(self, mine: ModuleCall, theirs: ModuleCall) -> None:
+        args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+        node = self.graph.call_module(mine.name, args, kwargs)
+        self._results(node, mine.outputs)
+
+    def _call(self, mine: Call, theirs: Call) -> None:
+        if mine.escapes:
+            raise NotFlatError(f"{mine.name} takes a Python value")
+        args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+        function: Any = mine.function
+        owner = getattr(function, "__self__", None)
+        if getattr(function, "__name__", "") == "__get__":
+            node = self.graph.call_function(builtins.getattr, (args[0], owner.__name__))
+        elif isinstance(function, (types.MethodDescriptorType, types.WrapperDescriptorType)) or (
+            getattr(function, "__qualname__", "").startswith("Tensor.")
+        ):
+            node = self.graph.call_method(function.__name__, args, kwargs)
+        else:
+            node = self.graph.call_function(function, args, kwargs)
+        self._results(node, mine.outputs)
+
+    def _results(self, node: fx.Node, outputs: Any) -> None:
+        for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+            if not isinstance(leaf, Ref):
+                continue
+            part = node
+            for key in path:
+                if isinstance(key, pytree.GetAttrKey):
+                    part = self.graph.call_function(builtins.getattr, (part, key.name))
+                else:
+                    index = key.idx if isinstance(key, pytree.SequenceKey) else key.key
+                    part = self.graph.call_function(operator.getitem, (part, index))
+            self.nodes[leaf.number] = part
+
+    def _tree(self, mine: Any, theirs: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(mine)
+        counterparts = pytree.tree_leaves(theirs)
+        if len(leaves) != len(counterparts):
+            raise NotFlatError("arguments depend on the batch")
+        return _plain(
+            pytree.tree_unflatten([self._leaf(a, b) for a, b in zip(leaves, counterparts, strict=True)], spec)
+        )
+
+    def _leaf(self, mine: Any, theirs: Any) -> Any:
+        if isinstance(mine, Ref):
+            return self._tensor(mine.number)
+        if isinstance(mine, int) and not isinstance(mine, (bool, enum.Enum)) and mine != theirs:
+            return self._size(mine, theirs)
+        if isinstance(mine, float) and mine != theirs:
+            raise NotFlatError("a number depends on the batch")
+        if isinstance(mine, torch.device):
+            return self.device
+        if isinstance(mine, slice):
+            parts = zip((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True)
+            return slice(*(self._leaf(a, b) for a, b in parts))
+        if not isinstance(mine, PLAIN):
+            raise NotFlatError(f"an argument is {type(mine).__name__}")
+        return mine
+
+    def _size(self, mine: int, theirs: Any) -> Any:
+        try:
+            slope, rest = affine(mine, int(theirs), self.run.batch, self.other.batch)
+        except (SplitError, TypeError) as error:
+            raise NotFlatError("a size does not grow with the batch") from error
+        scaled: Any = self.batch
+        if slope != 1:
+            scaled = self.graph.call_function(operator.mul, (scaled, slope))
+        return self.graph.call_function(operator.add, (scaled, rest)) if rest else scaled
+
+    def _tensor(self, number: int) -> Any:
+        if number in self.nodes:
+            return self.nodes[number]
+        kind, *where = self.run.origins[number]
+        if kind == "state":
+            if where[0] in self.analysis.state_before:
+                raise NotFlatError(f"{where[0]} is used on both sides of the cut")
+            node = self.graph.get_attr(where[0])
+        elif kind == "constant":
+            name = f"_constant_{len(self.constants)}"
+            self.constants[name] = self.run.objects[number]
+            node = self.graph.create_node("get_attr", name)
+        elif kind == "call" and where[0] < self.analysis.end and number not in self.analysis.answered:
+            self._untainted(where[0])
+            return self.nodes[number]
+        else:
+            raise NotFlatError("a tensor reaches the suffix on a way that was not recorded")
+        self.nodes[number] = node
+        return node
+
+    def _untainted(self, position: int) -> None:
+        """Write down a call before the cut that does not depend on what is cached."""
+        mine, theirs = self.run.calls[position], self.other.calls[position]
+        writers = [call for call in self.run.calls[: self.analysis.end] if set(call.writes) & set(mine.makes)]
+        if writers:
+            raise NotFlatError("a side input is changed in place")
+        self._call(mine, theirs)
+
+
+def _plain(value: Any) -> Any:
+    """Return containers as the plain ones that a graph may hold."""
+    if isinstance(value, torch.Size) or type(value) is tuple:
+        return tuple(_plain(part) for part in value)
+    if type(value) is list:
+        return [_plain(part) for part in value]
+    if type(value) is dict:
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (fx.Node, slice)) or isinstance(value, PLAIN):
+        return value
+    raise NotFlatError(f"an argument or result is {type(value).__name__}")

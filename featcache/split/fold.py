@@ -1,0 +1,92 @@
+"""Folding: the leading part of a suffix that training never changes, to be run once and not in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import fx, nn
+
+__all__ = ["fold"]
+
+# Modules whose output for a row depends on nothing but the row and their parameters, in training mode too.
+DETERMINISTIC = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Flatten, nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.Embedding,
+    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU,
+    nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+    nn.Softmax, nn.ZeroPad2d, nn.Upsample, nn.Unflatten, nn.PixelShuffle, nn.AdaptiveAvgPool3d, nn.AvgPool3d, nn.MaxPool3d,
+)  # fmt: skip
+NORMALISED = (nn.modules.batchnorm._BatchNorm,)
+RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
+FUNCTIONS = {
+    "flatten", "mean", "sum", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "relu", "adaptive_avg_pool2d",
+    "getitem", "getattr", "size", "clone", "mul", "add", "contiguous", "gelu", "silu", "normalize", "avg_pool2d", "max_pool2d",
+    "__getitem__", "select", "amax", "softmax", "log_softmax",
+}  # fmt: skip
+
+
+def fold(suffix: nn.Module, trainable: Collection[str] | None = None) -> tuple[nn.Module | None, nn.Module]:
+    """Return (frozen, rest) such that ``rest(frozen(z))`` equals ``suffix(z)``; frozen is None where nothing can be folded.
+
+    ``trainable`` names the parameters that are trained (default: all). What is folded holds none of them, and gives the
+    same values for a row in every epoch: no dropout, and BatchNorm only with none of its parameters trained.
+    """
+    if not isinstance(suffix, fx.GraphModule):
+        return None, suffix
+    chosen = None if trainable is None else set(trainable)
+    nodes = list(suffix.graph.nodes)
+    placeholder = nodes[0]
+    run = 1
+    while run < len(nodes) and _is_foldable(suffix, nodes[run], chosen):
+        run += 1
+    # One tensor must cross from the folded part to the rest.
+    while run > 1:
+        inside = set(nodes[:run])
+        crossing = {node for node in inside if any(user not in inside for user in node.users)}
+        if len(crossing) == 1 and placeholder not in crossing and nodes[run - 1].op != "output":
+            return _halves(suffix, nodes[:run], nodes[run:], crossing.pop())
+        run -= 1
+    return None, suffix
+
+
+def _is_foldable(suffix: fx.GraphModule, node: fx.Node, trainable: set[str] | None) -> bool:
+    if node.op == "call_module":
+        return _is_frozen_module(suffix.get_submodule(str(node.target)), f"{node.target}.", trainable)
+    if node.op in ("call_function", "call_method"):
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return str(name) in FUNCTIONS
+    return False
+
+
+def _is_frozen_module(module: nn.Module, prefix: str, trainable: set[str] | None) -> bool:
+    names = [prefix + name for name, _ in module.named_parameters()]
+    if names and (trainable is None or trainable.intersection(names)):
+        return False
+    for part in module.modules():
+        if isinstance(part, RANDOM) and getattr(part, "p", 1) > 0:
+            return False
+        if isinstance(part, NORMALISED) and (part.training or not part.track_running_stats):
+            return False
+        leaf = not any(True for _ in part.children())
+        if leaf and not isinstance(part, (*DETERMINISTIC, *NORMALISED, *RANDOM)):
+            return False
+        if not leaf and not isinstance(part, (nn.Sequential, nn.ModuleList)) and part.training and names:
+            return False  # its own code may do something else in training mode
+    return True
+
+
+def _halves(
+    suffix: fx.GraphModule, first: list[fx.Node], second: list[fx.Node], crossing: fx.Node
+) -> tuple[nn.Module, nn.Module]:
+    head, tail = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, Any] = {}
+    for node in first:
+        copies[node] = head.node_copy(node, lambda each: copies[each])
+    head.output(copies[crossing])
+    behind: dict[fx.Node, Any] = {crossing: tail.placeholder(str(first[0].target))}
+    for node in second:
+        behind[node] = tail.node_copy(node, lambda each: behind[each])
+    frozen, rest = fx.GraphModule(suffix, head, "Frozen"), fx.GraphModule(suffix, tail, "Rest")
+    for made in (frozen, rest):
+        made._non_persistent_buffers_set.update(name for name in made._buffers if name.startswith("_constant_"))
+    return frozen, rest
