@@ -74,6 +74,9 @@ class _Builder:
             else:
                 self._call(mine, theirs)
         self.graph.output(self._tree(self.run.outputs, self.other.outputs))
+        for node in (self.batch, self.device):
+            if node is not None and not node.users:
+                self.graph.erase_node(node)
         return self.graph, self.constants
 
     def _events(self, run: Any) -> list[Any]:

@@ -1,0 +1,50 @@
+"""``path/to/file.py:factory`` and ``package.module:factory``: a function that returns the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UsageError
+from ..factories import call_factory
+from ..fileset import is_weights_file
+from . import Backbone
+
+__all__ = ["FactorySource", "source"]
+
+
+class FactorySource:
+    """Networks that user code makes: the function returns a module, or (module, transform).
+
+    The function gets ``weights`` if it takes that; a weights file that it does not take is loaded into its module.
+    """
+
+    def load(self, name: str, weights: str | None) -> Backbone:
+        """Return what the function makes; it runs under a fixed seed, so that untrained layers are reproducible."""
+        import torch
+        from torch import nn
+
+        from .weights import load_weights
+
+        given: dict[str, Any] = {} if weights is None else {"weights": weights}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = call_factory(name, "backbone", **given)
+        model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{name} returned {type(model).__name__}; a backbone factory returns an nn.Module, or (module, transform).")
+        if weights is not None and is_weights_file(weights):
+            load_weights(model, weights)
+        return Backbone(name, weights, model, None if transform is None else lambda size: _sized(name, transform, size))
+
+    def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
+        """Return None: what user code loads cannot be known without running it."""
+        return None
+
+
+def _sized(name: str, transform: Any, size: int | None) -> Any:
+    if size is not None:
+        raise UsageError(f"{name} brings its own transform, so --image-size has no effect: give --transform, or leave it out.")
+    return transform
+
+
+source = FactorySource()

@@ -1,0 +1,72 @@
+"""Pictures of a training: curves and confusion matrix, as SVG that reads well on light and dark ground."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from .metrics import EpochRecord, Metrics
+
+__all__ = ["confusion_plot", "curves_plot"]
+
+INK, FIRST, SECOND = "#808080", "#3b7dd8", "#e08214"  # readable on white and on near-black
+MOST_NAMED_CLASSES = 30
+
+
+def curves_plot(history: list[EpochRecord]) -> bytes:
+    """Return losses and validation accuracy over the epochs, as SVG."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    epochs = [each.epoch for each in history]
+    losses.plot(epochs, [each.train_loss for each in history], color=FIRST, label="training")
+    validated = [each for each in history if each.validation_loss is not None]
+    if validated:
+        at = [each.epoch for each in validated]
+        losses.plot(at, [each.validation_loss for each in validated], color=SECOND, label="validation")
+        accuracies.plot(at, [100 * (each.validation_accuracy or 0) for each in validated], color=SECOND)
+    losses.set(xlabel="epoch", ylabel="loss")
+    losses.legend(frameon=False, labelcolor=INK)
+    accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    for axes in (losses, accuracies):
+        _plain(axes)
+    return _svg(figure)
+
+
+def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
+    """Return the confusion matrix, rows by true class, as SVG."""
+    matrix = metrics.confusion_matrix
+    named = len(classes) <= MOST_NAMED_CLASSES
+    side = max(3.6, 0.42 * len(classes) + 1.6) if named else 6.0
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = [[count / max(1, sum(row)) for count in row] for row in matrix]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if named:
+        for true, row in enumerate(matrix):
+            for predicted, count in enumerate(row):
+                if count:
+                    color = "white" if shares[true][predicted] > 0.5 else "#303030"
+                    axes.text(predicted, true, str(count), ha="center", va="center", color=color, fontsize=8)
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+        axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{metrics.split}: {100 * metrics.accuracy:.1f} % of {metrics.samples}")
+    _plain(axes)
+    return _svg(figure)
+
+
+def _plain(axes: object) -> None:
+    axes.tick_params(colors=INK)  # type: ignore[attr-defined]
+    for spine in axes.spines.values():  # type: ignore[attr-defined]
+        spine.set_color(INK)
+    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):  # type: ignore[attr-defined]
+        label.set_color(INK)
+    axes.set_facecolor("none")  # type: ignore[attr-defined]
+
+
+def _svg(figure: Figure) -> bytes:
+    figure.patch.set_alpha(0)
+    out = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(out)
+    return out.getvalue()

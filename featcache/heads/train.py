@@ -1,0 +1,150 @@
+"""The training loop over cached features."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..devices import to_device
+from ..errors import HeadError, UsageError
+from ..features import Features
+from ..progress import ProgressCallback, ProgressEvent
+from .metrics import EpochRecord
+from .options import TrainOptions
+
+__all__ = ["class_weight_tensor", "fit", "make_optimizer", "make_schedule", "scores"]
+
+
+def fit(
+    module: nn.Module,
+    train_mode: Any,
+    features: Features,
+    validation: Features | None,
+    options: TrainOptions,
+    classes: int,
+    device: torch.device,
+    progress: ProgressCallback,
+) -> list[EpochRecord]:
+    """Train ``module`` in place and return one record an epoch; the best weights by validation loss are kept.
+
+    The order of rows is ``features.loader(batch_size, seed=seed).order(epoch)``; torch's generator is seeded once before
+    the first step and used by nothing but the module. So the usual loop over the whole network, seeded the same and
+    given rows in this order, takes the same steps.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
+    optimizer = make_optimizer(parameters, options)
+    loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
+    schedule = make_schedule(optimizer, options, len(loader))
+    weights = class_weight_tensor(options, features.targets, classes)
+    loss_of = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing).to(device)
+    judge = None if validation is None else validation.loader(256, shuffle=False, device=str(device))
+    history: list[EpochRecord] = []
+    best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        torch.manual_seed(options.seed)
+        for epoch in range(options.epochs):
+            started_s = time.perf_counter()
+            train_mode()
+            total = torch.zeros((), device=device, dtype=torch.float64)
+            for frontier, targets in loader:
+                loss = loss_of(module(frontier), targets)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                total += loss.detach() * len(targets)
+            train_loss = float(total) / len(features)
+            if not math.isfinite(train_loss):
+                raise HeadError(
+                    f"the loss became {train_loss} in epoch {epoch + 1}: use a smaller --learning-rate than "
+                    f"{options.learning_rate:g}."
+                )
+            loss_now, accuracy = (None, None) if judge is None else _judge(module, judge, device)
+            rate = float(optimizer.param_groups[0]["lr"])
+            history.append(
+                EpochRecord(epoch + 1, train_loss, loss_now, accuracy, rate, time.perf_counter() - started_s)
+            )
+            words = "" if accuracy is None else f"validation accuracy {100 * accuracy:.1f} %"
+            progress(ProgressEvent("train", epoch + 1, options.epochs, "epochs", words))
+            if loss_now is not None and (best is None or loss_now < best[0]):
+                best = (loss_now, epoch, {name: value.clone() for name, value in module.state_dict().items()})
+            if best is not None and options.patience is not None and epoch - best[1] >= options.patience:
+                break
+    if best is not None:
+        module.load_state_dict(best[2])
+    return history
+
+
+def make_optimizer(parameters: list[nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
+    """Return the optimizer that the options name: AdamW (Loshchilov and Hutter, 2019), Adam, or SGD with momentum 0.9."""
+    rate, decay = options.learning_rate, options.weight_decay
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, options: TrainOptions, steps_an_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule, stepped after every batch: linear warm-up, then cosine to zero (Loshchilov and Hutter, 2017) or constant."""
+    total = options.epochs * steps_an_epoch
+    warmup = round(options.warmup_epochs * steps_an_epoch)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if options.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def class_weight_tensor(options: TrainOptions, targets: Any, classes: int) -> torch.Tensor | None:
+    """Return the loss weight of each class, None for equal ones; ``balanced`` is inverse to the number of rows."""
+    given = options.class_weights
+    if given is None:
+        return None
+    if isinstance(given, str):
+        counts = np.bincount(targets, minlength=classes)
+        weights = len(targets) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
+        return torch.tensor(weights, dtype=torch.float32)
+    if len(given) != classes or min(given) < 0:
+        raise UsageError(f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}.")
+    return torch.tensor(list(given), dtype=torch.float32)
+
+
+def scores(module: nn.Module, features: Features, device: torch.device) -> torch.Tensor:
+    """Return the module's output for every row in evaluation mode, on the CPU, in the order of the rows."""
+    was_training = [part.training for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            parts = [
+                module(frontier).cpu() for frontier, _ in features.loader(256, shuffle=False, device=str(device))
+            ]
+    finally:
+        for part, training in zip(module.modules(), was_training, strict=True):
+            part.training = training
+    return torch.cat(parts)
+
+
+def _judge(module: nn.Module, loader: Any, device: torch.device) -> tuple[float, float]:
+    module.eval()
+    loss = correct = count = 0.0
+    with torch.no_grad():
+        for frontier, targets in loader:
+            output = module(to_device(frontier, device))
+            loss += float(nn.functional.cross_entropy(output, targets, reduction="sum"))
+            correct += float((output.argmax(1) == targets).sum())
+            count += len(targets)
+    return loss / count, correct / count
