@@ -16,7 +16,7 @@ from .recipe import Recipe
 from .request import Request, example_inputs, make_request, save_example
 from .samples import Unreadable
 from .snapshot import Snapshot
-from .store import FeatureSet, StoreFiles, row_keys
+from .store import FeatureSet, StoreFiles, check_name, row_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,72 @@ if TYPE_CHECKING:
     import torch
 
     from .features import Features
+    from .split import Split
+
+__all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "extract", "report_if_complete"]
+
+DEFAULT_SHARD_BYTES = 128 << 20
+MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
+
+
+@dataclass
+class ExtractReport:
+    """What an extraction did: counts of samples, bytes written, seconds, and the fingerprint of the recipe.
+
+    ``computed`` rows are new, ``reused`` ones were there, ``derived`` ones came from a shallower set, ``skipped`` ones
+    could not be read. Equal samples share a row, so the counts are of samples, not of rows.
+    """
+
+    cut: str
+    dataset: str
+    recipe: str
+    snapshot: str
+    samples: int
+    computed: int = 0
+    reused: int = 0
+    derived: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+    elapsed_s: float = 0.0
+    device: str | None = None
+    skipped_samples: list[Unreadable] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def extract(
+    model: torch.nn.Module | Split,
+    dataset: Any,
+    store: StoreFiles | str,
+    *,
+    cut: str | None = None,
+    transform: Callable[[Any], Any] | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    dtype: str = "float32",
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    engine: str = "local",
+    workers: int | None = None,
+    on_error: str = "raise",
+    name: str | None = None,
+    progress: ProgressCallback = silent,
+) -> Features:
+    """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
+
+    ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. ``dataset`` is a map-style dataset of
+    (input, target), or a specification such as ``"folder:photos"``. ``dtype`` is the stored precision, ``workers`` the
+    number of decoding processes (default: by need), ``on_error`` what to do with a sample that cannot be read:
+    ``"raise"`` or ``"skip"``. ``name`` names the dataset's snapshots. ``features.report`` says what was done.
+
+    Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
+    :class:`UsageError`; whatever was computed before is committed and used by the next call.
+    """
+    from .features import Features
 
     started_s = time.perf_counter()
     _check_options(batch_size, shard_bytes, on_error, workers)
     load_engine(engine)
+    if name is not None:
+        check_name(name, "dataset")
     files = store if isinstance(store, StoreFiles) else StoreFiles(store)
     request = make_request(
         model,

@@ -259,7 +259,7 @@ class ExtractJob:
             batch_sampler=batches,
             num_workers=min(self.workers, len(batches)),
             collate_fn=_Collate(self.batch_size),
-            pin_memory=False,
+            generator=torch.Generator(),  # it would draw its workers' seed from the caller's
         )
 
 

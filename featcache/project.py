@@ -8,10 +8,13 @@ cannot name its files (a factory in a Python file, say) is loaded and recorded e
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backbones import backbone_identity, load_backbone
@@ -21,7 +24,7 @@ from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
-from .errors import CorruptError, DataNotFoundError, StaleError
+from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, near_names
 from .extract import ExtractReport, extract, report_if_complete
 from .fingerprint import digest_json
 from .progress import ProgressCallback, silent
@@ -29,15 +32,18 @@ from .recipe import Recipe
 from .request import example_inputs, make_recipe, remembered_snapshot, stored_example
 from .samples import Samples
 from .snapshot import Snapshot
+from .store import check_name
 from .transforms import load_transform
 
 if TYPE_CHECKING:
     from .backbones import Backbone
     from .features import Features
+    from .heads import TrainedHead
     from .split import Cut, Split
 
-__all__ = ["Project"]
+__all__ = ["Project", "load_saved_head"]
 
+LAST_CUT = "cache/last_cut.json"
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
 
 
@@ -138,6 +144,7 @@ class Project:
         report = report_if_complete(snapshot, feature_set, retry_skipped=on_error == "raise")
         if report is not None:
             self.store.save_snapshot(snapshot)
+            self._note_cut(cut)
             report.elapsed_s = time.perf_counter() - started_s
             return report
         features = extract(
@@ -153,9 +160,21 @@ class Project:
             progress=progress,
         )
         self._remember(self._memory_path(cut), features.recipe)
+        self._note_cut(cut)
         made: ExtractReport = features.report
         made.elapsed_s = time.perf_counter() - started_s
         return made
+
+    def last_cut(self) -> str | None:
+        """Return the cut that was extracted last into the store, None where none was."""
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            return str(json.loads(self.store.storage.read_bytes(LAST_CUT))["cut"])
+        cuts = {info.cut for info in self.store.sets()}
+        return cuts.pop() if len(cuts) == 1 else None
+
+    def _note_cut(self, cut: str) -> None:
+        if self.last_cut() != cut:
+            self.store.storage.write_bytes(LAST_CUT, json.dumps({"cut": cut}).encode())
 
     def status(self, cut: str) -> SetStatus:
         """Return how the set of a cut stands against the present configuration."""
@@ -178,6 +197,11 @@ class Project:
                 f"Run `featcache extract --cut {cut}` first; `featcache explain --cut {cut}` says why."
             )
         return Features.join(self.store.set(self.recipe(cut)), self.snapshot)
+
+    def save_head(self, trained: TrainedHead, name: str) -> Path:
+        """Write a trained head to the store under a name, and return its folder."""
+        folder = head_folder(self.store, check_name(name, "head"))
+        return trained.save(folder, asdict(self.settings))
 
     def _example(self, cut: str) -> Any:
         recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))
@@ -219,3 +243,49 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def head_folder(store: FeatureStore, name: str) -> Path:
+    """Return the folder of a named head in a store."""
+    return store.storage.fetch(f"heads/{name}")
+
+
+def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
+    """Return a saved head, the transform of its inputs, and the project that rebuilds its backbone.
+
+    ``head`` is a name in the store or a folder; None is the head that was trained last. Raises :class:`DataNotFoundError`
+    where there is none, :class:`HeadError` where the backbone is not the one that it was trained on.
+    """
+    from .heads import load_head, read_head
+
+    folder = _find_head(store, head)
+    described = read_head(folder)
+    origin = described["origin"]
+    if not origin.get("backbone"):
+        raise HeadError(
+            f"{folder} does not say how its backbone is built (it was saved from Python): use featcache.load_head with a split."
+        )
+    project = Project(Settings(**{**origin, "store": store}))
+    cut = str(described["cut"])
+    recipe = Recipe.from_dict(described["recipe"])
+    project._recipes[cut] = recipe
+    transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
+    trained = load_head(folder, project.split(cut))
+    if Samples([], transform).transform_identity != recipe.transform:
+        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
+    return trained, transform, project
+
+
+def _find_head(store: str, head: str | None) -> Path:
+    files = FeatureStore(store)
+    if head is not None and ("/" in head or (Path(head) / "head.json").is_file()):
+        return Path(head)
+    entries = [entry for entry in files.storage.list("heads") if entry.is_folder]
+    names = [entry.name for entry in entries]
+    if head is None:
+        if not entries:
+            raise DataNotFoundError(f"{store} holds no head yet: run `featcache train-head` first.")
+        return head_folder(files, max(entries, key=lambda entry: entry.modified_s).name)
+    if head not in names:
+        raise UnknownNameError(f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}.")
+    return head_folder(files, head)

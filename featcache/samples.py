@@ -21,6 +21,7 @@ __all__ = ["Samples", "Unreadable"]
 
 Array = np.ndarray[Any, Any]
 TWICE = 8  # samples that are fetched again to find what is random
+TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -139,26 +140,29 @@ class Samples:
     def refuse_random(self) -> None:
         """Check on a few samples that item and transform give the same result twice; raises :class:`DataError` if not."""
         count = len(self.dataset)
+        if not count:
+            raise DataError(f"the dataset {self.name!r} is empty: it needs at least one sample.")
         for position in np.unique(np.linspace(0, count - 1, min(TWICE, count)).astype(int)).tolist():
-            with _RandomWatch() as watch:
-                try:
-                    seen = {content_id(self.raw(position)[0]) for _ in range(2)}
-                except (FeatCacheError, OSError):
+            try:
+                fetched = [self.raw(position)[0] for _ in range(2)]
+            except (OSError, FeatCacheError) as error:
+                if isinstance(error, OSError):
                     continue  # an unreadable sample is named when its turn comes
-                if len(seen) > 1 or watch.drawn():
-                    raise DataError(
-                        f"{self.label(position)} of {self.name!r} differs when it is fetched twice: the dataset draws "
-                        "random numbers. Take random augmentation out of the dataset; cached features need the same "
-                        "input every time."
-                    )
-                if self.transform is None:
-                    continue
-                results = {content_id(self.transform(self.raw(position)[0])) for _ in range(2)}
-                if len(results) > 1 or watch.drawn():
-                    raise DataError(
-                        f"the transform gives another result each time ({self.label(position)} of {self.name!r}): "
-                        "random augmentation cannot be cached. Use a deterministic transform for extract."
-                    )
+                raise
+            if _differ(fetched) or _draws(lambda position=position: self.raw(position)):
+                raise DataError(
+                    f"{self.label(position)} of {self.name!r} differs when it is fetched twice: the dataset draws random "
+                    "numbers. Take random augmentation out of the dataset; cached features need the same input every time."
+                )
+            transform = self.transform
+            if transform is None:
+                continue
+            item = fetched[0]
+            if _differ([transform(item), transform(item)]) or _draws(lambda item=item: transform(item)):
+                raise DataError(
+                    f"the transform draws random numbers ({self.label(position)} of {self.name!r}): random augmentation "
+                    "cannot be cached. Use a deterministic transform for extract."
+                )
 
     def _aligned(self, attribute: str, default: list[str]) -> Sequence[str]:
         values = getattr(self.dataset, attribute, None)
@@ -190,34 +194,36 @@ class Samples:
         return np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16), _stack(targets), np.array(positions)
 
 
-class _RandomWatch:
-    """Notices draws from the global random generators, and puts their state back in the end."""
+def _differ(items: list[Any]) -> bool:
+    return len({content_id(item) for item in items}) > 1
 
-    def __enter__(self) -> _RandomWatch:
-        self._before = self._state()
-        return self
 
-    def drawn(self) -> bool:
-        return self._state() != self._before
+def _draws(run: Callable[[], Any]) -> bool:
+    """Return whether a function draws from a global random generator, whose state is put back.
 
-    def __exit__(self, *_: object) -> None:
-        import torch
+    Comparing results would miss an augmentation that is seldom applied. Other threads may draw meanwhile, so only what
+    draws every time counts.
+    """
+    import torch
 
-        python, numpy_state, torch_state = self._before
-        random.setstate(python)
-        np.random.set_state(("MT19937", np.frombuffer(numpy_state[0], np.uint32), *numpy_state[1:]))
-        torch.set_rng_state(torch.frombuffer(bytearray(torch_state), dtype=torch.uint8))
+    for _ in range(TRIES):
+        before = _random_state()
+        torch_before = torch.get_rng_state()
+        python_before, numpy_before = random.getstate(), np.random.get_state()
+        run()
+        if _random_state() == before:
+            return False
+        random.setstate(python_before)
+        np.random.set_state(numpy_before)
+        torch.set_rng_state(torch_before)
+    return True
 
-    @staticmethod
-    def _state() -> Any:
-        import torch
 
-        kind = np.random.get_state(legacy=True)
-        return (
-            random.getstate(),
-            (np.asarray(kind[1]).tobytes(), kind[2], kind[3], kind[4]),  # type: ignore[index]
-            torch.get_rng_state().numpy().tobytes(),
-        )
+def _random_state() -> tuple[Any, ...]:
+    import torch
+
+    kind = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(kind[1]).tobytes(), kind[2:], torch.get_rng_state().numpy().tobytes()
 
 
 def _declared_id(value: Any) -> bytes:

@@ -37,7 +37,7 @@ def command(name: str) -> Callable[[Function], click.Command]:
     def decorate(function: Function) -> click.Command:
         decorated: Any = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
         decorated = click.option(
-            "--config", type=click.Path(), help="The file with defaults.  [default: featcache.toml]"
+            "--config", type=click.Path(), expose_value=False, help="The file with defaults.  [default: featcache.toml]"
         )(decorated)
         return click.command(name, cls=_Command)(decorated)
 
@@ -87,7 +87,7 @@ def the_project(options: dict[str, Any]) -> Project:
     return Project(Settings(**{name: options[name] for name in fields if name in options}))
 
 
-def configured_cuts(cut: tuple[str, ...], config: str | None = None) -> tuple[str, ...]:
+def configured_cuts(cut: tuple[str, ...]) -> tuple[str, ...]:
     """Return the cuts that were asked for, each once; raises :class:`UsageError` for none."""
     if not cut:
         raise UsageError("no cut was given: use --cut layer4; `featcache cuts` lists the candidates.")

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError
 from ..filememo import FileMemo
 
-__all__ = ["FolderDataset"]
+__all__ = ["EXTENSIONS", "FolderDataset", "open_image"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -63,16 +63,7 @@ class FolderDataset:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image, UnidentifiedImageError
-
-        path = self.root / self.names[index]
-        try:
-            with path.open("rb") as file:
-                return Image.open(file).convert("RGB"), int(self.targets[index])
-        except UnidentifiedImageError as error:
-            raise UnreadableSampleError(f"{path} is not an image that PIL knows") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
+        return open_image(self.root / self.names[index]), int(self.targets[index])
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
         """Return the ids of the files' contents (samples, 16)."""
@@ -86,6 +77,19 @@ class FolderDataset:
             found = f"{loose} images that lie loose" if loose else "nothing that could be a class"
             raise DataError(f"{where} has no class folders: found {found}. Put each class's images in a folder of its own.")
         return labels
+
+
+def open_image(path: Path) -> Any:
+    """Return a PIL image in RGB; raises :class:`UnreadableSampleError` for a file that is damaged or no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with path.open("rb") as file:
+            return Image.open(file).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UnreadableSampleError(f"{path} is not an image that PIL knows") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
 
 
 def _folders(root: Path) -> list[str]:

@@ -81,7 +81,7 @@ def train_head(
     epochs: int = 20,
     batch_size: int = 64,
     optimizer: str = "adamw",
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     weight_decay: float = 0.01,
     schedule: str = "cosine",
     warmup_epochs: float = 0.0,
@@ -100,7 +100,8 @@ def train_head(
 
     ``head`` is ``"suffix"`` (all that lies behind the cut, with its last layer made anew for the data's classes),
     ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` with ``parameters``. ``trainable`` names the
-    modules behind the cut that are trained (default: all); the others stay as they are, in evaluation mode. ``fold`` runs
+    modules behind the cut that are trained (default: all). ``learning_rate`` is 1e-2 by default where one linear layer
+    alone is trained, else 1e-3. The others stay as they are, in evaluation mode. ``fold`` runs
     what training never changes once, and not in every epoch. ``validation`` is the share of the training rows that is
     kept to judge by, where the dataset has no validation split; with ``patience``, training stops after so many epochs
     without a better validation loss; the best weights are kept.

@@ -22,7 +22,7 @@ class TrainOptions:
     epochs: int = 20
     batch_size: int = 64
     optimizer: str = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.01
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
@@ -39,7 +39,7 @@ class TrainOptions:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing must be from 0 up to 1, not {self.label_smoothing}.")

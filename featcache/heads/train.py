@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def fit(
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
+    options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
     optimizer = make_optimizer(parameters, options)
     loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
     schedule = make_schedule(optimizer, options, len(loader))
@@ -83,9 +85,15 @@ def fit(
     return history
 
 
+def default_learning_rate(module: nn.Module) -> float:
+    """Return 1e-2 where one linear layer alone is trained, which is a convex problem, and 1e-3 for deeper suffixes."""
+    owners = [part for part in module.modules() if any(each.requires_grad for each in part.parameters(recurse=False))]
+    return 1e-2 if len(owners) == 1 and isinstance(owners[0], nn.Linear) else 1e-3
+
+
 def make_optimizer(parameters: list[nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
     """Return the optimizer that the options name: AdamW (Loshchilov and Hutter, 2019), Adam, or SGD with momentum 0.9."""
-    rate, decay = options.learning_rate, options.weight_decay
+    rate, decay = options.learning_rate or 1e-3, options.weight_decay
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam

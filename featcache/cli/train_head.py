@@ -1,0 +1,136 @@
+"""``featcache train-head``: train what lies behind the cut from the cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import UsageError
+from .options import command, project_options, the_project
+from .output import count, document, duration, progress_bar, tell
+
+if TYPE_CHECKING:
+    from ..heads import TrainedHead
+
+
+@command("train-head")
+@project_options
+@click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
+@click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
+@click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
+@click.option("--trainable", multiple=True, metavar="MODULE", help="Train these modules only.  [default: all behind the cut]")
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--train-batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows a training step.")
+@click.option("--optimizer", default="adamw", show_default=True, help="adamw, adam or sgd.")
+@click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
+@click.option("--weight-decay", type=float, default=0.01, show_default=True)
+@click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True)
+@click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
+@click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
+@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better validation loss.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
+def train_head_command(
+    as_json: bool, cut: str | None, head_param: tuple[str, ...], name: str | None, **options: Any
+) -> None:
+    """Train a head from cached features; never opens an image.
+
+    By default the head is all that lies behind the cut, with its last layer made anew for the data's classes. The head
+    folder in the store holds its weights, metrics, curves and configuration.
+    """
+    parameters = dict(_parameter(given) for given in head_param)
+    weights = _class_weights(options.pop("class_weights"))
+    project = the_project(options)
+    chosen = cut or project.last_cut()
+    if chosen is None:
+        raise UsageError("no cut was given and none was extracted last: use --cut layer4; `featcache ls` shows what is stored.")
+    features = project.features(chosen)
+    from ..heads import train_head
+
+    training = {
+        key: options[key]
+        for key in (
+            "head", "epochs", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
+            "validation", "patience", "seed", "device",
+        )
+    }  # fmt: skip
+    with progress_bar() as progress:
+        trained = train_head(
+            project.split(chosen),
+            features,
+            batch_size=options["train_batch_size"],
+            trainable=options["trainable"] or None,
+            class_weights=weights,
+            parameters=parameters,
+            progress=progress,
+            **training,
+        )
+    folder = project.save_head(trained, name or _default_name(trained))
+    for note in project.notes:
+        tell(f"note: {note}.")
+    if as_json:
+        document({"folder": str(folder), **_summary(trained)})
+    else:
+        _describe(trained, len(features), folder)
+
+
+def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
+    tell(
+        f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
+        f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
+    )
+    for metrics in dict.fromkeys(
+        each.split for each in (trained.validation_metrics, trained.metrics) if each is not None
+    ):
+        found = trained.metrics if trained.metrics and trained.metrics.split == metrics else trained.validation_metrics
+        assert found is not None
+        click.echo(
+            f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
+            f"macro F1 {100 * found.macro_f1:.2f} %, log loss {found.log_loss:.3f} ({count(found.samples, 'sample')})"
+        )
+    tell(f"head: {folder}")
+
+
+def _summary(trained: TrainedHead) -> dict[str, Any]:
+    return {
+        "head": trained.head,
+        "cut": trained.recipe.cut,
+        "recipe": trained.recipe.fingerprint,
+        "dataset": trained.dataset,
+        "snapshot": trained.snapshot,
+        "classes": trained.classes,
+        "metrics": trained.metrics,
+        "validation_metrics": trained.validation_metrics,
+        "history": trained.history,
+        "elapsed_s": trained.elapsed_s,
+    }
+
+
+def _default_name(trained: TrainedHead) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[:100].strip("-.")
+
+
+def _parameter(given: str) -> tuple[str, Any]:
+    import json
+
+    name, separator, value = given.partition("=")
+    if not separator or not name:
+        raise UsageError(f"--head-param takes NAME=VALUE, not {given!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def _class_weights(given: str | None) -> str | list[float] | None:
+    if given is None or given == "balanced":
+        return given
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        raise UsageError(f"--class-weights takes 'balanced' or numbers separated by commas, not {given!r}.") from None
