@@ -1,6 +1,6 @@
 """Write scikit-learn's handwritten digits (UCI, 1797 images of 8×8) as an image folder with train and test splits.
 
-    python data/make_digits.py        →  data/digits/{train,test}/{0…9}/NNNN.png
+python data/make_digits.py        →  data/digits/{train,test}/{0…9}/NNNN.png
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ COUNT = 1797
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "digits")
     out: Path = parser.parse_args().out
     if len(list(out.glob("*/*/*.png"))) == COUNT:

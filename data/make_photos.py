@@ -1,6 +1,6 @@
 """Write scikit-learn's two sample photographs, cut into tiles, as an image folder with two classes.
 
-    python data/make_photos.py        →  data/photos/{china,flower}/NN.jpg
+python data/make_photos.py        →  data/photos/{china,flower}/NN.jpg
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ TILE = 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photos")
     out: Path = parser.parse_args().out
     sample = load_sample_images()

@@ -1,6 +1,6 @@
 """Train the bundled backbone on MNIST-5k; writes its weights and its card into the package.
 
-    python data/train_resnet_mini.py  →  featcache/backbones/resnet_mini.{safetensors,json}
+python data/train_resnet_mini.py  →  featcache/backbones/resnet_mini.{safetensors,json}
 """
 
 from __future__ import annotations
@@ -54,8 +54,14 @@ def main() -> None:
         model.eval()
         with torch.no_grad():
             accuracy = float((model(test_inputs).argmax(1) == test_targets).float().mean())
-        print(f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  held-out accuracy {100 * accuracy:.1f} %", flush=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, PACKAGE / "resnet_mini.safetensors")
+        print(
+            f"epoch {epoch + 1:2d}  loss {loss.item():.3f}  held-out accuracy {100 * accuracy:.1f} %",
+            flush=True,
+        )
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        PACKAGE / "resnet_mini.safetensors",
+    )
     card = {
         "name": "resnet-mini",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -65,7 +71,11 @@ def main() -> None:
         "seed": SEED,
         "epochs": EPOCHS,
         "elapsed_s": round(time.perf_counter() - started, 1),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "scikit-learn": sklearn.__version__},
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
     }
     (PACKAGE / "resnet_mini.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {PACKAGE / 'resnet_mini.safetensors'}: {card['parameters']:,} parameters")

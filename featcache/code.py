@@ -44,7 +44,9 @@ def is_library(value: Any) -> bool:
     if file is None:
         return module is not None and name != "__main__" and getattr(module, "__spec__", None) is not None
     resolved = str(Path(file).resolve())
-    return "site-packages" in resolved or "dist-packages" in resolved or resolved.startswith(_library_folders())
+    return (
+        "site-packages" in resolved or "dist-packages" in resolved or resolved.startswith(_library_folders())
+    )
 
 
 def library_name(value: Any) -> str:
@@ -66,7 +68,9 @@ def code_identity(value: Any, where: str) -> tuple[str, dict[str, Any]]:
         used: dict[str, Any] = {}
         for function in functions:
             used.update(_used(function))
-        used.update({f"base {number}": base for number, base in enumerate(value.__bases__) if base is not object})
+        used.update(
+            {f"base {number}": base for number, base in enumerate(value.__bases__) if base is not object}
+        )
         return _tree_digest(node), {name: part for name, part in used.items() if part is not value}
     if not isinstance(value, types.FunctionType):
         raise FingerprintError(f"{where} is {value!r}, whose code cannot be seen. {HINT}")
@@ -85,14 +89,23 @@ def module_identity(module: types.ModuleType, where: str) -> tuple[str, dict[str
     for name, part in vars(module).items():
         if isinstance(part, types.ModuleType) and not is_library(part):
             used[name] = part
-        elif isinstance(part, (types.FunctionType, type)) and part.__module__ != module.__name__ and not is_library(part):
+        elif (
+            isinstance(part, (types.FunctionType, type))
+            and part.__module__ != module.__name__
+            and not is_library(part)
+        ):
             used[name] = part
     return _tree_digest(tree), used
 
 
 def _functions_of(kind: type) -> Iterator[types.FunctionType]:
     for part in vars(kind).values():
-        candidates = [part, getattr(part, "__func__", None), getattr(part, "fget", None), getattr(part, "fset", None)]
+        candidates = [
+            part,
+            getattr(part, "__func__", None),
+            getattr(part, "fget", None),
+            getattr(part, "fset", None),
+        ]
         yield from (candidate for candidate in candidates if isinstance(candidate, types.FunctionType))
 
 
@@ -131,7 +144,9 @@ def _function_node(function: types.FunctionType, where: str) -> ast.AST:
     found = [node for node in ast.walk(tree) if _begins_at(node, code)]
     if len(found) != 1:
         problem = "its source cannot be found" if not found else "several lambdas stand on its line"
-        raise FingerprintError(f"{where} is {function.__qualname__!r}, but {problem} in {code.co_filename}. {HINT}")
+        raise FingerprintError(
+            f"{where} is {function.__qualname__!r}, but {problem} in {code.co_filename}. {HINT}"
+        )
     _check_loaded(function, where)
     return found[0]
 
@@ -184,7 +199,9 @@ def _file_tree(file: str, where: str) -> ast.Module:
     try:
         return _parsed(_source(file, where))
     except SyntaxError as error:
-        raise FingerprintError(f"the source of {where} in {file} does not parse any more: {error}. {HINT}") from error
+        raise FingerprintError(
+            f"the source of {where} in {file} does not parse any more: {error}. {HINT}"
+        ) from error
 
 
 @lru_cache(maxsize=64)
@@ -205,7 +222,9 @@ def _compiled(source: str, file: str) -> tuple[types.CodeType, ...]:
 def _check_loaded(function: types.FunctionType, where: str) -> None:
     """Refuse a function whose file was edited after it was loaded: its source would not be what runs."""
     code = function.__code__
-    if inspect.getattr_static(function, "__wrapped__", None) is not None and not linecache.getlines(code.co_filename):
+    if inspect.getattr_static(function, "__wrapped__", None) is not None and not linecache.getlines(
+        code.co_filename
+    ):
         return
     for other in _compiled(_source(code.co_filename, where), code.co_filename):
         if other.co_name == code.co_name and other.co_firstlineno == code.co_firstlineno:
@@ -242,7 +261,9 @@ def _canonical(node: Any) -> Any:
         for name, value in ast.iter_fields(node):
             if name in UNIMPORTANT_FIELDS or value is None and name != "value":
                 continue
-            if name == "body" and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
+            if name == "body" and isinstance(
+                node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+            ):
                 value = value[_docstrings(value) :]
             if value != []:
                 named.append([name, _canonical(value)])
@@ -254,5 +275,9 @@ def _canonical(node: Any) -> Any:
 
 def _docstrings(body: list[ast.stmt]) -> int:
     first = body[0] if body else None
-    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    is_text = (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )
     return int(is_text)

@@ -42,7 +42,9 @@ def pick_device(name: str | None = None) -> torch.device:
             "Use --device cpu, or install a torch build for your accelerator."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices here.")
+        raise UsageError(
+            f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices here."
+        )
     return device
 
 

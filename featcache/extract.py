@@ -120,7 +120,9 @@ def extract(
     return Features.join(feature_set, request.snapshot, report)
 
 
-def report_if_complete(snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool) -> ExtractReport | None:
+def report_if_complete(
+    snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool
+) -> ExtractReport | None:
     """Return the report of an extraction that has nothing to do, or None if there is something; loads no torch."""
     return None if len(_missing(snapshot, feature_set, retry_skipped)) else _report(snapshot, feature_set)
 
@@ -181,7 +183,9 @@ def run(
 def stored_row_bytes(recipe: Recipe) -> int:
     """Return the bytes that one row of a set takes on disk."""
     codec = load_codec(recipe.dtype)
-    return sum(int(np.prod(spec.shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier)
+    return sum(
+        int(np.prod(spec.shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier
+    )
 
 
 def _missing(snapshot: Snapshot, feature_set: FeatureSet, retry_skipped: bool) -> np.ndarray[Any, Any]:

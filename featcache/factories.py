@@ -33,7 +33,9 @@ def call_factory(spec: str, noun: str, **optional: Any) -> Any:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise UnknownNameError(f"{place} has no function {attribute!r} that makes a {noun}.{near_names(attribute, known)}")
+        raise UnknownNameError(
+            f"{place} has no function {attribute!r} that makes a {noun}.{near_names(attribute, known)}"
+        )
     try:
         parameters = inspect.signature(factory).parameters
         taken = {name: value for name, value in optional.items() if name in parameters}

@@ -114,7 +114,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         frontier, targets = self.batch(np.asarray(indices, dtype=np.int64))
         if isinstance(frontier, dict):
             return [
-                ({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))
+                ({name: values[n] for name, values in frontier.items()}, targets[n])
+                for n in range(len(indices))
             ]
         return [(frontier[n], targets[n]) for n in range(len(indices))]
 

@@ -17,7 +17,9 @@ from .fingerprint import file_id
 
 __all__ = ["FileMemo"]
 
-RACY_NS = 2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
+RACY_NS = (
+    2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
+)
 MEMO_VERSION = 1
 
 Array = np.ndarray[Any, Any]
@@ -77,7 +79,9 @@ class FileMemo:
             try:
                 ids[position] = np.frombuffer(file_id(path), dtype=np.uint8)
             except OSError as error:
-                raise UnreadableSampleError(f"{path} cannot be read: {error.strerror}. Check its permissions.") from error
+                raise UnreadableSampleError(
+                    f"{path} cannot be read: {error.strerror}. Check its permissions."
+                ) from error
             self.hashed += 1
             # Trusted next time only if nobody can have written it since within the same tick.
             newest = max(states[position][1], states[position][2])

@@ -203,11 +203,16 @@ class _Identities:
         declared = getattr(value, "featcache_identity", None)
         if declared is not None and not isinstance(value, type):
             given = declared() if callable(declared) else declared
-            return {"class": _type_name(value), "featcache_identity": self.of(given, f"{where}.featcache_identity")}
+            return {
+                "class": _type_name(value),
+                "featcache_identity": self.of(given, f"{where}.featcache_identity"),
+            }
         if isinstance(value, Mapping):
             items = [[self.of(key, where), self.of(part, f"{where}[{key!r}]")] for key, part in value.items()]
             if all(isinstance(key, str) for key in value):
-                return dict(items) if type(value) is dict else {"class": _type_name(value), "items": dict(items)}
+                return (
+                    dict(items) if type(value) is dict else {"class": _type_name(value), "items": dict(items)}
+                )
             return {"items": sorted(items, key=digest_json)}
         if isinstance(value, (list, tuple)):
             parts = [self.of(part, f"{where}[{number}]") for number, part in enumerate(value)]
@@ -226,11 +231,17 @@ class _Identities:
             return self._code(value, where)
         if isinstance(value, types.MethodType):
             return {"method": value.__name__, "of": self.of(value.__self__, where)}
-        if isinstance(value, type) or callable(value) and isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
+        if (
+            isinstance(value, type)
+            or callable(value)
+            and isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
+        ):
             return self._code(value, where)
         if isinstance(value, (property, classmethod, staticmethod)):
             functions = [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
-            return {"descriptor": [self.of(function, where) for function in functions if function is not None]}
+            return {
+                "descriptor": [self.of(function, where) for function in functions if function is not None]
+            }
         return self._object(value, where)
 
     def _code(self, value: Any, where: str) -> Any:
@@ -258,12 +269,19 @@ class _Identities:
         if not cells:
             return {"code": library_name(value)}
         names = value.__code__.co_freevars
-        closed = {name: self.of(cell.cell_contents, f"{where} → {name}") for name, cell in zip(names, cells, strict=True)}
+        closed = {
+            name: self.of(cell.cell_contents, f"{where} → {name}")
+            for name, cell in zip(names, cells, strict=True)
+        }
         return {"code": library_name(value), "uses": closed}
 
     def _object(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if kind.__name__ in REFUSED or f"{kind.__module__}.{kind.__name__}" in REFUSED or hasattr(value, "fileno"):
+        if (
+            kind.__name__ in REFUSED
+            or f"{kind.__module__}.{kind.__name__}" in REFUSED
+            or hasattr(value, "fileno")
+        ):
             raise self._refused(value, where, "its state is not visible or changes by itself")
         if _is_module(value):
             return self._module(value, where)
@@ -291,15 +309,20 @@ class _Identities:
         plain = {
             name: part
             for name, part in vars(module).items()
-            if name not in hidden and not name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+            if name not in hidden
+            and not name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
         }
-        tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+        tensors = {
+            **dict(module.named_parameters(recurse=False)),
+            **dict(module.named_buffers(recurse=False)),
+        }
         return {
             "class": self._class(type(module), where),
             "state": {
                 name: self.of(part, f"{where}.{name}")
                 for name, part in sorted({**plain, **tensors, **module._modules}.items())
-                if name not in ("training", "_is_full_backward_hook", "call_super_init", "dump_patches", "_version")
+                if name
+                not in ("training", "_is_full_backward_hook", "call_super_init", "dump_patches", "_version")
             },
         }
 
@@ -307,7 +330,9 @@ class _Identities:
         return library_name(kind) if is_library(kind) else self.of(kind, where)
 
     def _refused(self, value: Any, where: str, reason: str) -> FingerprintError:
-        return FingerprintError(f"{where} is {_type_name(value)}, which has no deterministic identity: {reason}. {HINT}")
+        return FingerprintError(
+            f"{where} is {_type_name(value)}, which has no deterministic identity: {reason}. {HINT}"
+        )
 
 
 def _has_slots(kind: type) -> bool:
@@ -325,5 +350,6 @@ def _is_tensor(value: Any) -> bool:
 
 def _is_module(value: Any) -> bool:
     return any(
-        parent.__module__ == "torch.nn.modules.module" and parent.__name__ == "Module" for parent in type(value).__mro__
+        parent.__module__ == "torch.nn.modules.module" and parent.__name__ == "Module"
+        for parent in type(value).__mro__
     )

@@ -163,12 +163,18 @@ class ExtractJob:
                 if not is_out_of_memory(error) or self._step == 1:
                     raise
                 self._step //= 2
-                note = f"out of memory on {self.device}: computing {self._step} samples at a time from here on"
+                note = (
+                    f"out of memory on {self.device}: computing {self._step} samples at a time from here on"
+                )
                 log.warning(note)
                 self.notes.append(note)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return (
+            parts[0]
+            if len(parts) == 1
+            else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        )
 
     def _prefix(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         frontier = self.split.prefix(**inputs) if isinstance(inputs, dict) else self.split.prefix(*inputs)
@@ -196,14 +202,19 @@ class ExtractJob:
         bad = _non_finite_rows(arrays)
         if bad.any():
             found = [
-                Unreadable(int(row), self.snapshot.names[row], "its features are NaN or infinite") for row in rows[bad]
+                Unreadable(int(row), self.snapshot.names[row], "its features are NaN or infinite")
+                for row in rows[bad]
             ]
             if not self.skip_unreadable:
                 buffer.append(rows[~bad], {name: values[~bad] for name, values in arrays.items()})
                 raise NonFiniteError(
                     f"the features of {found[0].name} at {self.split.cut!r} are NaN or infinite "
                     f"(stored as {self.feature_set.recipe.dtype}). Check the image and the weights"
-                    + ("; float16 holds values up to 65504 only." if self.feature_set.recipe.dtype == "float16" else ".")
+                    + (
+                        "; float16 holds values up to 65504 only."
+                        if self.feature_set.recipe.dtype == "float16"
+                        else "."
+                    )
                 )
             buffer.skipped.extend(found)
             rows, arrays = rows[~bad], {name: values[~bad] for name, values in arrays.items()}
@@ -226,7 +237,10 @@ class ExtractJob:
             size_bytes = sum(array.nbytes for array in values.values())
         if buffer.skipped:
             self.feature_set.record_skipped(
-                {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in buffer.skipped}
+                {
+                    self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason)
+                    for bad in buffer.skipped
+                }
             )
         return Receipt(buffer.task.number, shard, len(buffer.rows), size_bytes, tuple(buffer.skipped))
 
@@ -292,7 +306,11 @@ def transferred_batches(batches: DataLoader[Any], device: torch.device) -> Itera
 
     def pinned() -> Iterator[Any]:
         for batch in batches:
-            yield (batch.positions, _pin(batch.inputs) if device.type == "cuda" else batch.inputs, batch.unreadable)
+            yield (
+                batch.positions,
+                _pin(batch.inputs) if device.type == "cuda" else batch.inputs,
+                batch.unreadable,
+            )
 
     for positions, inputs, unreadable in transferred(pinned(), device):
         yield _Batch(positions, inputs, unreadable)

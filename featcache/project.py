@@ -272,7 +272,9 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
     transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
     trained = load_head(folder, project.split(cut))
     if Samples([], transform).transform_identity != recipe.transform:
-        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
+        raise HeadError(
+            f"the transform of {origin['backbone']} differs from the one that {folder} was trained with."
+        )
     return trained, transform, project
 
 
@@ -287,5 +289,7 @@ def _find_head(store: str, head: str | None) -> Path:
             raise DataNotFoundError(f"{store} holds no head yet: run `featcache train-head` first.")
         return head_folder(files, max(entries, key=lambda entry: entry.modified_s).name)
     if head not in names:
-        raise UnknownNameError(f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}.")
+        raise UnknownNameError(
+            f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}."
+        )
     return head_folder(files, head)

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
     from .split import Split
 
-__all__ = ["Request", "as_inputs", "collate", "example_inputs", "make_recipe", "make_request", "remembered_snapshot", "save_example", "stored_example"]
+__all__ = [
+    "Request",
+    "as_inputs",
+    "collate",
+    "example_inputs",
+    "make_recipe",
+    "make_request",
+    "remembered_snapshot",
+    "save_example",
+    "stored_example",
+]
 
 
 def remembered_snapshot(
@@ -82,6 +92,7 @@ def as_inputs(batch: Any) -> Any:
         return batch
     return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
+
 EXAMPLE_FILE = "example.safetensors"
 
 
@@ -123,10 +134,14 @@ def make_request(
     samples.refuse_random()
     if isinstance(model, Split):
         if cut not in (None, model.cut):
-            raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
+            raise UsageError(
+                f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them."
+            )
         split = model
     elif cut is None:
-        raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")
+        raise UsageError(
+            "say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates."
+        )
     else:
         split = split_model(model, cut, example_inputs(samples))
     recipe = make_recipe(split, samples, dtype=dtype)
@@ -157,7 +172,9 @@ def save_example(feature_set: FeatureSet, inputs: Any) -> None:
     path = f"{feature_set.path}/{EXAMPLE_FILE}"
     if feature_set.storage.exists(path):
         return
-    named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
+    named = (
+        inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
+    )
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
     layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional"}
     feature_set.storage.write_bytes(path, save(tensors, layout))

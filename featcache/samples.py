@@ -41,7 +41,9 @@ class Samples:
     is asked instead, and what it does to an item is part of the recipe.
     """
 
-    def __init__(self, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None
+    ) -> None:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise DataError(
                 f"a map-style dataset is needed, with __len__ and __getitem__; {type(dataset).__name__} is none. "
@@ -112,7 +114,11 @@ class Samples:
         return self._positions
 
     def snapshot(
-        self, memo: FileMemo | None = None, *, skip_unreadable: bool = False, progress: ProgressCallback = silent
+        self,
+        memo: FileMemo | None = None,
+        *,
+        skip_unreadable: bool = False,
+        progress: ProgressCallback = silent,
     ) -> Snapshot:
         """Return what the dataset holds now; taken once.
 
@@ -190,8 +196,14 @@ class Samples:
             positions.append(position)
             progress(ProgressEvent("hash", position + 1, count, "samples"))
         if not ids:
-            raise DataError(f"no sample of the dataset {self.name!r} can be read; the first: {self.unreadable[0].reason}")
-        return np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16), _stack(targets), np.array(positions)
+            raise DataError(
+                f"no sample of the dataset {self.name!r} can be read; the first: {self.unreadable[0].reason}"
+            )
+        return (
+            np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16),
+            _stack(targets),
+            np.array(positions),
+        )
 
 
 def _differ(items: list[Any]) -> bool:
@@ -236,7 +248,9 @@ def _stack(targets: list[Any]) -> Array:
     try:
         stacked = np.stack([np.asarray(target) for target in targets])
     except ValueError as error:
-        raise DataError(f"the targets of the dataset have different shapes ({error}); give all the same shape.") from error
+        raise DataError(
+            f"the targets of the dataset have different shapes ({error}); give all the same shape."
+        ) from error
     if stacked.dtype.kind not in "biuf":
         raise DataError(
             f"the targets of the dataset are {stacked.dtype}, not numbers: give class numbers (and `classes` with "

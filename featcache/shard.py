@@ -107,13 +107,21 @@ class Shard:
             expected = self.checksums[name]
             for block in blocks.tolist():
                 start = block * self.block_rows
-                if block >= len(expected) or _checksum(values[start : start + self.block_rows]) != expected[block]:
+                if (
+                    block >= len(expected)
+                    or _checksum(values[start : start + self.block_rows]) != expected[block]
+                ):
                     damaged.add((start, min(start + self.block_rows, len(self))))
         return sorted(damaged)
 
 
 def write_shard(
-    path: Path, recipe: Recipe, ids: Array, views: Array, features: Mapping[str, Array], provenance: Mapping[str, Any]
+    path: Path,
+    recipe: Recipe,
+    ids: Array,
+    views: Array,
+    features: Mapping[str, Array],
+    provenance: Mapping[str, Any],
 ) -> str:
     """Write encoded rows to a new file and return the digest that names the shard."""
     row_bytes = max(1, *(values[:1].nbytes for values in features.values()))
@@ -147,7 +155,9 @@ def block_checksums(values: Array, block_rows: int) -> Array:
     return np.array([_checksum(values[start : start + block_rows]) for start in starts], dtype="<u8")
 
 
-def shard_digest(fingerprint: str, ids: Array, views: Array, block_rows: int, checksums: Mapping[str, Array]) -> str:
+def shard_digest(
+    fingerprint: str, ids: Array, views: Array, block_rows: int, checksums: Mapping[str, Array]
+) -> str:
     """Return the name of a shard with this content: 32 hexadecimal characters."""
     digest = hashlib.sha256(f"{SHARD_FORMAT}:{fingerprint}:{block_rows}".encode())
     digest.update(ids.tobytes())
@@ -176,7 +186,9 @@ def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str)
     views = read_array(file, "views", np.dtype("<u4"), rank=1)
     block_rows = attributes.get("block_rows")
     if ids.shape[1] != 16 or len(views) != len(ids) or not isinstance(block_rows, int) or block_rows < 1:
-        raise CorruptError(f"{path} is damaged: its ids and views do not fit. Delete it to have its rows recomputed.")
+        raise CorruptError(
+            f"{path} is damaged: its ids and views do not fit. Delete it to have its rows recomputed."
+        )
     return ids, views, block_rows
 
 

@@ -68,14 +68,20 @@ def read_snapshot(path: Path) -> Snapshot:
         ids = read_array(file, "ids", np.dtype("u1"), rank=2)
         targets = read_array(file, "targets")
         split_codes = read_array(file, "split_codes", np.dtype("u1"), rank=1)
-        names = _unpack(read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1))
+        names = _unpack(
+            read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1)
+        )
     try:
         splits = [notes["splits"][code] for code in split_codes.tolist()]
         snapshot = Snapshot(str(attributes["dataset"]), ids, names, targets, splits, notes["classes"])
     except (KeyError, IndexError, TypeError) as error:
-        raise CorruptError(f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew.") from error
+        raise CorruptError(
+            f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew."
+        ) from error
     if snapshot.digest != path.stem:
-        raise CorruptError(f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew.")
+        raise CorruptError(
+            f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew."
+        )
     return snapshot
 
 

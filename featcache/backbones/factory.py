@@ -31,10 +31,14 @@ class FactorySource:
             made = call_factory(name, "backbone", **given)
         model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(model, nn.Module):
-            raise UsageError(f"{name} returned {type(model).__name__}; a backbone factory returns an nn.Module, or (module, transform).")
+            raise UsageError(
+                f"{name} returned {type(model).__name__}; a backbone factory returns an nn.Module, or (module, transform)."
+            )
         if weights is not None and is_weights_file(weights):
             load_weights(model, weights)
-        return Backbone(name, weights, model, None if transform is None else lambda size: _sized(name, transform, size))
+        return Backbone(
+            name, weights, model, None if transform is None else lambda size: _sized(name, transform, size)
+        )
 
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return None: what user code loads cannot be known without running it."""
@@ -43,7 +47,9 @@ class FactorySource:
 
 def _sized(name: str, transform: Any, size: int | None) -> Any:
     if size is not None:
-        raise UsageError(f"{name} brings its own transform, so --image-size has no effect: give --transform, or leave it out.")
+        raise UsageError(
+            f"{name} brings its own transform, so --image-size has no effect: give --transform, or leave it out."
+        )
     return transform
 
 

@@ -45,7 +45,9 @@ class Explanation:
     def lines(self) -> list[str]:
         """Return the explanation as plain sentences."""
         status = self.status
-        said = [f"{status.cut} of {status.dataset}: {status.state}, {status.present} of {status.samples} samples cached."]
+        said = [
+            f"{status.cut} of {status.dataset}: {status.state}, {status.present} of {status.samples} samples cached."
+        ]
         if status.skipped:
             said.append(f"{status.skipped} samples could not be read and are left out.")
         if status.state == "stale":
@@ -58,7 +60,9 @@ class Explanation:
                 more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
                 said.append(f"Since the last extract {len(names)} {verb}: {', '.join(names[:NAMED])}{more}.")
         if status.missing:
-            said.append(f"Run `featcache extract --cut {status.cut}` to compute the {status.missing} missing.")
+            said.append(
+                f"Run `featcache extract --cut {status.cut}` to compute the {status.missing} missing."
+            )
         return said
 
     def _differing(self) -> Iterator[str]:
@@ -81,7 +85,9 @@ def explain(store: StoreFiles, recipe: Recipe, snapshot: Snapshot) -> Explanatio
     status = set_status(store, recipe, snapshot)
     nearest, differences = _nearest(store, recipe) if status.state == "stale" else (None, [])
     tensors = [
-        difference.field.removeprefix("weights.") for difference in differences if difference.field.startswith("weights.")
+        difference.field.removeprefix("weights.")
+        for difference in differences
+        if difference.field.startswith("weights.")
     ]
     new, edited, gone = _changes(store, snapshot)
     return Explanation(status, nearest, differences, tensors, new, edited, gone)
@@ -94,7 +100,8 @@ def _nearest(store: StoreFiles, recipe: Recipe) -> tuple[str | None, list[Differ
         return None, []
     # Weights count as one field: a retrained network is one change, however many tensors it has.
     differences, fingerprint = min(
-        compared, key=lambda pair: (len({difference.field.split(".")[0] for difference in pair[0]}), len(pair[0]))
+        compared,
+        key=lambda pair: (len({difference.field.split(".")[0] for difference in pair[0]}), len(pair[0])),
     )
     return fingerprint, differences
 

@@ -18,7 +18,9 @@ SHOWN = 5
 @command("extract")
 @project_options
 @cut_option
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]"
+)
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "skip"]),

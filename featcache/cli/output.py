@@ -91,7 +91,12 @@ def progress_bar() -> Iterator[Callable[[ProgressEvent], None]]:
             for other in bars.values():
                 other.close()
             bar = bars[event.stage] = tqdm(
-                total=event.total, desc=event.stage, unit=f" {event.unit}", file=sys.stderr, disable=None, leave=False
+                total=event.total,
+                desc=event.stage,
+                unit=f" {event.unit}",
+                file=sys.stderr,
+                disable=None,
+                leave=False,
             )
         if event.message:
             bar.set_postfix_str(event.message)

@@ -22,7 +22,13 @@ from .output import progress_bar, tell
 @click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]")
 @click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True)
 def predict_command(
-    as_json: bool, inputs: tuple[str, ...], store: str, head: str | None, kind: str, out: str | None, **options: Any
+    as_json: bool,
+    inputs: tuple[str, ...],
+    store: str,
+    head: str | None,
+    kind: str,
+    out: str | None,
+    **options: Any,
 ) -> None:
     """Run the whole trained network on images; class names and probabilities as CSV or JSON.
 
@@ -38,7 +44,9 @@ def predict_command(
 
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
-        predictions = predict(trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config)
+        predictions = predict(
+            trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config
+        )
     text = predictions.to_json() + "\n" if as_json or kind == "json" else predictions.to_csv()
     if out is None:
         click.echo(text, nl=False)

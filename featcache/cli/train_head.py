@@ -18,12 +18,25 @@ if TYPE_CHECKING:
 
 @command("train-head")
 @project_options
-@click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
+@click.option(
+    "--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]"
+)
 @click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
 @click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
-@click.option("--trainable", multiple=True, metavar="MODULE", help="Train these modules only.  [default: all behind the cut]")
+@click.option(
+    "--trainable",
+    multiple=True,
+    metavar="MODULE",
+    help="Train these modules only.  [default: all behind the cut]",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--train-batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows a training step.")
+@click.option(
+    "--train-batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Rows a training step.",
+)
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw, adam or sgd.")
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
@@ -31,8 +44,14 @@ if TYPE_CHECKING:
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
-@click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
-@click.option("--patience", type=click.IntRange(min=1), help="Stop after so many epochs without a better validation loss.")
+@click.option(
+    "--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by."
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    help="Stop after so many epochs without a better validation loss.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
 def train_head_command(
@@ -48,7 +67,9 @@ def train_head_command(
     project = the_project(options)
     chosen = cut or project.last_cut()
     if chosen is None:
-        raise UsageError("no cut was given and none was extracted last: use --cut layer4; `featcache ls` shows what is stored.")
+        raise UsageError(
+            "no cut was given and none was extracted last: use --cut layer4; `featcache ls` shows what is stored."
+        )
     features = project.features(chosen)
     from ..heads import train_head
 
@@ -82,12 +103,17 @@ def train_head_command(
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     tell(
         f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
-        f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
+        f"in {duration(trained.elapsed_s)}"
+        + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
     )
     for metrics in dict.fromkeys(
         each.split for each in (trained.validation_metrics, trained.metrics) if each is not None
     ):
-        found = trained.metrics if trained.metrics and trained.metrics.split == metrics else trained.validation_metrics
+        found = (
+            trained.metrics
+            if trained.metrics and trained.metrics.split == metrics
+            else trained.validation_metrics
+        )
         assert found is not None
         click.echo(
             f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
@@ -112,7 +138,9 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
 
 
 def _default_name(trained: TrainedHead) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[:100].strip("-.")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[
+        :100
+    ].strip("-.")
 
 
 def _parameter(given: str) -> tuple[str, Any]:
@@ -133,4 +161,6 @@ def _class_weights(given: str | None) -> str | list[float] | None:
     try:
         return [float(part) for part in given.split(",")]
     except ValueError:
-        raise UsageError(f"--class-weights takes 'balanced' or numbers separated by commas, not {given!r}.") from None
+        raise UsageError(
+            f"--class-weights takes 'balanced' or numbers separated by commas, not {given!r}."
+        ) from None

@@ -67,7 +67,9 @@ def open_dataset(spec: str) -> Any:
     """
     kind, separator, argument = spec.partition(":")
     if not separator or not argument:
-        raise UsageError(f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory.")
+        raise UsageError(
+            f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory."
+        )
     if kind in dataset_sources.names():
         return dataset_sources.get(kind)(argument, dataset_name(spec))
     from ..factories import call_factory, looks_like_factory

@@ -15,7 +15,14 @@ from ..filememo import FileMemo
 __all__ = ["EXTENSIONS", "FolderDataset", "open_image"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 class FolderDataset:
@@ -75,7 +82,9 @@ class FolderDataset:
             where = self.root / prefix if prefix else self.root
             loose = sum(1 for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
             found = f"{loose} images that lie loose" if loose else "nothing that could be a class"
-            raise DataError(f"{where} has no class folders: found {found}. Put each class's images in a folder of its own.")
+            raise DataError(
+                f"{where} has no class folders: found {found}. Put each class's images in a folder of its own."
+            )
         return labels
 
 
@@ -95,7 +104,9 @@ def open_image(path: Path) -> Any:
 def _folders(root: Path) -> list[str]:
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            return sorted(
+                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            )
     except OSError as error:
         raise DataError(f"{root} cannot be listed: {error.strerror}. Check its permissions.") from error
 

@@ -18,7 +18,9 @@ KNOWN = ("digits",)
 class SklearnImages:
     """Grey images in memory as PIL images in RGB, with class numbers."""
 
-    def __init__(self, name: str, pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], classes: list[str]) -> None:
+    def __init__(
+        self, name: str, pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], classes: list[str]
+    ) -> None:
         self.name = name
         self.pixels = pixels
         self.targets = targets.astype(np.int64)

@@ -11,7 +11,14 @@ from torch import nn
 
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
 
-__all__ = ["EstimatorLayer", "as_layer", "estimator_names", "fit_estimator", "load_estimator", "save_estimator"]
+__all__ = [
+    "EstimatorLayer",
+    "as_layer",
+    "estimator_names",
+    "fit_estimator",
+    "load_estimator",
+    "save_estimator",
+]
 
 DEFAULTS: dict[str, dict[str, Any]] = {"LogisticRegression": {"max_iter": 1000}}
 ABSENT = -1e9  # the score of a class that the estimator never saw
@@ -59,11 +66,15 @@ def fit_estimator(name: str, parameters: Mapping[str, Any], vectors: Array, targ
     try:
         estimator = known[name](**DEFAULTS.get(name, {}))
     except TypeError as error:
-        raise UsageError(f"scikit-learn's {name} needs other estimators to be built from; it cannot be named alone.") from error
+        raise UsageError(
+            f"scikit-learn's {name} needs other estimators to be built from; it cannot be named alone."
+        ) from error
     settable = estimator.get_params()
     for key in parameters:
         if key not in settable:
-            raise UsageError(f"{name} has no parameter {key!r}.{near_names(key, settable)} Known: {', '.join(settable)}.")
+            raise UsageError(
+                f"{name} has no parameter {key!r}.{near_names(key, settable)} Known: {', '.join(settable)}."
+            )
     if settable.get("random_state", 0) is None:
         estimator.set_params(random_state=seed)
     try:
@@ -76,7 +87,12 @@ def as_layer(estimator: Any, classes: int) -> nn.Module:
     """Return a fitted estimator as a module: a linear layer where it is linear, so that it saves as plain tensors."""
     coefficients, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
     seen = np.asarray(estimator.classes_, dtype=np.int64)
-    if coefficients is None or intercept is None or np.ndim(coefficients) != 2 or len(coefficients) not in (1, len(seen)):
+    if (
+        coefficients is None
+        or intercept is None
+        or np.ndim(coefficients) != 2
+        or len(coefficients) not in (1, len(seen))
+    ):
         return EstimatorLayer(estimator, classes)
     weight, bias = np.zeros((classes, coefficients.shape[1])), np.full(classes, ABSENT)
     if len(coefficients) == 1:  # two classes: a positive value speaks for the second
@@ -100,9 +116,15 @@ def save_estimator(estimator: Any) -> bytes:
 def load_estimator(content: bytes) -> Any:
     """Return the estimator that :func:`save_estimator` wrote; raises :class:`HeadError` if it holds foreign types."""
     skops = _skops()
-    foreign = [name for name in skops.get_untrusted_types(data=content) if not name.startswith(("sklearn.", "numpy."))]
+    foreign = [
+        name
+        for name in skops.get_untrusted_types(data=content)
+        if not name.startswith(("sklearn.", "numpy."))
+    ]
     if foreign:
-        raise HeadError(f"the saved estimator holds types that are not scikit-learn's ({', '.join(foreign)}): not loaded.")
+        raise HeadError(
+            f"the saved estimator holds types that are not scikit-learn's ({', '.join(foreign)}): not loaded."
+        )
     return skops.loads(content, trusted=skops.get_untrusted_types(data=content))
 
 

@@ -51,7 +51,11 @@ def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
                     axes.text(predicted, true, str(count), ha="center", va="center", color=color, fontsize=8)
         axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
         axes.set_yticks(range(len(classes)), classes)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{metrics.split}: {100 * metrics.accuracy:.1f} % of {metrics.samples}")
+    axes.set(
+        xlabel="predicted",
+        ylabel="true",
+        title=f"{metrics.split}: {100 * metrics.accuracy:.1f} % of {metrics.samples}",
+    )
     _plain(axes)
     return _svg(figure)
 

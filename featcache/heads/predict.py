@@ -49,7 +49,9 @@ class Predictions:
                 {
                     "name": name,
                     "label": label,
-                    "probabilities": {key: round(float(value), 6) for key, value in zip(self.classes, row, strict=True)},
+                    "probabilities": {
+                        key: round(float(value), 6) for key, value in zip(self.classes, row, strict=True)
+                    },
                 }
                 for name, label, row in zip(self.names, self.labels, self.probabilities, strict=True)
             ],
@@ -99,7 +101,9 @@ def predict(
                 parts.append(output.float().cpu())
             progress(ProgressEvent("predict", min(start + batch_size, count), count, "samples"))
     if not parts:
-        raise DataError(f"none of the {count} inputs can be read." if count else "there are no inputs to predict.")
+        raise DataError(
+            f"none of the {count} inputs can be read." if count else "there are no inputs to predict."
+        )
     probabilities = torch.softmax(torch.cat(parts).double(), dim=1).numpy()
     labels = [head.classes[number] for number in probabilities.argmax(axis=1).tolist()]
     return Predictions(names, labels, head.classes, probabilities, skipped)

@@ -32,10 +32,14 @@ def class_names(features: Features) -> list[str]:
     if not len(targets):
         raise DataError(f"{features.dataset!r} has no rows to train on.")
     if targets.min() < 0:
-        raise DataError(f"the targets of {features.dataset!r} hold {targets.min()}: class numbers begin at 0.")
+        raise DataError(
+            f"the targets of {features.dataset!r} hold {targets.min()}: class numbers begin at 0."
+        )
     names = features.classes or [str(number) for number in range(int(targets.max()) + 1)]
     if targets.max() >= len(names):
-        raise DataError(f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names.")
+        raise DataError(
+            f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names."
+        )
     if len(np.unique(targets)) < 2:
         raise HeadError(
             f"{features.dataset!r} has only one class, {names[int(targets[0])]!r}: there is nothing to tell apart. "
@@ -55,7 +59,9 @@ def divide(features: Features, share: float, seed: int) -> Division:
     validation = np.flatnonzero(splits == "val")
     train = np.flatnonzero((splits != "test") & (splits != "val"))
     if not len(train):
-        raise HeadError(f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}.")
+        raise HeadError(
+            f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}."
+        )
     if not len(validation) and share > 0:
         train, validation = _stratified(train, features.targets[train], share, seed)
     return Division(

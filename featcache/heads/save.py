@@ -62,7 +62,9 @@ def save_head(head: TrainedHead, folder: Path, origin: Mapping[str, Any]) -> Pat
         else:
             temporary.rename(folder)
     except PermissionError as error:
-        raise StorePermissionError(f"cannot write the head {folder}: permission denied. Choose another place.") from error
+        raise StorePermissionError(
+            f"cannot write the head {folder}: permission denied. Choose another place."
+        ) from error
     except OSError as error:
         raise HeadError(f"cannot write the head {folder}: {error.strerror or error}.") from error
     finally:
@@ -78,7 +80,9 @@ def read_head(folder: Path) -> dict[str, Any]:
     try:
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if described["format"] > HEAD_FORMAT:
-            raise HeadError(f"{folder} has head format {described['format']}; this featcache reads {HEAD_FORMAT}. Upgrade it.")
+            raise HeadError(
+                f"{folder} has head format {described['format']}; this featcache reads {HEAD_FORMAT}. Upgrade it."
+            )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, HeadError):
             raise
@@ -99,7 +103,12 @@ def load_head(folder: str | Path, split: Split) -> TrainedHead:
     recipe = Recipe.from_dict(described["recipe"])
     _check_backbone(folder, recipe, split)
     options = TrainOptions(
-        **{**described["options"], "trainable": None if described["options"]["trainable"] is None else tuple(described["options"]["trainable"])}
+        **{
+            **described["options"],
+            "trainable": None
+            if described["options"]["trainable"] is None
+            else tuple(described["options"]["trainable"]),
+        }
     )
     classes = [str(name) for name in described["classes"]]
     estimator = None
@@ -119,7 +128,9 @@ def load_head(folder: str | Path, split: Split) -> TrainedHead:
     try:
         stored.load_state_dict(load_file(folder / "head.safetensors"))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise HeadError(f"{folder}/head.safetensors does not fit the network: {str(error).splitlines()[0]}") from error
+        raise HeadError(
+            f"{folder}/head.safetensors does not fit the network: {str(error).splitlines()[0]}"
+        ) from error
     model.eval()
     layers.eval()
     metrics = described.get("metrics")
@@ -150,10 +161,14 @@ def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
     elif split.structure != recipe.structure:
         found = f"its structure up to {recipe.cut!r} differs"
     elif differing:
-        found = f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(sorted(differing)[:3])}, …)"
+        found = (
+            f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(sorted(differing)[:3])}, …)"
+        )
     else:
         return
-    raise HeadError(f"the head {folder} belongs to another backbone: {found}. Load the backbone that it was trained on.")
+    raise HeadError(
+        f"the head {folder} belongs to another backbone: {found}. Load the backbone that it was trained on."
+    )
 
 
 def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]:

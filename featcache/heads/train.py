@@ -39,7 +39,9 @@ def fit(
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
-        raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
+        raise HeadError(
+            "no parameter behind the cut is trained: choose an earlier cut, or use --head linear."
+        )
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
     optimizer = make_optimizer(parameters, options)
     loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
@@ -87,7 +89,11 @@ def fit(
 
 def default_learning_rate(module: nn.Module) -> float:
     """Return 1e-2 where one linear layer alone is trained, which is a convex problem, and 1e-3 for deeper suffixes."""
-    owners = [part for part in module.modules() if any(each.requires_grad for each in part.parameters(recurse=False))]
+    owners = [
+        part
+        for part in module.modules()
+        if any(each.requires_grad for each in part.parameters(recurse=False))
+    ]
     return 1e-2 if len(owners) == 1 and isinstance(owners[0], nn.Linear) else 1e-3
 
 
@@ -127,7 +133,9 @@ def class_weight_tensor(options: TrainOptions, targets: Any, classes: int) -> to
         weights = len(targets) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
         return torch.tensor(weights, dtype=torch.float32)
     if len(given) != classes or min(given) < 0:
-        raise UsageError(f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}.")
+        raise UsageError(
+            f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}."
+        )
     return torch.tensor(list(given), dtype=torch.float32)
 
 
@@ -138,7 +146,8 @@ def scores(module: nn.Module, features: Features, device: torch.device) -> torch
     try:
         with torch.no_grad():
             parts = [
-                module(frontier).cpu() for frontier, _ in features.loader(256, shuffle=False, device=str(device))
+                module(frontier).cpu()
+                for frontier, _ in features.loader(256, shuffle=False, device=str(device))
             ]
     finally:
         for part, training in zip(module.modules(), was_training, strict=True):

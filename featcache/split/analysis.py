@@ -59,7 +59,9 @@ def affine(one: int, other: int, batch_one: int, batch_other: int) -> tuple[int,
     """Return (a, b) such that a size is a · batch + b at both batch sizes."""
     slope, rest = divmod(other - one, batch_other - batch_one)
     if rest:
-        raise SplitError(f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}")
+        raise SplitError(
+            f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}"
+        )
     return slope, one - slope * batch_one
 
 
@@ -77,10 +79,13 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
     answered = _tainted(run, end, inputs - set(carried))
     crossing = _consumed_behind(run, end) & answered
     own = refs_in(run.modules[cut_call].outputs)
-    ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))
+    ordered = sorted(
+        crossing, key=lambda number: (number not in own, own.index(number) if number in own else number)
+    )
     names: set[str] = set()
     made = [
-        _crossing(cut, run, other, number, cut_call, number in carried, names) for number in (*ordered, *carried)
+        _crossing(cut, run, other, number, cut_call, number in carried, names)
+        for number in (*ordered, *carried)
     ]
     if not made:
         raise SplitError(
@@ -195,7 +200,8 @@ def _crossing(
         name = source[0] if source[2] == 0 else f"{source[0]}.{source[2]}"
     else:
         call = run.calls[origin[1]]
-        name = f"{module_of(run, call.parent)}.{call.name.rpartition('.')[2].strip('_')}"
+        inside = run.modules[call.parent].name if call.parent >= 0 else ""
+        name = f"{inside}.{call.name.rpartition('.')[2].strip('_')}".lstrip(".")
     unique, copy = name, 1
     while unique in names:
         copy += 1
@@ -209,7 +215,12 @@ def _crossing(
             f"{_nearest(run, run.modules[cut_call].begin)}"
         )
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return Crossing(number, TensorSpec(unique, tuple(mine[1:]), dtype), None if origin[0] == "input" else source, carried or origin[0] == "input")
+    return Crossing(
+        number,
+        TensorSpec(unique, tuple(mine[1:]), dtype),
+        None if origin[0] == "input" else source,
+        carried or origin[0] == "input",
+    )
 
 
 def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None:
@@ -284,8 +295,12 @@ def module_of(run: Run, position: int) -> str:
 
 def _nearest(run: Run, position: int) -> str:
     """Return words that name the deepest few modules that end before a call: cuts there are not concerned."""
-    ended = [call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin]
-    names = list(dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count(".")))))
+    ended = [
+        call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin
+    ]
+    names = list(
+        dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count("."))))
+    )
     if not names:
         return "No earlier cut works; `featcache cuts` lists the candidates."
     return f"Nearest cuts before it: {', '.join(names[:3])}; `featcache cuts` lists all."

@@ -24,7 +24,18 @@ from .record import Call, ModuleCall, Ref
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
 
 FRONTIER = "frontier"
-PLAIN = (bool, int, float, str, complex, type(None), type(Ellipsis), torch.dtype, torch.memory_format, torch.layout)
+PLAIN = (
+    bool,
+    int,
+    float,
+    str,
+    complex,
+    type(None),
+    type(Ellipsis),
+    torch.dtype,
+    torch.memory_format,
+    torch.layout,
+)
 
 
 class NotFlatError(Exception):
@@ -44,6 +55,7 @@ def build_flat(model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Ten
                 root[node.target] = getattr(model.get_submodule(owner), name)
     made = fx.GraphModule(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
+    made.training = model.training
     return made
 
 
@@ -153,7 +165,9 @@ class _Builder:
         if isinstance(mine, torch.device):
             return self.device
         if isinstance(mine, slice):
-            parts = zip((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True)
+            parts = zip(
+                (mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True
+            )
             return slice(*(self._leaf(a, b) for a, b in parts))
         if not isinstance(mine, PLAIN):
             raise NotFlatError(f"an argument is {type(mine).__name__}")

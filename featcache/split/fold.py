@@ -88,5 +88,7 @@ def _halves(
         behind[node] = tail.node_copy(node, lambda each: behind[each])
     frozen, rest = fx.GraphModule(suffix, head, "Frozen"), fx.GraphModule(suffix, tail, "Rest")
     for made in (frozen, rest):
-        made._non_persistent_buffers_set.update(name for name in made._buffers if name.startswith("_constant_"))
+        made._non_persistent_buffers_set.update(
+            name for name in made._buffers if name.startswith("_constant_")
+        )
     return frozen, rest

@@ -89,7 +89,9 @@ class Run:
     modules: list[ModuleCall] = field(default_factory=list)
     outputs: Any = None
     objects: list[torch.Tensor] = field(default_factory=list)
-    origins: list[tuple[Any, ...]] = field(default_factory=list)  # ("input", n) ("state", name) ("constant",) ("call", n, leaf)
+    origins: list[tuple[Any, ...]] = field(
+        default_factory=list
+    )  # ("input", n) ("state", name) ("constant",) ("call", n, leaf)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     def release(self) -> None:
@@ -109,7 +111,11 @@ def call_name(function: Callable[..., Any]) -> str:
     # One function is reached through several private classes, whose names differ between versions.
     short = qualified.replace("_TensorBase.", "Tensor.").replace("TensorBase.", "Tensor.")
     short = short.replace("_VariableFunctionsClass.", "torch.").replace("_VariableFunctions.", "torch.")
-    return short if short != qualified or isinstance(function, types.MethodDescriptorType) else f"{module}.{qualified}"
+    return (
+        short
+        if short != qualified or isinstance(function, types.MethodDescriptorType)
+        else f"{module}.{qualified}"
+    )
 
 
 def is_metadata(name: str) -> bool:
@@ -163,7 +169,9 @@ class _Recorder(TorchFunctionMode):
         position = len(self.run.calls)
         result = func(*args, **kwargs)
         writes = tuple(
-            number for number, before in zip(reads, versions, strict=True) if _version(self.run.objects[number]) != before
+            number
+            for number, before in zip(reads, versions, strict=True)
+            if _version(self.run.objects[number]) != before
         )
         outputs, made = self.referred(result, ("call", position))
         makes = tuple(number for number in made if self.run.origins[number][:2] == ("call", position))
@@ -199,7 +207,11 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int, training: Collection[str] = ()
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch: int,
+    training: Collection[str] = (),
 ) -> Run:
     """Return what a pass of ``model`` does, run without gradients on a skeleton of it.
 

@@ -21,7 +21,9 @@ __all__ = ["ReplaySuffix", "run_prefix"]
 Tensors = dict[str, torch.Tensor]
 
 
-def run_prefix(running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors:
+def run_prefix(
+    running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensors:
     """Return the tensors that cross the cut, by name; ``running`` is a fresh skeleton in evaluation mode."""
     found: dict[int, torch.Tensor] = {}
     given = pytree.tree_leaves((args, kwargs))
@@ -52,7 +54,9 @@ def run_prefix(running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...],
     return {crossing.spec.name: found[crossing.number] for crossing in analysis.crossings}
 
 
-def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
+def _pick_up(
+    running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]
+) -> None:
     name, nth, leaf = source
     seen = Counter[str]()
 
@@ -91,7 +95,9 @@ class _Capture(TorchFunctionMode):
                 self.wanted.setdefault(where[0], []).append((where[1], crossing.number))
         self.position = 0
 
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if not is_metadata(call_name(func)):
             for leaf, number in self.wanted.get(self.position, ()):
@@ -112,6 +118,7 @@ class ReplaySuffix(nn.Module):
         super().__init__()
         self.__dict__["_model"] = model  # not a child: only what lies behind the cut is this module's own
         self.__dict__["_analysis"] = analysis
+        self.training = model.training
         for name in _behind_only(analysis):
             _attach(self, name, model.get_submodule(name))
         for name in sorted(state_behind(analysis)):
@@ -143,7 +150,9 @@ class ReplaySuffix(nn.Module):
             with answers:
                 output = running(*args, **kwargs)
         if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(output)):
-            raise SplitError(f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded.")
+            raise SplitError(
+                f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded."
+            )
         return output
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
@@ -205,7 +214,9 @@ class _Answers(TorchFunctionMode):
         """Return recorded results with the tensors of this run in them."""
         return pytree.tree_map_only(Ref, lambda ref: self.answer(ref.number), outputs)
 
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = call_name(func)
         if name == "Tensor.device" and args[0].is_meta:
@@ -239,7 +250,12 @@ def _stub(running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
     above = {position for position, call in enumerate(run.modules) if call.name in analysis.open}
     calls: dict[str, dict[int, Any]] = {}
     for position, call in enumerate(run.modules):
-        if position == analysis.cut_call or call.end > analysis.end or call.parent not in above or call.begin == call.end:
+        if (
+            position == analysis.cut_call
+            or call.end > analysis.end
+            or call.parent not in above
+            or call.begin == call.end
+        ):
             continue
         if call.name in analysis.before and position < analysis.cut_call:
             results = refs_in(call.outputs)
@@ -255,14 +271,17 @@ def _stub(running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
         _stub_one(running.get_submodule(cut.name), {0: cut}, answers, keep_last_hook=True)
 
 
-def _stub_one(module: nn.Module, recorded: dict[int, Any], answers: _Answers, keep_last_hook: bool = False) -> None:
+def _stub_one(
+    module: nn.Module, recorded: dict[int, Any], answers: _Answers, keep_last_hook: bool = False
+) -> None:
     seen = Counter[str]()
 
     def stub(*args: Any, **kwargs: Any) -> Any:
         call = recorded[seen["calls"]]
         seen["calls"] += 1
         answers.position = call.end
-        return answers.results(call.outputs)
+        with torch._C.DisableTorchFunction():
+            return answers.results(call.outputs)
 
     module.forward = stub  # type: ignore[method-assign]
     module._forward_pre_hooks.clear()
@@ -287,7 +306,9 @@ def _attach(root: nn.Module, path: str, value: Any) -> None:
     *owners, name = path.split(".")
     for owner in owners:
         if owner not in root._modules:
-            root.add_module(owner, nn.Module())
+            between = nn.Module()
+            between.training = root.training
+            root.add_module(owner, between)
         root = root._modules[owner]  # type: ignore[assignment]
     if isinstance(value, nn.Module):
         root.add_module(name, value)

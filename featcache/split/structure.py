@@ -40,7 +40,9 @@ def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
 def structure_lines(analysis: CutAnalysis, run: Run, other: Run, values_differ: bool = False) -> list[Any]:
     """Return one canonical, JSON-able line for each torch call before the cut."""
     if len(run.calls) < analysis.end:
-        raise SplitError(f"before the cut {analysis.cut!r} the model takes another path when the input's values change.")
+        raise SplitError(
+            f"before the cut {analysis.cut!r} the model takes another path when the input's values change."
+        )
     lines = []
     for mine, theirs in zip(run.calls[: analysis.end], other.calls[: analysis.end], strict=True):
         encoded = _arguments(run, other, (mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
@@ -50,7 +52,10 @@ def structure_lines(analysis: CutAnalysis, run: Run, other: Run, values_differ: 
 
 def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
     """Return the digests of the named parameters and buffers as they are now, by name."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     return {name: tensor_digest(tensors[name]) for name in sorted(names)}
 
 
@@ -58,7 +63,9 @@ def _arguments(run: Run, other: Run, mine: Any, theirs: Any) -> list[Any]:
     leaves, spec = pytree.tree_flatten(mine)
     counterparts = pytree.tree_leaves(theirs)
     if len(leaves) != len(counterparts):
-        raise SplitError("the model passes other arguments when the batch grows; rows cannot be cached there.")
+        raise SplitError(
+            "the model passes other arguments when the batch grows; rows cannot be cached there."
+        )
     shape = str(spec).replace(" ", "")
     return [shape, *(_leaf(run, other, a, b) for a, b in zip(leaves, counterparts, strict=True))]
 

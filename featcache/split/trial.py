@@ -12,11 +12,20 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError, UsageError
-from .analysis import CutAnalysis
+from .analysis import CutAnalysis, state_behind
 from .clone import skeleton
 from .record import record
 
-__all__ = ["Examples", "compare", "examples", "frozen_reference", "refuse_train_only_branch", "seeded", "tensors_in"]
+__all__ = [
+    "Examples",
+    "compare",
+    "examples",
+    "frozen_reference",
+    "refuse_tied",
+    "refuse_train_only_branch",
+    "seeded",
+    "tensors_in",
+]
 
 TOLERANCE = 1e-5
 SEED = 20240229
@@ -42,7 +51,9 @@ def examples(example_inputs: Any) -> Examples:
         call = ((example_inputs,), {})
     tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].dim() or not len(tensors[0]):
-        raise UsageError("example_inputs must hold tensors whose first dimension is the batch, with at least one sample.")
+        raise UsageError(
+            "example_inputs must hold tensors whose first dimension is the batch, with at least one sample."
+        )
     batch = len(tensors[0])
 
     def rows(numbers: list[int]) -> Call:
@@ -96,8 +107,14 @@ def compare(expected: Any, found: Any, what: str, refuse: bool = True) -> float:
             scale = mine[finite].abs().max().clamp_min(1e-30)
             largest = max(largest, float((mine[finite] - theirs[finite]).abs().max() / scale))
     if refuse and (largest > TOLERANCE or not proven):
-        reason = f"differs from the whole model by {largest:.1e} of its scale" if proven else "has no finite value to compare"
-        raise SplitError(f"{what} {reason}: caching there would be unsound. `featcache cuts` lists other candidates.")
+        reason = (
+            f"differs from the whole model by {largest:.1e} of its scale"
+            if proven
+            else "has no finite value to compare"
+        )
+        raise SplitError(
+            f"{what} {reason}: caching there would be unsound. `featcache cuts` lists other candidates."
+        )
     return largest
 
 
@@ -112,7 +129,9 @@ def seeded(run: Callable[[], Any]) -> Any:
         return run()
 
 
-def frozen_reference(model: nn.Module, analysis: CutAnalysis, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def frozen_reference(
+    model: nn.Module, analysis: CutAnalysis, args: Any, kwargs: Any
+) -> tuple[Any, dict[str, Any]]:
     """Return output and buffers behind the cut of a training step of the whole model with a truly frozen prefix.
 
     Modules before the cut are in evaluation mode, those behind it in training mode, those that are running at the cut
@@ -139,9 +158,23 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, args: Any, kwargs:
     except Exception as error:
         return error, {}
     buffers = {
-        name: buffer for name, buffer in running.named_buffers() if name not in analysis.state_before and buffer.numel()
+        name: buffer
+        for name, buffer in running.named_buffers()
+        if name not in analysis.state_before and buffer.numel()
     }
     return output, buffers
+
+
+def refuse_tied(model: nn.Module, analysis: CutAnalysis) -> None:
+    """Raise :class:`SplitError` where a parameter is used on both sides of the cut."""
+    tied = sorted(
+        {name for name, _ in model.named_parameters()} & analysis.state_before & state_behind(analysis)
+    )
+    if tied:
+        raise SplitError(
+            f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}): training what lies "
+            "behind it would change what is cached. Untie them (give one side a copy), or choose another cut."
+        )
 
 
 def refuse_train_only_branch(model: nn.Module, analysis: CutAnalysis, call: Call) -> None:

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import featcache
+from featcache import DataError, HeadError, StaleError, UnknownNameError, UsageError
+from featcache.heads import new_network
+
+from .conftest import SmallNet, TensorPairs
+
+OPTIONS = {
+    "epochs": 8,
+    "batch_size": 12,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.05,
+    "seed": 11,
+    "validation": 0.0,
+}
+
+
+@pytest.fixture
+def task() -> TensorPairs:
+    """Four classes that differ in brightness and slant, learnable by a small network."""
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.arange(50) % 4
+    ramp = torch.linspace(-1, 1, 12)
+    pattern = torch.stack(
+        [ramp.expand(12, 12), ramp.expand(12, 12).T, -ramp.expand(12, 12), torch.zeros(12, 12)]
+    )
+    inputs = pattern[targets].unsqueeze(1) + 0.3 * torch.randn(50, 3, 12, 12, generator=generator)
+    return TensorPairs(inputs, targets, ["right", "down", "left", "flat"])
+
+
+def end_to_end(
+    made: featcache.Split, data: TensorPairs, features: featcache.Features, frozen: tuple[str, ...]
+) -> nn.Module:
+    """The usual loop: the whole network, its frozen modules in evaluation mode and without gradients."""
+    model = new_network(made, 4, OPTIONS["seed"]).model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=OPTIONS["learning_rate"], weight_decay=OPTIONS["weight_decay"])
+    loader = features.loader(OPTIONS["batch_size"], seed=OPTIONS["seed"])
+    steps = OPTIONS["epochs"] * len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 * (1 + np.cos(np.pi * min(1, step / steps)))
+    )
+    torch.manual_seed(OPTIONS["seed"])
+    taken = 0
+    for epoch in range(OPTIONS["epochs"]):
+        model.train()
+        for name, module in model.named_modules():
+            if name.startswith(frozen):
+                module.eval()
+        for rows in torch.from_numpy(loader.order(epoch)).split(OPTIONS["batch_size"]):
+            loss = nn.functional.cross_entropy(model(data.inputs[rows]), data.targets_of[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            taken += 1
+    assert taken >= 30
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("cut", "frozen"), [("block", ("stem", "block")), ("tail", ("stem", "block", "tail"))]
+)
+def test_training_from_the_cache_equals_the_whole_network_bit_for_bit_over_30_steps(
+    net, task, tmp_path, cut: str, frozen: tuple[str, ...]
+) -> None:
+    made = featcache.split(net, cut, (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"), batch_size=50)
+    expected = end_to_end(made, task, features, frozen)
+    trained = featcache.train_head(made, features, **OPTIONS)
+    mine, theirs = trained.model.state_dict(), expected.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert torch.equal(trained.model(task.inputs), expected(task.inputs))
+
+
+def test_folding_changes_nothing_but_the_time(net, task, tmp_path) -> None:
+    made = featcache.split(net, "stem", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    options = {**OPTIONS, "trainable": ["fc"]}
+    folded = featcache.train_head(made, features, **options)
+    plain = featcache.train_head(made, features, fold=False, **options)
+    for name, value in plain.model.state_dict().items():
+        assert torch.allclose(folded.model.state_dict()[name], value, atol=1e-6), name
+    untouched = [name for name in net.state_dict() if not name.startswith("fc")]
+    assert all(torch.equal(folded.model.state_dict()[name], net.state_dict()[name]) for name in untouched)
+
+
+def test_training_never_changes_the_callers_model_or_random_state(net, task, tmp_path) -> None:
+    before = copy.deepcopy(net.state_dict())
+    features = featcache.extract(net, task, str(tmp_path / "s"), cut="block")
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    featcache.train_head(made, features, epochs=2)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_head_and_another_one_another(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    weights = [
+        featcache.train_head(made, features, epochs=2, seed=seed).model.fc.weight.detach()
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    ("head", "parameters"),
+    [
+        ("suffix", {}),
+        ("linear", {}),
+        ("sklearn:LogisticRegression", {"C": 10.0}),
+        ("sklearn:RidgeClassifier", {}),
+        ("sklearn:KNeighborsClassifier", {"n_neighbors": 3}),
+        ("sklearn:RandomForestClassifier", {"n_estimators": 20}),
+    ],
+)
+def test_every_kind_of_head_trains_saves_loads_and_predicts(
+    net, task, tmp_path, head: str, parameters: dict
+) -> None:
+    made = featcache.split(net, "tail", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    trained = featcache.train_head(
+        made, features, head=head, parameters=parameters, epochs=60, learning_rate=0.05
+    )
+    assert trained.metrics.accuracy > 0.5
+    assert trained.metrics.split == "validation"
+    assert np.array(trained.metrics.confusion_matrix).sum() == trained.metrics.samples == 10
+    folder = trained.save(tmp_path / "head")
+    assert {"head.json", "head.safetensors", "history.csv"} <= {path.name for path in folder.iterdir()}
+    again = featcache.load_head(folder, made)
+    here = featcache.predict(trained, task)
+    there = featcache.predict(again, task)
+    assert np.array_equal(here.probabilities, there.probabilities)
+    assert here.labels == there.labels
+    assert np.allclose(here.probabilities, trained.predict_proba(features), atol=1e-5)
+    assert np.allclose(here.probabilities.sum(axis=1), 1)
+    assert here.to_csv().splitlines()[0] == "name,label,probability,right,down,left,flat"
+    assert len(json.loads(here.to_json())) == 50
+
+
+def test_a_linear_scikit_learn_head_equals_the_estimator(net, task, tmp_path) -> None:
+    made = featcache.split(net, "tail", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    for rows in (np.arange(50), np.flatnonzero(task.targets_of.numpy() < 2)):
+        part = features.subset(rows)
+        trained = featcache.train_head(made, part, head="sklearn:LogisticRegression", validation=0)
+        vectors = part.numpy()[0].mean(axis=(2, 3))
+        expected = trained.estimator.predict_proba(vectors)
+        assert np.allclose(trained.predict_proba(part)[:, : expected.shape[1]], expected, atol=1e-4)
+
+
+def test_early_stopping_keeps_the_best_weights(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    trained = featcache.train_head(
+        made, features, epochs=200, patience=3, learning_rate=0.05, schedule="constant"
+    )
+    losses = [record.validation_loss for record in trained.history]
+    best = int(np.argmin(losses))
+    assert len(losses) - 1 - best == 3
+    assert trained.metrics.log_loss == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_the_datasets_own_splits_are_used(net, task, tmp_path) -> None:
+    task.splits = ["train"] * 30 + ["val"] * 10 + ["test"] * 10
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    trained = featcache.train_head(made, features, epochs=2)
+    assert (trained.validation_metrics.samples, trained.metrics.samples) == (10, 10)
+    assert trained.metrics.split == "test"
+    assert len(features.where("val")) == 10
+    with pytest.raises(UsageError, match="'test'"):
+        features.where("holdout")
+
+
+def test_class_weights_smoothing_and_optimizers_are_applied(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    losses = {
+        json.dumps(options): featcache.train_head(made, features, epochs=2, batch_size=8, **options)
+        .history[-1]
+        .train_loss
+        for options in (
+            {},
+            {"label_smoothing": 0.2},
+            {"class_weights": [1, 5, 1, 1]},
+            {"optimizer": "sgd"},
+            {"warmup_epochs": 1},
+            {"schedule": "constant"},
+        )
+    }
+    assert len(set(losses.values())) == len(losses)
+
+
+def test_wrong_heads_and_options_are_refused_in_one_line(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    for error, words, options in (
+        (UnknownNameError, "suffix, linear", {"head": "lineer"}),
+        (UnknownNameError, "LogisticRegression", {"head": "sklearn:LogisticRegresion"}),
+        (UsageError, "no parameter 'c'", {"head": "sklearn:LogisticRegression", "parameters": {"c": 1}}),
+        (UsageError, "adamw", {"optimizer": "adamm"}),
+        (UsageError, "learning_rate", {"learning_rate": -1.0}),
+        (UsageError, "fc", {"trainable": ["cf"]}),
+        (UsageError, "class_weights", {"class_weights": [1.0]}),
+        (UsageError, "validation", {"validation": 1.5}),
+        (HeadError, "learning-rate", {"learning_rate": 1e30, "optimizer": "sgd"}),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            featcache.train_head(made, features, epochs=4, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_data_that_cannot_be_learned_from_is_refused(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    one = TensorPairs(task.inputs, torch.zeros(50, dtype=torch.long), ["only", "other"])
+    with pytest.raises(HeadError, match="only one class, 'only'"):
+        featcache.train_head(made, featcache.extract(made, one, str(tmp_path / "s")))
+
+    class Floats(TensorPairs):
+        def __getitem__(self, index: int):
+            return self.inputs[index], 0.5
+
+    with pytest.raises(DataError, match="not class numbers"):
+        featcache.train_head(
+            made, featcache.extract(made, Floats(task.inputs, task.targets_of), str(tmp_path / "s"))
+        )
+
+
+def test_features_of_another_network_are_refused(net, task, tmp_path) -> None:
+    features = featcache.extract(net, task, str(tmp_path / "s"), cut="block")
+    other = featcache.split(SmallNet().eval(), "block", (task.inputs[:2],))
+    with pytest.raises(StaleError, match="other weights"):
+        featcache.train_head(other, features)
+
+
+def test_a_head_is_not_put_on_another_backbone_and_a_damaged_one_is_not_loaded(net, task, tmp_path) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    trained = featcache.train_head(made, featcache.extract(made, task, str(tmp_path / "s")), epochs=1)
+    folder = trained.save(tmp_path / "head")
+    with pytest.raises(HeadError, match="another backbone"):
+        featcache.load_head(folder, featcache.split(SmallNet().eval(), "block", (task.inputs[:2],)))
+    with pytest.raises(HeadError, match="cut at 'tail'"):
+        featcache.load_head(folder, featcache.split(net, "tail", (task.inputs[:2],)))
+    (folder / "head.safetensors").write_bytes(b"damaged")
+    with pytest.raises(HeadError, match="does not fit"):
+        featcache.load_head(folder, made)
+
+
+def test_a_network_without_a_last_layer_behind_the_cut_points_to_the_linear_head(net, task, tmp_path) -> None:
+    made = featcache.split(net, "fc", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    with pytest.raises(HeadError, match="--head linear"):
+        featcache.train_head(made, features)
+    assert featcache.train_head(made, features, head="linear", epochs=2).history
+
+
+def test_an_output_that_is_no_tensor_is_named(task, tmp_path) -> None:
+    class Dictionary(SmallNet):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": super().forward(x)}
+
+    made = featcache.split(Dictionary().eval(), "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    with pytest.raises(HeadError, match="output is dict, not a tensor"):
+        featcache.train_head(made, features)
