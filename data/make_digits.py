@@ -20,9 +20,7 @@ COUNT = 1797
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "digits")
     out: Path = parser.parse_args().out
     if len(list(out.glob("*/*/*.png"))) == COUNT:
@@ -32,9 +30,7 @@ def main() -> None:
     digits = load_digits()
     # Sixteen shades of grey become the full range of a byte; the images stay 8×8 and lossless.
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    train, test = train_test_split(
-        np.arange(COUNT), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
-    )
+    train, test = train_test_split(np.arange(COUNT), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED)
     for split, numbers in (("train", train), ("test", test)):
         for number in sorted(numbers.tolist()):
             folder = out / split / str(digits.target[number])

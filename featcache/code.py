@@ -19,7 +19,7 @@ from typing import Any
 
 from .errors import FingerprintError
 
-__all__ = ["code_identity", "is_library", "library_name", "module_identity"]
+__all__ = ["code_identity", "is_library", "is_named", "library_name", "module_identity"]
 
 HINT = "Define it in a file, as a function or class, or give it an attribute `featcache_identity`."
 UNIMPORTANT_FIELDS = ("ctx", "kind", "type_comment", "type_ignores")
@@ -37,16 +37,25 @@ def is_library(value: Any) -> bool:
     if name is None:
         return isinstance(value, types.BuiltinFunctionType)
     top = name.partition(".")[0]
-    if top in sys.stdlib_module_names and top != "__main__" or top == "featcache":
+    if (top in sys.stdlib_module_names and top != "__main__") or top == "featcache":
         return True
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if file is None:
         return module is not None and name != "__main__" and getattr(module, "__spec__", None) is not None
     resolved = str(Path(file).resolve())
-    return (
-        "site-packages" in resolved or "dist-packages" in resolved or resolved.startswith(_library_folders())
-    )
+    return "site-packages" in resolved or "dist-packages" in resolved or resolved.startswith(_library_folders())
+
+
+def is_named(value: Any) -> bool:
+    """Return whether a value is a thing of an installed package that its own name leads to, such as ``numpy.mean``."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not is_library(value):
+        return False
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is value
 
 
 def library_name(value: Any) -> str:
@@ -68,9 +77,7 @@ def code_identity(value: Any, where: str) -> tuple[str, dict[str, Any]]:
         used: dict[str, Any] = {}
         for function in functions:
             used.update(_used(function))
-        used.update(
-            {f"base {number}": base for number, base in enumerate(value.__bases__) if base is not object}
-        )
+        used.update({f"base {number}": base for number, base in enumerate(value.__bases__) if base is not object})
         return _tree_digest(node), {name: part for name, part in used.items() if part is not value}
     if not isinstance(value, types.FunctionType):
         raise FingerprintError(f"{where} is {value!r}, whose code cannot be seen. {HINT}")
@@ -85,14 +92,10 @@ def code_identity(value: Any, where: str) -> tuple[str, dict[str, Any]]:
 def module_identity(module: types.ModuleType, where: str) -> tuple[str, dict[str, Any]]:
     """Return the digest of a user module's syntax tree, and the other user modules that it refers to."""
     tree = _file_tree(getattr(module, "__file__", None) or "", where)
-    used = {}
+    used: dict[str, Any] = {}
     for name, part in vars(module).items():
-        if isinstance(part, types.ModuleType) and not is_library(part):
-            used[name] = part
-        elif (
-            isinstance(part, (types.FunctionType, type))
-            and part.__module__ != module.__name__
-            and not is_library(part)
+        if (isinstance(part, types.ModuleType) and not is_library(part)) or (
+            isinstance(part, (types.FunctionType, type)) and part.__module__ != module.__name__ and not is_library(part)
         ):
             used[name] = part
     return _tree_digest(tree), used
@@ -144,9 +147,7 @@ def _function_node(function: types.FunctionType, where: str) -> ast.AST:
     found = [node for node in ast.walk(tree) if _begins_at(node, code)]
     if len(found) != 1:
         problem = "its source cannot be found" if not found else "several lambdas stand on its line"
-        raise FingerprintError(
-            f"{where} is {function.__qualname__!r}, but {problem} in {code.co_filename}. {HINT}"
-        )
+        raise FingerprintError(f"{where} is {function.__qualname__!r}, but {problem} in {code.co_filename}. {HINT}")
     _check_loaded(function, where)
     return found[0]
 
@@ -199,9 +200,7 @@ def _file_tree(file: str, where: str) -> ast.Module:
     try:
         return _parsed(_source(file, where))
     except SyntaxError as error:
-        raise FingerprintError(
-            f"the source of {where} in {file} does not parse any more: {error}. {HINT}"
-        ) from error
+        raise FingerprintError(f"the source of {where} in {file} does not parse any more: {error}. {HINT}") from error
 
 
 @lru_cache(maxsize=64)
@@ -222,14 +221,12 @@ def _compiled(source: str, file: str) -> tuple[types.CodeType, ...]:
 def _check_loaded(function: types.FunctionType, where: str) -> None:
     """Refuse a function whose file was edited after it was loaded: its source would not be what runs."""
     code = function.__code__
-    if inspect.getattr_static(function, "__wrapped__", None) is not None and not linecache.getlines(
-        code.co_filename
-    ):
+    if inspect.getattr_static(function, "__wrapped__", None) is not None and not linecache.getlines(code.co_filename):
         return
     for other in _compiled(_source(code.co_filename, where), code.co_filename):
-        if other.co_name == code.co_name and other.co_firstlineno == code.co_firstlineno:
-            if _same_code(other, code):
-                return
+        same_place = other.co_name == code.co_name and other.co_firstlineno == code.co_firstlineno
+        if same_place and _same_code(other, code):
+            return
     raise FingerprintError(
         f"the source of {function.__qualname__!r} in {code.co_filename} changed after it was loaded. Start the program anew."
     )
@@ -259,11 +256,9 @@ def _canonical(node: Any) -> Any:
     if isinstance(node, ast.AST):
         named = []
         for name, value in ast.iter_fields(node):
-            if name in UNIMPORTANT_FIELDS or value is None and name != "value":
+            if name in UNIMPORTANT_FIELDS or (value is None and name != "value"):
                 continue
-            if name == "body" and isinstance(
-                node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
-            ):
+            if name == "body" and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
                 value = value[_docstrings(value) :]
             if value != []:
                 named.append([name, _canonical(value)])
@@ -276,8 +271,6 @@ def _canonical(node: Any) -> Any:
 def _docstrings(body: list[ast.stmt]) -> int:
     first = body[0] if body else None
     is_text = (
-        isinstance(first, ast.Expr)
-        and isinstance(first.value, ast.Constant)
-        and isinstance(first.value.value, str)
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
     )
     return int(is_text)

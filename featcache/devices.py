@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -42,22 +42,19 @@ def pick_device(name: str | None = None) -> torch.device:
             "Use --device cpu, or install a torch build for your accelerator."
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices here."
-        )
+        raise UsageError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices here.")
     return device
 
 
 def to_device(batch: Batch, device: torch.device, *, non_blocking: bool = False) -> Batch:
     """Return a tensor, or a nested tuple, list or dict of tensors, with every tensor on ``device``."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=non_blocking)  # type: ignore[return-value]
+        return cast(Batch, batch.to(device, non_blocking=non_blocking))
     if isinstance(batch, dict):
-        return {  # type: ignore[return-value]
-            name: to_device(value, device, non_blocking=non_blocking) for name, value in batch.items()
-        }
+        moved = {name: to_device(value, device, non_blocking=non_blocking) for name, value in batch.items()}
+        return cast(Batch, moved)
     if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, device, non_blocking=non_blocking) for value in batch)  # type: ignore[return-value]
+        return cast(Batch, type(batch)(to_device(value, device, non_blocking=non_blocking) for value in batch))
     return batch
 
 
@@ -70,7 +67,7 @@ def transferred(batches: Iterable[Batch], device: torch.device) -> Iterator[Batc
         for batch in batches:
             yield to_device(batch, device)
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     waiting: list[Batch] = []
     for batch in batches:
         with torch.cuda.stream(stream):
@@ -113,7 +110,7 @@ class HostCopy:
             else:
                 self._host[name] = tensor.cpu()
         if any(tensor.device.type == "cuda" for tensor in tensors.values()):
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def result(self) -> dict[str, torch.Tensor]:

@@ -120,9 +120,7 @@ def extract(
     return Features.join(feature_set, request.snapshot, report)
 
 
-def report_if_complete(
-    snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool
-) -> ExtractReport | None:
+def report_if_complete(snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool) -> ExtractReport | None:
     """Return the report of an extraction that has nothing to do, or None if there is something; loads no torch."""
     return None if len(_missing(snapshot, feature_set, retry_skipped)) else _report(snapshot, feature_set)
 
@@ -183,9 +181,7 @@ def run(
 def stored_row_bytes(recipe: Recipe) -> int:
     """Return the bytes that one row of a set takes on disk."""
     codec = load_codec(recipe.dtype)
-    return sum(
-        int(np.prod(spec.shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier
-    )
+    return sum(int(np.prod(spec.shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier)
 
 
 def _missing(snapshot: Snapshot, feature_set: FeatureSet, retry_skipped: bool) -> np.ndarray[Any, Any]:
@@ -194,7 +190,8 @@ def _missing(snapshot: Snapshot, feature_set: FeatureSet, retry_skipped: bool) -
         return missing
     skipped = feature_set.skipped()
     keep = [snapshot.ids[position].tobytes().hex() not in skipped for position in missing.tolist()]
-    return missing[np.array(keep, dtype=bool)]
+    chosen: np.ndarray[Any, Any] = missing[np.array(keep, dtype=bool)]
+    return chosen
 
 
 def _report(snapshot: Snapshot, feature_set: FeatureSet) -> ExtractReport:

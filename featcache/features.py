@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 
 from .devices import HostCopy, available_memory_bytes, pick_device, to_device
 from .errors import UsageError
-from .recipe import Recipe
 from .loader import FeatureLoader
+from .recipe import Recipe
 from .rows import ResidentRows, Rows, ShardRows
 from .snapshot import Snapshot
 from .store import FeatureSet
@@ -113,10 +113,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Frontier, torch.Tensor]]:
         frontier, targets = self.batch(np.asarray(indices, dtype=np.int64))
         if isinstance(frontier, dict):
-            return [
-                ({name: values[n] for name, values in frontier.items()}, targets[n])
-                for n in range(len(indices))
-            ]
+            return [({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))]
         return [(frontier[n], targets[n]) for n in range(len(indices))]
 
     def batch(self, indices: Array) -> tuple[Frontier, torch.Tensor]:
@@ -191,11 +188,11 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
                 for name, values in HostCopy(named).result().items():
                     parts.setdefault(name, []).append(values)
         joined = {name: torch.cat(values) for name, values in parts.items()}
-        frontier = [
+        specs = [
             TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
             for name, values in joined.items()
         ]
-        return self._in_memory(joined, frontier)
+        return self._in_memory(joined, specs)
 
     def _in_memory(self, values: Mapping[str, torch.Tensor], frontier: Iterable[TensorSpec]) -> Features:
         positions = self._positions

@@ -17,9 +17,7 @@ from .fingerprint import file_id
 
 __all__ = ["FileMemo"]
 
-RACY_NS = (
-    2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
-)
+RACY_NS = 2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
 MEMO_VERSION = 1
 
 Array = np.ndarray[Any, Any]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .code import code_identity, is_library, library_name, module_identity
+from .code import code_identity, is_library, is_named, library_name, module_identity
 from .errors import FingerprintError
 
 __all__ = ["content_id", "digest", "digest_json", "file_id", "identity", "tensor_digest"]
@@ -109,9 +109,7 @@ def _hash_content(item: Any, update: Any) -> None:
         _framed("bytes", bytes(item), update)
     elif isinstance(item, np.generic):
         _hash_content(item.item(), update)
-    elif isinstance(item, np.ndarray) and item.dtype != object:
-        _framed("tensor", tensor_digest(item).encode(), update)
-    elif _is_tensor(item):
+    elif (isinstance(item, np.ndarray) and item.dtype != object) or _is_tensor(item):
         _framed("tensor", tensor_digest(item).encode(), update)
     elif isinstance(item, Mapping):
         _framed("dict", str(len(item)).encode(), update)
@@ -157,7 +155,7 @@ class _Identities:
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def of(self, value: Any, where: str) -> Any:
-        if value is None or isinstance(value, (bool, str)) and not isinstance(value, enum.Enum):
+        if value is None or (isinstance(value, (bool, str)) and not isinstance(value, enum.Enum)):
             return value
         if isinstance(value, enum.Enum):
             return {"enum": f"{_type_name(value)}.{value.name}"}
@@ -210,9 +208,7 @@ class _Identities:
         if isinstance(value, Mapping):
             items = [[self.of(key, where), self.of(part, f"{where}[{key!r}]")] for key, part in value.items()]
             if all(isinstance(key, str) for key in value):
-                return (
-                    dict(items) if type(value) is dict else {"class": _type_name(value), "items": dict(items)}
-                )
+                return dict(items) if type(value) is dict else {"class": _type_name(value), "items": dict(items)}
             return {"items": sorted(items, key=digest_json)}
         if isinstance(value, (list, tuple)):
             parts = [self.of(part, f"{where}[{number}]") for number, part in enumerate(value)]
@@ -231,17 +227,15 @@ class _Identities:
             return self._code(value, where)
         if isinstance(value, types.MethodType):
             return {"method": value.__name__, "of": self.of(value.__self__, where)}
-        if (
-            isinstance(value, type)
-            or callable(value)
-            and isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
+        if isinstance(value, type) or (
+            callable(value) and isinstance(value, (types.FunctionType, types.BuiltinFunctionType))
         ):
             return self._code(value, where)
+        if callable(value) and is_named(value):
+            return {"code": library_name(value)}
         if isinstance(value, (property, classmethod, staticmethod)):
             functions = [getattr(value, name, None) for name in ("fget", "fset", "__func__")]
-            return {
-                "descriptor": [self.of(function, where) for function in functions if function is not None]
-            }
+            return {"descriptor": [self.of(function, where) for function in functions if function is not None]}
         return self._object(value, where)
 
     def _code(self, value: Any, where: str) -> Any:
@@ -270,18 +264,13 @@ class _Identities:
             return {"code": library_name(value)}
         names = value.__code__.co_freevars
         closed = {
-            name: self.of(cell.cell_contents, f"{where} → {name}")
-            for name, cell in zip(names, cells, strict=True)
+            name: self.of(cell.cell_contents, f"{where} → {name}") for name, cell in zip(names, cells, strict=True)
         }
         return {"code": library_name(value), "uses": closed}
 
     def _object(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if (
-            kind.__name__ in REFUSED
-            or f"{kind.__module__}.{kind.__name__}" in REFUSED
-            or hasattr(value, "fileno")
-        ):
+        if kind.__name__ in REFUSED or f"{kind.__module__}.{kind.__name__}" in REFUSED or hasattr(value, "fileno"):
             raise self._refused(value, where, "its state is not visible or changes by itself")
         if _is_module(value):
             return self._module(value, where)
@@ -309,8 +298,7 @@ class _Identities:
         plain = {
             name: part
             for name, part in vars(module).items()
-            if name not in hidden
-            and not name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+            if name not in hidden and not name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
         }
         tensors = {
             **dict(module.named_parameters(recurse=False)),
@@ -321,8 +309,7 @@ class _Identities:
             "state": {
                 name: self.of(part, f"{where}.{name}")
                 for name, part in sorted({**plain, **tensors, **module._modules}.items())
-                if name
-                not in ("training", "_is_full_backward_hook", "call_super_init", "dump_patches", "_version")
+                if name not in ("training", "_is_full_backward_hook", "call_super_init", "dump_patches", "_version")
             },
         }
 
@@ -350,6 +337,5 @@ def _is_tensor(value: Any) -> bool:
 
 def _is_module(value: Any) -> bool:
     return any(
-        parent.__module__ == "torch.nn.modules.module" and parent.__name__ == "Module"
-        for parent in type(value).__mro__
+        parent.__module__ == "torch.nn.modules.module" and parent.__name__ == "Module" for parent in type(value).__mro__
     )

@@ -151,10 +151,10 @@ def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
     return mapped.view(np.ndarray)  # subclass checks would cost more than a small gather
 
 
-def _hard_child(where: Path, parent: Any, name: str, kind: type) -> Any:
+def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:
     if name not in parent or not isinstance(parent.get(name, getlink=True), h5py.HardLink):
         raise _corrupt(where, f"it has no plain {name!r} in {parent.name!r}")
-    child = parent[name]
+    child: Any = parent[name]
     if not isinstance(child, kind):
         raise _corrupt(where, f"{name!r} in {parent.name!r} is not a {kind.__name__.lower()}")
     if kind is h5py.Dataset and child.is_virtual:

@@ -163,18 +163,12 @@ class ExtractJob:
                 if not is_out_of_memory(error) or self._step == 1:
                     raise
                 self._step //= 2
-                note = (
-                    f"out of memory on {self.device}: computing {self._step} samples at a time from here on"
-                )
+                note = f"out of memory on {self.device}: computing {self._step} samples at a time from here on"
                 log.warning(note)
                 self.notes.append(note)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-        return (
-            parts[0]
-            if len(parts) == 1
-            else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        )
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _prefix(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         frontier = self.split.prefix(**inputs) if isinstance(inputs, dict) else self.split.prefix(*inputs)
@@ -202,8 +196,7 @@ class ExtractJob:
         bad = _non_finite_rows(arrays)
         if bad.any():
             found = [
-                Unreadable(int(row), self.snapshot.names[row], "its features are NaN or infinite")
-                for row in rows[bad]
+                Unreadable(int(row), self.snapshot.names[row], "its features are NaN or infinite") for row in rows[bad]
             ]
             if not self.skip_unreadable:
                 buffer.append(rows[~bad], {name: values[~bad] for name, values in arrays.items()})
@@ -237,10 +230,7 @@ class ExtractJob:
             size_bytes = sum(array.nbytes for array in values.values())
         if buffer.skipped:
             self.feature_set.record_skipped(
-                {
-                    self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason)
-                    for bad in buffer.skipped
-                }
+                {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in buffer.skipped}
             )
         return Receipt(buffer.task.number, shard, len(buffer.rows), size_bytes, tuple(buffer.skipped))
 
@@ -319,7 +309,7 @@ def transferred_batches(batches: DataLoader[Any], device: torch.device) -> Itera
 def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     """Return how many processes should decode ``count`` samples: none where decoding is quick in all."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tried = [position for position in range(min(4, len(samples.dataset)))]
+    tried = list(range(min(4, len(samples.dataset))))
     start = time.perf_counter()
     for position in tried:
         try:

@@ -57,10 +57,7 @@ class FeatureLoader:
     def order(self, epoch: int) -> Array:
         """Return the row positions of an epoch in the order in which they are given out, int64."""
         count = len(self.features)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(count)
-        else:
-            order = np.arange(count)
+        order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         if self.world_size == 1 or not count:
             return order
         each = -(-count // self.world_size)

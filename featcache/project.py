@@ -272,9 +272,7 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
     transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
     trained = load_head(folder, project.split(cut))
     if Samples([], transform).transform_identity != recipe.transform:
-        raise HeadError(
-            f"the transform of {origin['backbone']} differs from the one that {folder} was trained with."
-        )
+        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
     return trained, transform, project
 
 

@@ -45,9 +45,7 @@ class Registry(Generic[Kind]):
                     found = point.load()
         if found is None:
             known = self.names()
-            raise UnknownNameError(
-                f"unknown {self.noun} {name!r}.{near_names(name, known)} Known: {', '.join(known)}."
-            )
+            raise UnknownNameError(f"unknown {self.noun} {name!r}.{near_names(name, known)} Known: {', '.join(known)}.")
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
             found = getattr(importlib.import_module(module), attribute)

@@ -134,14 +134,10 @@ def make_request(
     samples.refuse_random()
     if isinstance(model, Split):
         if cut not in (None, model.cut):
-            raise UsageError(
-                f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them."
-            )
+            raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
         split = model
     elif cut is None:
-        raise UsageError(
-            "say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates."
-        )
+        raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")
     else:
         split = split_model(model, cut, example_inputs(samples))
     recipe = make_recipe(split, samples, dtype=dtype)
@@ -172,9 +168,7 @@ def save_example(feature_set: FeatureSet, inputs: Any) -> None:
     path = f"{feature_set.path}/{EXAMPLE_FILE}"
     if feature_set.storage.exists(path):
         return
-    named = (
-        inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
-    )
+    named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
     layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional"}
     feature_set.storage.write_bytes(path, save(tensors, layout))
@@ -188,7 +182,7 @@ def stored_example(feature_set: FeatureSet) -> Any | None:
     if not feature_set.storage.exists(path):
         return None
     try:
-        with safe_open(feature_set.storage.fetch(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(feature_set.storage.fetch(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             keyword = (file.metadata() or {}).get("inputs") == "keyword"
     except (SafetensorError, OSError):

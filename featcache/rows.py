@@ -92,8 +92,6 @@ def _take(values: Array, rows: Array) -> torch.Tensor:
     # take(mode="clip") is the fastest gather there is, but it would hide a bad index: rows are checked first.
     if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
         raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
-    gathered = torch.empty(
-        (len(rows), *values.shape[1:]), dtype=torch.from_numpy(np.empty(0, values.dtype)).dtype
-    )
+    gathered = torch.empty((len(rows), *values.shape[1:]), dtype=torch.from_numpy(np.empty(0, values.dtype)).dtype)
     np.take(values, rows, axis=0, out=gathered.numpy(), mode="clip")
     return gathered

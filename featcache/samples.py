@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,7 @@ class Samples:
     is asked instead, and what it does to an item is part of the recipe.
     """
 
-    def __init__(
-        self, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None
-    ) -> None:
+    def __init__(self, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None) -> None:
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise DataError(
                 f"a map-style dataset is needed, with __len__ and __getitem__; {type(dataset).__name__} is none. "
@@ -155,7 +154,7 @@ class Samples:
                 if isinstance(error, OSError):
                     continue  # an unreadable sample is named when its turn comes
                 raise
-            if _differ(fetched) or _draws(lambda position=position: self.raw(position)):
+            if _differ(fetched) or _draws(partial(self.raw, position)):
                 raise DataError(
                     f"{self.label(position)} of {self.name!r} differs when it is fetched twice: the dataset draws random "
                     "numbers. Take random augmentation out of the dataset; cached features need the same input every time."
@@ -164,7 +163,7 @@ class Samples:
             if transform is None:
                 continue
             item = fetched[0]
-            if _differ([transform(item), transform(item)]) or _draws(lambda item=item: transform(item)):
+            if _differ([transform(item), transform(item)]) or _draws(partial(transform, item)):
                 raise DataError(
                     f"the transform draws random numbers ({self.label(position)} of {self.name!r}): random augmentation "
                     "cannot be cached. Use a deterministic transform for extract."
@@ -234,7 +233,7 @@ def _draws(run: Callable[[], Any]) -> bool:
 def _random_state() -> tuple[Any, ...]:
     import torch
 
-    kind = np.random.get_state(legacy=True)
+    kind: Any = np.random.get_state(legacy=True)
     return random.getstate(), np.asarray(kind[1]).tobytes(), kind[2:], torch.get_rng_state().numpy().tobytes()
 
 

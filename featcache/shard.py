@@ -107,10 +107,7 @@ class Shard:
             expected = self.checksums[name]
             for block in blocks.tolist():
                 start = block * self.block_rows
-                if (
-                    block >= len(expected)
-                    or _checksum(values[start : start + self.block_rows]) != expected[block]
-                ):
+                if block >= len(expected) or _checksum(values[start : start + self.block_rows]) != expected[block]:
                     damaged.add((start, min(start + self.block_rows, len(self))))
         return sorted(damaged)
 
@@ -127,7 +124,7 @@ def write_shard(
     row_bytes = max(1, *(values[:1].nbytes for values in features.values()))
     block_rows = max(1, BLOCK_BYTES // row_bytes)
     checksums = {name: block_checksums(values, block_rows) for name, values in features.items()}
-    attributes = {
+    attributes: dict[str, int | str] = {
         "format": SHARD_FORMAT,
         "recipe": recipe.fingerprint,
         "block_rows": block_rows,
@@ -155,9 +152,7 @@ def block_checksums(values: Array, block_rows: int) -> Array:
     return np.array([_checksum(values[start : start + block_rows]) for start in starts], dtype="<u8")
 
 
-def shard_digest(
-    fingerprint: str, ids: Array, views: Array, block_rows: int, checksums: Mapping[str, Array]
-) -> str:
+def shard_digest(fingerprint: str, ids: Array, views: Array, block_rows: int, checksums: Mapping[str, Array]) -> str:
     """Return the name of a shard with this content: 32 hexadecimal characters."""
     digest = hashlib.sha256(f"{SHARD_FORMAT}:{fingerprint}:{block_rows}".encode())
     digest.update(ids.tobytes())
@@ -186,9 +181,7 @@ def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str)
     views = read_array(file, "views", np.dtype("<u4"), rank=1)
     block_rows = attributes.get("block_rows")
     if ids.shape[1] != 16 or len(views) != len(ids) or not isinstance(block_rows, int) or block_rows < 1:
-        raise CorruptError(
-            f"{path} is damaged: its ids and views do not fit. Delete it to have its rows recomputed."
-        )
+        raise CorruptError(f"{path} is damaged: its ids and views do not fit. Delete it to have its rows recomputed.")
     return ids, views, block_rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a dataset held: aligned ``ids`` (n, 16), ``names``, ``targets`` (n, …) and ``splits``; ``classes`` where there are any."""
+    """What a dataset held: aligned ``ids`` (n, 16), ``names``, ``targets`` (n, …) and ``splits``; and its ``classes``."""
 
     dataset: str
     ids: Array
@@ -68,20 +69,14 @@ def read_snapshot(path: Path) -> Snapshot:
         ids = read_array(file, "ids", np.dtype("u1"), rank=2)
         targets = read_array(file, "targets")
         split_codes = read_array(file, "split_codes", np.dtype("u1"), rank=1)
-        names = _unpack(
-            read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1)
-        )
+        names = _unpack(read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1))
     try:
         splits = [notes["splits"][code] for code in split_codes.tolist()]
         snapshot = Snapshot(str(attributes["dataset"]), ids, names, targets, splits, notes["classes"])
     except (KeyError, IndexError, TypeError) as error:
-        raise CorruptError(
-            f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew."
-        ) from error
+        raise CorruptError(f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew.") from error
     if snapshot.digest != path.stem:
-        raise CorruptError(
-            f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew."
-        )
+        raise CorruptError(f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew.")
     return snapshot
 
 
@@ -109,4 +104,4 @@ def _notes(snapshot: Snapshot) -> str:
 def _unpack(text: Array, ends: Array) -> list[str]:
     content = text.tobytes()
     starts = [0, *ends.tolist()]
-    return [content[a:b].decode("utf-8", "surrogateescape") for a, b in zip(starts, starts[1:], strict=False)]
+    return [content[a:b].decode("utf-8", "surrogateescape") for a, b in itertools.pairwise(starts)]

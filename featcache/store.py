@@ -29,9 +29,7 @@ def row_keys(ids: Array, views: Array | int = 0) -> Array:
     """Return one sortable key (20 bytes) for each sample id (n, 16) and view."""
     keys = np.empty((len(ids), 20), dtype=np.uint8)
     keys[:, :16] = ids
-    keys[:, 16:] = (
-        np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
-    )
+    keys[:, 16:] = np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
     # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
     return keys.view("S20").reshape(-1)
 
@@ -135,18 +133,14 @@ class FeatureSet:
         """Remember samples that could not be read, by hexadecimal id, so that the set counts as complete without them."""
         self.declare()
         noted = {**self.skipped(), **unreadable}
-        self.storage.write_bytes(
-            f"{self.path}/skipped.json", json.dumps(noted, indent=1, sort_keys=True).encode()
-        )
+        self.storage.write_bytes(f"{self.path}/skipped.json", json.dumps(noted, indent=1, sort_keys=True).encode())
 
     def add(self, ids: Array, features: Mapping[str, Array], provenance: Mapping[str, Any]) -> str:
         """Commit encoded rows as one new shard and return its file name."""
         self.declare()
         views = np.zeros(len(ids), dtype="<u4")
         with self.storage.create(f"{self.path}/shard") as temporary:
-            digest = write_shard(
-                temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance
-            )
+            digest = write_shard(temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance)
             name = f"{digest}.h5"
             self.storage.commit(temporary, f"{self.path}/{name}")
         return name

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["load_transform"]
 
 
-def load_transform(
-    spec: str | None, image_size: int | None, backbone: Backbone
-) -> Callable[[Any], Any] | None:
+def load_transform(spec: str | None, image_size: int | None, backbone: Backbone) -> Callable[[Any], Any] | None:
     """Return the transform that a specification names; None or ``default`` is the backbone's own, None if it has none.
 
     ``FILE.py:factory`` and ``MODULE:factory`` name a function that returns the transform and may take ``image_size``.
@@ -24,9 +22,7 @@ def load_transform(
     if spec in (None, "default"):
         if backbone.make_transform is None:
             if image_size is not None:
-                raise UsageError(
-                    f"{backbone.spec} knows no transform for --image-size {image_size}: give --transform."
-                )
+                raise UsageError(f"{backbone.spec} knows no transform for --image-size {image_size}: give --transform.")
             return None
         return backbone.make_transform(image_size)
     assert spec is not None

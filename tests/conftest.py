@@ -21,13 +21,9 @@ class SmallNet(nn.Module):
 
     def __init__(self, classes: int = 4) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
         self.block = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.tail = nn.Sequential(
-            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3)
-        )
+        self.tail = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, classes)
 
@@ -89,9 +85,7 @@ class CommandLine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(
-        self, *arguments: str | Path, expect: int = 0, **options
-    ) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, expect: int = 0, **options) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "featcache", *map(str, arguments)],
             cwd=self.folder,

@@ -50,9 +50,7 @@ def test_a_second_extract_computes_nothing_and_the_report_says_so(net, pairs, tm
     assert second.recipe == first.recipe
 
 
-def test_only_new_samples_are_computed_and_old_rows_do_not_depend_on_which_were_missing(
-    net, pairs, tmp_path
-) -> None:
+def test_only_new_samples_are_computed_and_old_rows_do_not_depend_on_which_were_missing(net, pairs, tmp_path) -> None:
     store = str(tmp_path / "s")
     some = TensorPairs(pairs.inputs[10:23], pairs.targets_of[10:23])
     assert featcache.extract(net, some, store, cut="block", batch_size=16).report.computed == 13
@@ -73,9 +71,7 @@ def test_equal_samples_share_a_row_and_keep_their_own_targets(net, pairs, tmp_pa
 
 def test_shards_are_bounded_and_their_number_does_not_change_what_is_read(net, pairs, tmp_path) -> None:
     one = featcache.extract(net, pairs, str(tmp_path / "one"), cut="block", batch_size=8)
-    many = featcache.extract(
-        net, pairs, str(tmp_path / "many"), cut="block", batch_size=8, shard_bytes=8 * 8 * 36 * 4
-    )
+    many = featcache.extract(net, pairs, str(tmp_path / "many"), cut="block", batch_size=8, shard_bytes=8 * 8 * 36 * 4)
     assert FeatureStore(str(tmp_path / "one")).sets()[0].shards == 1
     assert FeatureStore(str(tmp_path / "many")).sets()[0].shards == 7
     order = np.random.default_rng(0).permutation(50)
@@ -249,14 +245,10 @@ def test_an_unreadable_image_is_named_or_skipped(net, image_folder, tmp_path) ->
     data, store = f"folder:{image_folder}", str(tmp_path / "s")
     with pytest.raises(UnreadableSampleError, match=r"bee/2\.png"):
         featcache.extract(net, data, store, cut="block", transform=to_tensor, batch_size=4)
-    skipped = featcache.extract(
-        net, data, store, cut="block", transform=to_tensor, batch_size=4, on_error="skip"
-    )
+    skipped = featcache.extract(net, data, store, cut="block", transform=to_tensor, batch_size=4, on_error="skip")
     assert len(skipped) == 17
     assert [bad.name for bad in skipped.report.skipped_samples] == ["bee/2.png"]
-    again = featcache.extract(
-        net, data, store, cut="block", transform=to_tensor, batch_size=4, on_error="skip"
-    )
+    again = featcache.extract(net, data, store, cut="block", transform=to_tensor, batch_size=4, on_error="skip")
     assert (again.report.computed, again.report.skipped) == (0, 1)
     assert FeatureStore(store).status(net, data, cut="block", transform=to_tensor).fresh
     Image.new("RGB", (20, 20)).save(image_folder / "bee" / "2.png")

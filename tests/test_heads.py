@@ -30,9 +30,7 @@ def task() -> TensorPairs:
     generator = torch.Generator().manual_seed(5)
     targets = torch.arange(50) % 4
     ramp = torch.linspace(-1, 1, 12)
-    pattern = torch.stack(
-        [ramp.expand(12, 12), ramp.expand(12, 12).T, -ramp.expand(12, 12), torch.zeros(12, 12)]
-    )
+    pattern = torch.stack([ramp.expand(12, 12), ramp.expand(12, 12).T, -ramp.expand(12, 12), torch.zeros(12, 12)])
     inputs = pattern[targets].unsqueeze(1) + 0.3 * torch.randn(50, 3, 12, 12, generator=generator)
     return TensorPairs(inputs, targets, ["right", "down", "left", "flat"])
 
@@ -69,9 +67,7 @@ def end_to_end(
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("cut", "frozen"), [("block", ("stem", "block")), ("tail", ("stem", "block", "tail"))]
-)
+@pytest.mark.parametrize(("cut", "frozen"), [("block", ("stem", "block")), ("tail", ("stem", "block", "tail"))])
 def test_training_from_the_cache_equals_the_whole_network_bit_for_bit_over_30_steps(
     net, task, tmp_path, cut: str, frozen: tuple[str, ...]
 ) -> None:
@@ -112,10 +108,7 @@ def test_training_never_changes_the_callers_model_or_random_state(net, task, tmp
 def test_the_same_seed_gives_the_same_head_and_another_one_another(net, task, tmp_path) -> None:
     made = featcache.split(net, "block", (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"))
-    weights = [
-        featcache.train_head(made, features, epochs=2, seed=seed).model.fc.weight.detach()
-        for seed in (1, 1, 2)
-    ]
+    weights = [featcache.train_head(made, features, epochs=2, seed=seed).model.fc.weight.detach() for seed in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -131,14 +124,10 @@ def test_the_same_seed_gives_the_same_head_and_another_one_another(net, task, tm
         ("sklearn:RandomForestClassifier", {"n_estimators": 20}),
     ],
 )
-def test_every_kind_of_head_trains_saves_loads_and_predicts(
-    net, task, tmp_path, head: str, parameters: dict
-) -> None:
+def test_every_kind_of_head_trains_saves_loads_and_predicts(net, task, tmp_path, head: str, parameters: dict) -> None:
     made = featcache.split(net, "tail", (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"))
-    trained = featcache.train_head(
-        made, features, head=head, parameters=parameters, epochs=60, learning_rate=0.05
-    )
+    trained = featcache.train_head(made, features, head=head, parameters=parameters, epochs=60, learning_rate=0.05)
     assert trained.metrics.accuracy > 0.5
     assert trained.metrics.split == "validation"
     assert np.array(trained.metrics.confusion_matrix).sum() == trained.metrics.samples == 10
@@ -169,9 +158,7 @@ def test_a_linear_scikit_learn_head_equals_the_estimator(net, task, tmp_path) ->
 def test_early_stopping_keeps_the_best_weights(net, task, tmp_path) -> None:
     made = featcache.split(net, "block", (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"))
-    trained = featcache.train_head(
-        made, features, epochs=200, patience=3, learning_rate=0.05, schedule="constant"
-    )
+    trained = featcache.train_head(made, features, epochs=200, patience=3, learning_rate=0.05, schedule="constant")
     losses = [record.validation_loss for record in trained.history]
     best = int(np.argmin(losses))
     assert len(losses) - 1 - best == 3
@@ -239,9 +226,7 @@ def test_data_that_cannot_be_learned_from_is_refused(net, task, tmp_path) -> Non
             return self.inputs[index], 0.5
 
     with pytest.raises(DataError, match="not class numbers"):
-        featcache.train_head(
-            made, featcache.extract(made, Floats(task.inputs, task.targets_of), str(tmp_path / "s"))
-        )
+        featcache.train_head(made, featcache.extract(made, Floats(task.inputs, task.targets_of), str(tmp_path / "s")))
 
 
 def test_features_of_another_network_are_refused(net, task, tmp_path) -> None:

@@ -14,9 +14,7 @@ from featcache.shard import Shard, write_shard
 
 
 def recipe(shape: tuple[int, ...] = (3, 2), dtype: str = "float32") -> Recipe:
-    return Recipe(
-        "layer1", "structure", {"w": "1"}, (TensorSpec("layer1", shape, "float32"),), None, {}, dtype
-    )
+    return Recipe("layer1", "structure", {"w": "1"}, (TensorSpec("layer1", shape, "float32"),), None, {}, dtype)
 
 
 def written(folder: Path, values: np.ndarray, ids: np.ndarray | None = None) -> Path:
@@ -34,9 +32,7 @@ def written(folder: Path, values: np.ndarray, ids: np.ndarray | None = None) -> 
         st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5)),
     )
 )
-def test_what_is_written_is_read_back_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory, values: np.ndarray
-) -> None:
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, values: np.ndarray) -> None:
     path = written(tmp_path_factory.mktemp("shard"), values)
     shard = Shard.open(path, recipe(values.shape[1:], values.dtype.name))
     shard.check()
@@ -56,8 +52,7 @@ def test_equal_rows_make_a_shard_of_equal_name_whatever_the_provenance(tmp_path:
     values, ids = np.ones((2, 3, 2), np.float32), np.zeros((2, 16), np.uint8)
     views = np.zeros(2, "<u4")
     names = {
-        write_shard(tmp_path / str(host), recipe(), ids, views, {"layer1": values}, {"host": host})
-        for host in range(2)
+        write_shard(tmp_path / str(host), recipe(), ids, views, {"layer1": values}, {"host": host}) for host in range(2)
     }
     assert len(names) == 1
 
@@ -113,9 +108,7 @@ def test_external_links_storage_and_virtual_datasets_are_refused_unread(tmp_path
         file["features/layer1"] = h5py.SoftLink("/features/layer1")
 
     def external_storage(file: h5py.File) -> None:
-        file.create_dataset(
-            "features/layer1", (2, 3, 2), "f4", external=[(str(tmp_path / "secret.bin"), 0, 48)]
-        )
+        file.create_dataset("features/layer1", (2, 3, 2), "f4", external=[(str(tmp_path / "secret.bin"), 0, 48)])
 
     def virtual(file: h5py.File) -> None:
         layout = h5py.VirtualLayout((2, 3, 2), "f4")

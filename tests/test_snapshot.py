@@ -26,13 +26,9 @@ def snapshot(labels: list[str], targets: np.ndarray | None = None) -> Snapshot:
 
 @settings(max_examples=40, deadline=None)
 @given(names)
-def test_a_snapshot_comes_back_as_it_was_whatever_the_names(
-    tmp_path_factory: pytest.TempPathFactory, labels
-) -> None:
+def test_a_snapshot_comes_back_as_it_was_whatever_the_names(tmp_path_factory: pytest.TempPathFactory, labels) -> None:
     made = snapshot(labels)
-    made = Snapshot(
-        made.dataset, made.ids, made.names, made.targets, made.splits[: len(labels)], made.classes
-    )
+    made = Snapshot(made.dataset, made.ids, made.names, made.targets, made.splits[: len(labels)], made.classes)
     store = FeatureStore(str(tmp_path_factory.mktemp("store") / "s"))
     store.create()
     store.save_snapshot(made)

@@ -43,10 +43,7 @@ def check_strictly(model: nn.Module, made: featcache.Split, *inputs: torch.Tenso
         assert torch.isfinite(whole).all()
         assert torch.equal(whole, again)
         changed = (
-            {
-                name: value * 1.5 + 0.25 if value.is_floating_point() else value
-                for name, value in frontier.items()
-            }
+            {name: value * 1.5 + 0.25 if value.is_floating_point() else value for name, value in frontier.items()}
             if isinstance(frontier, dict)
             else frontier * 1.5 + 0.25
         )
@@ -54,14 +51,10 @@ def check_strictly(model: nn.Module, made: featcache.Split, *inputs: torch.Tenso
             assert not torch.equal(made.suffix(changed), whole)
 
 
-def frozen_step(
-    model: nn.Module, cut: str, trained: set[str], x: torch.Tensor
-) -> tuple[torch.Tensor, dict, dict]:
+def frozen_step(model: nn.Module, cut: str, trained: set[str], x: torch.Tensor) -> tuple[torch.Tensor, dict, dict]:
     """A training step of a copy of the whole model: what runs before the cut in evaluation mode, without gradients."""
     copied = copy.deepcopy(model).train()
-    order = [
-        name for name, module in copied.named_modules() if name and not any(True for _ in module.children())
-    ]
+    order = [name for name, module in copied.named_modules() if name and not any(True for _ in module.children())]
     last = max(position for position, name in enumerate(order) if f"{name}.".startswith(f"{cut}."))
     for name in order[: last + 1]:
         copied.get_submodule(name).eval()
@@ -190,9 +183,7 @@ class Masked(nn.Module):
         self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(2))
         self.head = nn.Linear(8, 3)
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         x = self.embed(input_ids)
         hidden = attention_mask == 0
         for block in self.blocks:
@@ -327,9 +318,7 @@ def test_weight_digests_change_with_a_weight_or_a_buffer_before_the_cut_only(net
     made = split(net, "block", (torch.randn(2, 3, 12, 12),))
     base = made.weights
     assert set(base) == {
-        name
-        for name in net.state_dict()
-        if name.startswith(("stem", "block")) and not name.endswith("batches_tracked")
+        name for name in net.state_dict() if name.startswith(("stem", "block")) and not name.endswith("batches_tracked")
     }
     with torch.no_grad():
         net.fc.weight.add_(1)

@@ -29,13 +29,9 @@ class BundledSource:
         from .weights import load_weights
 
         if name not in NAMES:
-            raise UnknownNameError(
-                f"no bundled backbone {name!r}.{near_names(name, NAMES)} Known: {', '.join(NAMES)}."
-            )
+            raise UnknownNameError(f"no bundled backbone {name!r}.{near_names(name, NAMES)} Known: {', '.join(NAMES)}.")
         if weights not in (None, "DEFAULT", "none") and not is_weights_file(str(weights)):
-            raise UnknownNameError(
-                f"bundled:{name} has no weights {weights!r}. Known: DEFAULT, none, or a file."
-            )
+            raise UnknownNameError(f"bundled:{name} has no weights {weights!r}. Known: DEFAULT, none, or a file.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = resnet_mini()
@@ -55,9 +51,7 @@ class BundledSource:
 def card(name: str = "resnet-mini") -> dict[str, Any]:
     """Return what is known of a bundled network: its training data, seed, accuracy and versions."""
     if name not in NAMES:
-        raise UnknownNameError(
-            f"no bundled backbone {name!r}.{near_names(name, NAMES)} Known: {', '.join(NAMES)}."
-        )
+        raise UnknownNameError(f"no bundled backbone {name!r}.{near_names(name, NAMES)} Known: {', '.join(NAMES)}.")
     read: dict[str, Any] = json.loads((FOLDER / "resnet_mini.json").read_text(encoding="utf-8"))
     return read
 

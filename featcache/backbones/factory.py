@@ -36,9 +36,7 @@ class FactorySource:
             )
         if weights is not None and is_weights_file(weights):
             load_weights(model, weights)
-        return Backbone(
-            name, weights, model, None if transform is None else lambda size: _sized(name, transform, size)
-        )
+        return Backbone(name, weights, model, None if transform is None else lambda size: _sized(name, transform, size))
 
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return None: what user code loads cannot be known without running it."""

@@ -44,9 +44,7 @@ class ResNetMini(nn.Module):
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-        )
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
     return nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut))
 
 

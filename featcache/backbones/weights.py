@@ -37,9 +37,7 @@ def load_weights(model: nn.Module, path: str) -> None:
             f"{path} holds more than tensors, which is not loaded because it could run code. Save model.state_dict() alone."
         ) from error
     except Exception as error:
-        raise UsageError(
-            f"{path} is no weights file: {type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        raise UsageError(f"{path} is no weights file: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

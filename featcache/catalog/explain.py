@@ -60,9 +60,7 @@ class Explanation:
                 more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
                 said.append(f"Since the last extract {len(names)} {verb}: {', '.join(names[:NAMED])}{more}.")
         if status.missing:
-            said.append(
-                f"Run `featcache extract --cut {status.cut}` to compute the {status.missing} missing."
-            )
+            said.append(f"Run `featcache extract --cut {status.cut}` to compute the {status.missing} missing.")
         return said
 
     def _differing(self) -> Iterator[str]:

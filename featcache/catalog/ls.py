@@ -27,9 +27,7 @@ class SetInfo:
 
 def list_sets(store: StoreFiles) -> list[SetInfo]:
     """Return every set of the store, sorted by cut and fingerprint."""
-    return sorted(
-        (_info(store, recipe) for recipe in store.recipes()), key=lambda info: (info.cut, info.recipe)
-    )
+    return sorted((_info(store, recipe) for recipe in store.recipes()), key=lambda info: (info.cut, info.recipe))
 
 
 def _info(store: StoreFiles, recipe: Recipe) -> SetInfo:

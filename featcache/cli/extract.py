@@ -18,9 +18,7 @@ SHOWN = 5
 @command("extract")
 @project_options
 @cut_option
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]"
-)
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]")
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "skip"]),
@@ -28,9 +26,7 @@ SHOWN = 5
     show_default=True,
     help="What to do with a sample that cannot be read.",
 )
-def extract_command(
-    as_json: bool, cut: tuple[str, ...], workers: int | None, on_error: str, **options: Any
-) -> None:
+def extract_command(as_json: bool, cut: tuple[str, ...], workers: int | None, on_error: str, **options: Any) -> None:
     """Compute the features that are missing, and store them.
 
     Rows that are there are reused; an extraction that was killed goes on at its last whole shard. With several --cut

@@ -39,8 +39,6 @@ def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None
     path = Path(CONFIG_NAME)
     if path.exists() and not force:
         raise UsageError(f"{CONFIG_NAME} exists already: edit it, or replace it with --force.")
-    line = (
-        f'cut = ["{cut}"]' if cut else '# cut = ["layer4"]            # `featcache cuts` lists the candidates'
-    )
+    line = f'cut = ["{cut}"]' if cut else '# cut = ["layer4"]            # `featcache cuts` lists the candidates'
     path.write_text(TEMPLATE.format(backbone=backbone, data=data, cut=line), encoding="utf-8")
     tell(f"wrote {CONFIG_NAME}: check backbone and data in it, then run `featcache cuts`.")

@@ -35,9 +35,7 @@ def command(name: str) -> Callable[[Function], click.Command]:
     """Return the decorator that makes a function a command with ``--json`` and ``--config``."""
 
     def decorate(function: Function) -> click.Command:
-        decorated: Any = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(
-            function
-        )
+        decorated: Any = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
         decorated = click.option(
             "--config",
             type=click.Path(),
@@ -51,9 +49,7 @@ def command(name: str) -> Callable[[Function], click.Command]:
 
 def store_option(function: Function) -> Function:
     """Add ``--store``."""
-    return click.option("--store", default="features", show_default=True, help="Folder or URL of the store.")(
-        function
-    )
+    return click.option("--store", default="features", show_default=True, help="Folder or URL of the store.")(function)
 
 
 def cut_option(function: Function) -> Function:
@@ -74,14 +70,10 @@ def project_options(function: Function) -> Function:
             metavar="SPEC",
             help="torchvision:NAME, bundled:NAME, FILE.py:factory, MODULE:factory.",
         ),
-        click.option(
-            "--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: its pretrained ones]"
-        ),
+        click.option("--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: its pretrained ones]"),
         click.option("--data", metavar="SPEC", help="folder:PATH, sklearn:digits, MODULE:factory."),
         store_option,
-        click.option(
-            "--image-size", type=click.IntRange(min=1), help="Side in pixels that images are brought to."
-        ),
+        click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels that images are brought to."),
         click.option(
             "--transform",
             metavar="SPEC",
@@ -89,9 +81,7 @@ def project_options(function: Function) -> Function:
         ),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
         click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
-        click.option(
-            "--dtype", default="float32", show_default=True, help="Stored precision: float32 or float16."
-        ),
+        click.option("--dtype", default="float32", show_default=True, help="Stored precision: float32 or float16."),
     ]
     for option in reversed(options):
         function = option(function)

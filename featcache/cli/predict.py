@@ -44,9 +44,7 @@ def predict_command(
 
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
-        predictions = predict(
-            trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config
-        )
+        predictions = predict(trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config)
     text = predictions.to_json() + "\n" if as_json or kind == "json" else predictions.to_csv()
     if out is None:
         click.echo(text, nl=False)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @command("train-head")
 @project_options
-@click.option(
-    "--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]"
-)
+@click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
 @click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
 @click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
 @click.option(
@@ -44,9 +42,7 @@ if TYPE_CHECKING:
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
-@click.option(
-    "--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by."
-)
+@click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
@@ -103,17 +99,12 @@ def train_head_command(
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     tell(
         f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
-        f"in {duration(trained.elapsed_s)}"
-        + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
+        f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
     )
     for metrics in dict.fromkeys(
         each.split for each in (trained.validation_metrics, trained.metrics) if each is not None
     ):
-        found = (
-            trained.metrics
-            if trained.metrics and trained.metrics.split == metrics
-            else trained.validation_metrics
-        )
+        found = trained.metrics if trained.metrics and trained.metrics.split == metrics else trained.validation_metrics
         assert found is not None
         click.echo(
             f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
@@ -138,9 +129,7 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
 
 
 def _default_name(trained: TrainedHead) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[
-        :100
-    ].strip("-.")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[:100].strip("-.")
 
 
 def _parameter(given: str) -> tuple[str, Any]:
@@ -161,6 +150,4 @@ def _class_weights(given: str | None) -> str | list[float] | None:
     try:
         return [float(part) for part in given.split(",")]
     except ValueError:
-        raise UsageError(
-            f"--class-weights takes 'balanced' or numbers separated by commas, not {given!r}."
-        ) from None
+        raise UsageError(f"--class-weights takes 'balanced' or numbers separated by commas, not {given!r}.") from None

@@ -61,15 +61,13 @@ dataset_sources: Registry[DatasetSource] = Registry(
 
 
 def open_dataset(spec: str) -> Any:
-    """Return the dataset that a specification names: ``folder:PATH``, ``sklearn:digits``, ``module:factory``, ``file.py:factory``.
+    """Return the dataset that a specification names: ``folder:PATH``, ``sklearn:digits``, ``module:factory``, ….
 
     Raises :class:`UsageError`, :class:`UnknownNameError`, :class:`DataNotFoundError` or :class:`DataError`.
     """
     kind, separator, argument = spec.partition(":")
     if not separator or not argument:
-        raise UsageError(
-            f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory."
-        )
+        raise UsageError(f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory.")
     if kind in dataset_sources.names():
         return dataset_sources.get(kind)(argument, dataset_name(spec))
     from ..factories import call_factory, looks_like_factory

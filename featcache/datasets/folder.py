@@ -104,9 +104,7 @@ def open_image(path: Path) -> Any:
 def _folders(root: Path) -> list[str]:
     try:
         with os.scandir(root) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-            )
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{root} cannot be listed: {error.strerror}. Check its permissions.") from error
 

@@ -28,9 +28,7 @@ class Engine(Protocol):
         """Yield a receipt for each task, in any order, as soon as its shard is committed."""
 
 
-engines: Registry[Engine] = Registry(
-    "featcache.engines", "engine", {"local": "featcache.engines.local:local_engine"}
-)
+engines: Registry[Engine] = Registry("featcache.engines", "engine", {"local": "featcache.engines.local:local_engine"})
 
 
 def load_engine(name: str) -> Engine:

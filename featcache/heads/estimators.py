@@ -116,11 +116,7 @@ def save_estimator(estimator: Any) -> bytes:
 def load_estimator(content: bytes) -> Any:
     """Return the estimator that :func:`save_estimator` wrote; raises :class:`HeadError` if it holds foreign types."""
     skops = _skops()
-    foreign = [
-        name
-        for name in skops.get_untrusted_types(data=content)
-        if not name.startswith(("sklearn.", "numpy."))
-    ]
+    foreign = [name for name in skops.get_untrusted_types(data=content) if not name.startswith(("sklearn.", "numpy."))]
     if foreign:
         raise HeadError(
             f"the saved estimator holds types that are not scikit-learn's ({', '.join(foreign)}): not loaded."

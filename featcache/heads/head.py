@@ -199,9 +199,7 @@ def train_linear(
     validation = None if division.validation is None else division.validation.map(pool, device=str(device))
     layer = linear_head(train.frontier[0].shape[0], len(classes), options.seed).to(device)
     history = fit(layer, layer.train, train, validation, options, len(classes), device, progress)
-    return _trained(
-        HeadNetwork(split, layer), nn.Sequential(pool, layer), split, division, classes, options, history
-    )
+    return _trained(HeadNetwork(split, layer), nn.Sequential(pool, layer), split, division, classes, options, history)
 
 
 def train_estimator(
@@ -216,13 +214,9 @@ def train_estimator(
     pool = Pool()
     pooled = division.train.map(pool, device=str(device))
     vectors, targets = pooled.numpy()
-    estimator = fit_estimator(
-        options.head.partition(":")[2], options.parameters, vectors, targets, options.seed
-    )
+    estimator = fit_estimator(options.head.partition(":")[2], options.parameters, vectors, targets, options.seed)
     layer = as_layer(estimator, len(classes))
-    trained = _trained(
-        HeadNetwork(split, layer), nn.Sequential(pool, layer), split, division, classes, options, []
-    )
+    trained = _trained(HeadNetwork(split, layer), nn.Sequential(pool, layer), split, division, classes, options, [])
     trained.estimator = estimator
     return trained
 

@@ -49,11 +49,7 @@ def measure(split: str, targets: Array, probabilities: Array) -> Metrics:
         split,
         len(targets),
         float(metrics.accuracy_score(targets, predicted)),
-        float(
-            metrics.recall_score(
-                targets, predicted, labels=classes[present], average="macro", zero_division=0
-            )
-        ),
+        float(metrics.recall_score(targets, predicted, labels=classes[present], average="macro", zero_division=0)),
         float(metrics.f1_score(targets, predicted, average="macro", zero_division=0)),
         float(metrics.log_loss(targets, probabilities, labels=classes)),
         matrix.tolist(),

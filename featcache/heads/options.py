@@ -44,22 +44,14 @@ class TrainOptions:
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing must be from 0 up to 1, not {self.label_smoothing}.")
         if not 0 <= self.validation < 1:
-            raise UsageError(
-                f"validation is the share of the training rows from 0 up to 1, not {self.validation}."
-            )
+            raise UsageError(f"validation is the share of the training rows from 0 up to 1, not {self.validation}.")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience must be at least 1 epoch, not {self.patience}.")
         for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             given = getattr(self, name)
             if given not in known:
-                raise UsageError(
-                    f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}."
-                )
+                raise UsageError(f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
-            raise UsageError(
-                f"class_weights must be 'balanced' or one number a class, not {self.class_weights!r}."
-            )
+            raise UsageError(f"class_weights must be 'balanced' or one number a class, not {self.class_weights!r}.")
         if self.parameters and not self.head.startswith("sklearn:"):
-            raise UsageError(
-                "parameters are those of a scikit-learn head (sklearn:NAME); this head has none."
-            )
+            raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")

@@ -72,5 +72,5 @@ def _plain(axes: object) -> None:
 def _svg(figure: Figure) -> bytes:
     figure.patch.set_alpha(0)
     out = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(out)
+    FigureCanvasSVG(figure).print_svg(out)  # type: ignore[no-untyped-call]
     return out.getvalue()

@@ -101,9 +101,7 @@ def predict(
                 parts.append(output.float().cpu())
             progress(ProgressEvent("predict", min(start + batch_size, count), count, "samples"))
     if not parts:
-        raise DataError(
-            f"none of the {count} inputs can be read." if count else "there are no inputs to predict."
-        )
+        raise DataError(f"none of the {count} inputs can be read." if count else "there are no inputs to predict.")
     probabilities = torch.softmax(torch.cat(parts).double(), dim=1).numpy()
     labels = [head.classes[number] for number in probabilities.argmax(axis=1).tolist()]
     return Predictions(names, labels, head.classes, probabilities, skipped)

@@ -32,14 +32,10 @@ def class_names(features: Features) -> list[str]:
     if not len(targets):
         raise DataError(f"{features.dataset!r} has no rows to train on.")
     if targets.min() < 0:
-        raise DataError(
-            f"the targets of {features.dataset!r} hold {targets.min()}: class numbers begin at 0."
-        )
+        raise DataError(f"the targets of {features.dataset!r} hold {targets.min()}: class numbers begin at 0.")
     names = features.classes or [str(number) for number in range(int(targets.max()) + 1)]
     if targets.max() >= len(names):
-        raise DataError(
-            f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names."
-        )
+        raise DataError(f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names.")
     if len(np.unique(targets)) < 2:
         raise HeadError(
             f"{features.dataset!r} has only one class, {names[int(targets[0])]!r}: there is nothing to tell apart. "
@@ -59,9 +55,7 @@ def divide(features: Features, share: float, seed: int) -> Division:
     validation = np.flatnonzero(splits == "val")
     train = np.flatnonzero((splits != "test") & (splits != "val"))
     if not len(train):
-        raise HeadError(
-            f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}."
-        )
+        raise HeadError(f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}.")
     if not len(validation) and share > 0:
         train, validation = _stratified(train, features.targets[train], share, seed)
     return Division(
@@ -71,9 +65,7 @@ def divide(features: Features, share: float, seed: int) -> Division:
     )
 
 
-def _stratified(
-    rows: np.ndarray, targets: np.ndarray, share: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _stratified(rows: np.ndarray, targets: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.model_selection import train_test_split
 
     numbers, counts = np.unique(targets, return_counts=True)
@@ -85,7 +77,5 @@ def _stratified(
             f"{len(rows)} training rows of {len(numbers)} classes are too few to keep {share:.0%} for validation: "
             "give a validation split, or use validation 0."
         )
-    train, validation = train_test_split(
-        rows[~lonely], test_size=wanted, stratify=targets[~lonely], random_state=seed
-    )
+    train, validation = train_test_split(rows[~lonely], test_size=wanted, stratify=targets[~lonely], random_state=seed)
     return np.sort(np.concatenate([train, rows[lonely]])), np.sort(validation)

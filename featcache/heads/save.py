@@ -128,9 +128,7 @@ def load_head(folder: str | Path, split: Split) -> TrainedHead:
     try:
         stored.load_state_dict(load_file(folder / "head.safetensors"))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise HeadError(
-            f"{folder}/head.safetensors does not fit the network: {str(error).splitlines()[0]}"
-        ) from error
+        raise HeadError(f"{folder}/head.safetensors does not fit the network: {str(error).splitlines()[0]}") from error
     model.eval()
     layers.eval()
     metrics = described.get("metrics")
@@ -150,7 +148,7 @@ def load_head(folder: str | Path, split: Split) -> TrainedHead:
 
 
 def _layers(head: TrainedHead) -> torch.nn.Module:
-    return head.layers if head.head == "suffix" else head.layers[1]  # type: ignore[index, no-any-return]
+    return head.layers if head.head == "suffix" else head.layers[1]  # type: ignore[index]
 
 
 def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
@@ -161,9 +159,7 @@ def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
     elif split.structure != recipe.structure:
         found = f"its structure up to {recipe.cut!r} differs"
     elif differing:
-        found = (
-            f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(sorted(differing)[:3])}, …)"
-        )
+        found = f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(sorted(differing)[:3])}, …)"
     else:
         return
     raise HeadError(

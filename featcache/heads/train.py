@@ -39,9 +39,7 @@ def fit(
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
-        raise HeadError(
-            "no parameter behind the cut is trained: choose an earlier cut, or use --head linear."
-        )
+        raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
     optimizer = make_optimizer(parameters, options)
     loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
@@ -61,7 +59,7 @@ def fit(
             for frontier, targets in loader:
                 loss = loss_of(module(frontier), targets)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 total += loss.detach() * len(targets)
@@ -89,11 +87,7 @@ def fit(
 
 def default_learning_rate(module: nn.Module) -> float:
     """Return 1e-2 where one linear layer alone is trained, which is a convex problem, and 1e-3 for deeper suffixes."""
-    owners = [
-        part
-        for part in module.modules()
-        if any(each.requires_grad for each in part.parameters(recurse=False))
-    ]
+    owners = [part for part in module.modules() if any(each.requires_grad for each in part.parameters(recurse=False))]
     return 1e-2 if len(owners) == 1 and isinstance(owners[0], nn.Linear) else 1e-3
 
 
@@ -109,7 +103,7 @@ def make_optimizer(parameters: list[nn.Parameter], options: TrainOptions) -> tor
 def make_schedule(
     optimizer: torch.optim.Optimizer, options: TrainOptions, steps_an_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule, stepped after every batch: linear warm-up, then cosine to zero (Loshchilov and Hutter, 2017) or constant."""
+    """Return the schedule, stepped after every batch: linear warm-up, then constant or cosine (Loshchilov and Hutter, 2017)."""
     total = options.epochs * steps_an_epoch
     warmup = round(options.warmup_epochs * steps_an_epoch)
 
@@ -133,9 +127,7 @@ def class_weight_tensor(options: TrainOptions, targets: Any, classes: int) -> to
         weights = len(targets) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
         return torch.tensor(weights, dtype=torch.float32)
     if len(given) != classes or min(given) < 0:
-        raise UsageError(
-            f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}."
-        )
+        raise UsageError(f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}.")
     return torch.tensor(list(given), dtype=torch.float32)
 
 
@@ -145,10 +137,7 @@ def scores(module: nn.Module, features: Features, device: torch.device) -> torch
     module.eval()
     try:
         with torch.no_grad():
-            parts = [
-                module(frontier).cpu()
-                for frontier, _ in features.loader(256, shuffle=False, device=str(device))
-            ]
+            parts = [module(frontier).cpu() for frontier, _ in features.loader(256, shuffle=False, device=str(device))]
     finally:
         for part, training in zip(module.modules(), was_training, strict=True):
             part.training = training

@@ -59,9 +59,7 @@ def affine(one: int, other: int, batch_one: int, batch_other: int) -> tuple[int,
     """Return (a, b) such that a size is a · batch + b at both batch sizes."""
     slope, rest = divmod(other - one, batch_other - batch_one)
     if rest:
-        raise SplitError(
-            f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}"
-        )
+        raise SplitError(f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}")
     return slope, one - slope * batch_one
 
 
@@ -79,14 +77,9 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
     answered = _tainted(run, end, inputs - set(carried))
     crossing = _consumed_behind(run, end) & answered
     own = refs_in(run.modules[cut_call].outputs)
-    ordered = sorted(
-        crossing, key=lambda number: (number not in own, own.index(number) if number in own else number)
-    )
+    ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))
     names: set[str] = set()
-    made = [
-        _crossing(cut, run, other, number, cut_call, number in carried, names)
-        for number in (*ordered, *carried)
-    ]
+    made = [_crossing(cut, run, other, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
     if not made:
         raise SplitError(
             f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it. "
@@ -189,9 +182,7 @@ def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
     return needed
 
 
-def _crossing(
-    cut: str, run: Run, other: Run, number: int, cut_call: int, carried: bool, names: set[str]
-) -> Crossing:
+def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carried: bool, names: set[str]) -> Crossing:
     tensor, origin = run.objects[number], run.origins[number]
     source = _source(run, number, cut_call)
     if origin[0] == "input":
@@ -295,12 +286,8 @@ def module_of(run: Run, position: int) -> str:
 
 def _nearest(run: Run, position: int) -> str:
     """Return words that name the deepest few modules that end before a call: cuts there are not concerned."""
-    ended = [
-        call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin
-    ]
-    names = list(
-        dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count("."))))
-    )
+    ended = [call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin]
+    names = list(dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count(".")))))
     if not names:
         return "No earlier cut works; `featcache cuts` lists the candidates."
     return f"Nearest cuts before it: {', '.join(names[:3])}; `featcache cuts` lists all."

@@ -69,9 +69,7 @@ def cuts(model: nn.Module, example_inputs: Any) -> list[Cut]:
 def _candidates(model: nn.Module, run: Run) -> list[str]:
     """Return the names of modules that are worth listing, in the order in which they end."""
     counts = Counter(call.name for call in run.modules)
-    ended = sorted(
-        (call for call in run.modules if call.name and call.end > call.begin), key=lambda call: call.end
-    )
+    ended = sorted((call for call in run.modules if call.name and call.end > call.begin), key=lambda call: call.end)
     chosen: dict[int, str] = {}
     for call in ended:
         module = model.get_submodule(call.name)

@@ -23,9 +23,7 @@ def skeleton(model: nn.Module, training: bool | None = False, own_buffers: bool 
     return _copy(model, training, own_buffers, {})
 
 
-def _copy(
-    module: nn.Module, training: bool | None, own_buffers: bool, done: dict[int, nn.Module]
-) -> nn.Module:
+def _copy(module: nn.Module, training: bool | None, own_buffers: bool, done: dict[int, nn.Module]) -> nn.Module:
     if id(module) in done:
         return done[id(module)]
     if isinstance(module, torch.jit.ScriptModule):
@@ -35,9 +33,7 @@ def _copy(
     done[id(module)] = copied
     copied.__dict__.update(module.__dict__)
     for name, value in module.__dict__.items():
-        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and isinstance(
-            value, dict
-        ):
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) and isinstance(value, dict):
             copied.__dict__[name] = OrderedDict(value)
     copied.__dict__["_modules"] = OrderedDict(
         (name, child if child is None else _copy(child, training, own_buffers, done))

@@ -122,7 +122,7 @@ class _Builder:
             raise NotFlatError(f"{mine.name} takes a Python value")
         args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
         function: Any = mine.function
-        owner = getattr(function, "__self__", None)
+        owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":
             node = self.graph.call_function(builtins.getattr, (args[0], owner.__name__))
         elif isinstance(function, (types.MethodDescriptorType, types.WrapperDescriptorType)) or (
@@ -134,7 +134,8 @@ class _Builder:
         self._results(node, mine.outputs)
 
     def _results(self, node: fx.Node, outputs: Any) -> None:
-        for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+        paths: Any = pytree.tree_flatten_with_path(outputs)[0]
+        for path, leaf in paths:
             if not isinstance(leaf, Ref):
                 continue
             part = node
@@ -165,9 +166,7 @@ class _Builder:
         if isinstance(mine, torch.device):
             return self.device
         if isinstance(mine, slice):
-            parts = zip(
-                (mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True
-            )
+            parts = zip((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True)
             return slice(*(self._leaf(a, b) for a, b in parts))
         if not isinstance(mine, PLAIN):
             raise NotFlatError(f"an argument is {type(mine).__name__}")
@@ -220,6 +219,6 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if type(value) is dict:
         return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (fx.Node, slice)) or isinstance(value, PLAIN):
+    if isinstance(value, (fx.Node, slice, PLAIN)):
         return value
     raise NotFlatError(f"an argument or result is {type(value).__name__}")

@@ -12,7 +12,8 @@ __all__ = ["fold"]
 # Modules whose output for a row depends on nothing but the row and their parameters, in training mode too.
 DETERMINISTIC = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Flatten, nn.Identity, nn.LayerNorm, nn.GroupNorm, nn.Embedding,
-    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU, nn.Mish, nn.PReLU,
+    nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.LeakyReLU, nn.ELU,
+    nn.Mish, nn.PReLU,
     nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
     nn.Softmax, nn.ZeroPad2d, nn.Upsample, nn.Unflatten, nn.PixelShuffle, nn.AdaptiveAvgPool3d, nn.AvgPool3d, nn.MaxPool3d,
 )  # fmt: skip
@@ -88,7 +89,5 @@ def _halves(
         behind[node] = tail.node_copy(node, lambda each: behind[each])
     frozen, rest = fx.GraphModule(suffix, head, "Frozen"), fx.GraphModule(suffix, tail, "Rest")
     for made in (frozen, rest):
-        made._non_persistent_buffers_set.update(
-            name for name in made._buffers if name.startswith("_constant_")
-        )
+        made._non_persistent_buffers_set.update(name for name in made._buffers if name.startswith("_constant_"))
     return frozen, rest

@@ -21,9 +21,7 @@ __all__ = ["ReplaySuffix", "run_prefix"]
 Tensors = dict[str, torch.Tensor]
 
 
-def run_prefix(
-    running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensors:
+def run_prefix(running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors:
     """Return the tensors that cross the cut, by name; ``running`` is a fresh skeleton in evaluation mode."""
     found: dict[int, torch.Tensor] = {}
     given = pytree.tree_leaves((args, kwargs))
@@ -54,9 +52,7 @@ def run_prefix(
     return {crossing.spec.name: found[crossing.number] for crossing in analysis.crossings}
 
 
-def _pick_up(
-    running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]
-) -> None:
+def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
     name, nth, leaf = source
     seen = Counter[str]()
 
@@ -95,9 +91,7 @@ class _Capture(TorchFunctionMode):
                 self.wanted.setdefault(where[0], []).append((where[1], crossing.number))
         self.position = 0
 
-    def __torch_function__(
-        self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not is_metadata(call_name(func)):
             for leaf, number in self.wanted.get(self.position, ()):
@@ -146,13 +140,10 @@ class ReplaySuffix(nn.Module):
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)
         args, kwargs = answers.inputs()
-        with torch.set_grad_enabled(False):
-            with answers:
-                output = running(*args, **kwargs)
+        with torch.set_grad_enabled(False), answers:
+            output = running(*args, **kwargs)
         if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(output)):
-            raise SplitError(
-                f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded."
-            )
+            raise SplitError(f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded.")
         return output
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
@@ -214,9 +205,7 @@ class _Answers(TorchFunctionMode):
         """Return recorded results with the tensors of this run in them."""
         return pytree.tree_map_only(Ref, lambda ref: self.answer(ref.number), outputs)
 
-    def __torch_function__(
-        self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = call_name(func)
         if name == "Tensor.device" and args[0].is_meta:
@@ -271,9 +260,7 @@ def _stub(running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
         _stub_one(running.get_submodule(cut.name), {0: cut}, answers, keep_last_hook=True)
 
 
-def _stub_one(
-    module: nn.Module, recorded: dict[int, Any], answers: _Answers, keep_last_hook: bool = False
-) -> None:
+def _stub_one(module: nn.Module, recorded: dict[int, Any], answers: _Answers, keep_last_hook: bool = False) -> None:
     seen = Counter[str]()
 
     def stub(*args: Any, **kwargs: Any) -> Any:
@@ -283,7 +270,7 @@ def _stub_one(
         with torch._C.DisableTorchFunction():
             return answers.results(call.outputs)
 
-    module.forward = stub  # type: ignore[method-assign]
+    module.forward = stub
     module._forward_pre_hooks.clear()
     if keep_last_hook:
         for key in list(module._forward_hooks)[:-1]:

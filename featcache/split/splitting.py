@@ -65,9 +65,7 @@ class Split:
     @property
     def structure_calls(self) -> list[str]:
         """Return the torch calls up to the cut, one readable line each."""
-        return [
-            str(line) for line in structure_lines(self._analysis, self._analysis.run, self._analysis.other)
-        ]
+        return [str(line) for line in structure_lines(self._analysis, self._analysis.run, self._analysis.other)]
 
     def prefix(self, *args: Any, **kwargs: Any) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return what crosses the cut: a tensor, or a dict of tensors by name where several cross it.
@@ -144,12 +142,10 @@ def recorded(model: nn.Module, given: Any) -> tuple[Run, Run, Run]:
     running = skeleton(model)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            first = running(
-                *given.two[0], **given.two[1]
-            )  # some models fill caches of their own in a first pass
+            first = running(*given.two[0], **given.two[1])  # some models fill caches of their own in a first pass
             second = running(*given.two[0], **given.two[1])
         runs = tuple(
-            record(model, *inputs, batch)
+            record(model, inputs[0], inputs[1], batch)
             for inputs, batch in ((given.two, 2), (given.three, 3), (given.other, 2))
         )
     except (SplitError, UsageError):
@@ -193,6 +189,7 @@ def _prove(made: Split, given: Any) -> None:
             # Another thread may have drawn from torch's one generator meanwhile; a real difference comes every time.
             if attempt == TRIES - 1:
                 raise
+    return None
 
 
 def _prove_training(made: Split, call: Any) -> None:

@@ -63,9 +63,7 @@ def _arguments(run: Run, other: Run, mine: Any, theirs: Any) -> list[Any]:
     leaves, spec = pytree.tree_flatten(mine)
     counterparts = pytree.tree_leaves(theirs)
     if len(leaves) != len(counterparts):
-        raise SplitError(
-            "the model passes other arguments when the batch grows; rows cannot be cached there."
-        )
+        raise SplitError("the model passes other arguments when the batch grows; rows cannot be cached there.")
     shape = str(spec).replace(" ", "")
     return [shape, *(_leaf(run, other, a, b) for a, b in zip(leaves, counterparts, strict=True))]
 

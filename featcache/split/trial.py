@@ -112,9 +112,7 @@ def compare(expected: Any, found: Any, what: str, refuse: bool = True) -> float:
             if proven
             else "has no finite value to compare"
         )
-        raise SplitError(
-            f"{what} {reason}: caching there would be unsound. `featcache cuts` lists other candidates."
-        )
+        raise SplitError(f"{what} {reason}: caching there would be unsound. `featcache cuts` lists other candidates.")
     return largest
 
 
@@ -129,9 +127,7 @@ def seeded(run: Callable[[], Any]) -> Any:
         return run()
 
 
-def frozen_reference(
-    model: nn.Module, analysis: CutAnalysis, args: Any, kwargs: Any
-) -> tuple[Any, dict[str, Any]]:
+def frozen_reference(model: nn.Module, analysis: CutAnalysis, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
     """Return output and buffers behind the cut of a training step of the whole model with a truly frozen prefix.
 
     Modules before the cut are in evaluation mode, those behind it in training mode, those that are running at the cut
@@ -158,18 +154,14 @@ def frozen_reference(
     except Exception as error:
         return error, {}
     buffers = {
-        name: buffer
-        for name, buffer in running.named_buffers()
-        if name not in analysis.state_before and buffer.numel()
+        name: buffer for name, buffer in running.named_buffers() if name not in analysis.state_before and buffer.numel()
     }
     return output, buffers
 
 
 def refuse_tied(model: nn.Module, analysis: CutAnalysis) -> None:
     """Raise :class:`SplitError` where a parameter is used on both sides of the cut."""
-    tied = sorted(
-        {name for name, _ in model.named_parameters()} & analysis.state_before & state_behind(analysis)
-    )
+    tied = sorted({name for name, _ in model.named_parameters()} & analysis.state_before & state_behind(analysis))
     if tied:
         raise SplitError(
             f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}): training what lies "
