@@ -83,11 +83,13 @@ def extract(
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
+    from .devices import pick_device
     from .features import Features
 
     started_s = time.perf_counter()
     _check_options(batch_size, shard_bytes, on_error, workers)
     load_engine(engine)
+    pick_device(device)
     if name is not None:
         check_name(name, "dataset")
     files = store if isinstance(store, StoreFiles) else StoreFiles(store)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import FeatCacheError, UnknownNameError, UsageError, near_names
 
-__all__ = ["call_factory", "looks_like_factory"]
+__all__ = ["call_factory", "can_be_loaded", "looks_like_factory"]
 
 
 def looks_like_factory(spec: str) -> bool:
@@ -21,6 +21,14 @@ def looks_like_factory(spec: str) -> bool:
     if not separator or not attribute.isidentifier():
         return False
     return module.endswith(".py") or all(part.isidentifier() for part in module.split("."))
+
+
+def can_be_loaded(spec: str) -> bool:
+    """Return whether the file or the module that a specification names is there."""
+    place = spec.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).expanduser().is_file()
+    return place in sys.modules or importlib.util.find_spec(place.partition(".")[0]) is not None
 
 
 def call_factory(spec: str, noun: str, **optional: Any) -> Any:

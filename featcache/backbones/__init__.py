@@ -82,13 +82,13 @@ def _source(spec: str) -> tuple[BackboneSource, str]:
         )
     if kind in backbone_sources.names():
         return backbone_sources.get(kind), name
-    from ..factories import looks_like_factory
+    from ..factories import can_be_loaded, looks_like_factory
     from .factory import source
 
-    if looks_like_factory(spec):
+    if looks_like_factory(spec) and (kind.endswith(".py") or can_be_loaded(spec)):
         return source, spec
     known = backbone_sources.names()
     raise UnknownNameError(
-        f"unknown backbone source {kind!r}.{near_names(kind, known)} Known: {', '.join(known)}, FILE.py:factory, "
+        f"unknown backbone source or module {kind!r}.{near_names(kind, known)} Known: {', '.join(known)}, FILE.py:factory, "
         "MODULE:factory."
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ..config import Settings
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
 from .output import tell
 
@@ -139,6 +140,13 @@ def defaults_from(config: dict[str, Any], command: click.Command, name: str) -> 
         if key.replace("-", "_") not in known:
             raise ConfigError(
                 f"featcache.toml: [{name}] has no option {key!r}.{near_names(key, known)} Known: {', '.join(known)}."
+            )
+    shared_names = [*Settings.__dataclass_fields__, "cut"]
+    for key in shared:
+        if key.replace("-", "_") not in shared_names:
+            raise ConfigError(
+                f"featcache.toml has no key {key!r} at its top.{near_names(key, shared_names)} "
+                f"Known: {', '.join(shared_names)}, and a table for each command."
             )
     for key, value in config.items():
         if isinstance(value, dict) and key not in COMMANDS:

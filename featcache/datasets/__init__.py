@@ -70,12 +70,12 @@ def open_dataset(spec: str) -> Any:
         raise UsageError(f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory.")
     if kind in dataset_sources.names():
         return dataset_sources.get(kind)(argument, dataset_name(spec))
-    from ..factories import call_factory, looks_like_factory
+    from ..factories import call_factory, can_be_loaded, looks_like_factory
 
-    if not looks_like_factory(spec):
+    if not looks_like_factory(spec) or not (kind.endswith(".py") or can_be_loaded(spec)):
         known = dataset_sources.names()
         raise UnknownNameError(
-            f"unknown data source {kind!r}.{near_names(kind, known)} Known: {', '.join(known)}, module:factory."
+            f"unknown data source or module {kind!r}.{near_names(kind, known)} Known: {', '.join(known)}, module:factory."
         )
     dataset = call_factory(spec, "dataset")
     if getattr(dataset, "name", None) is None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreError, StorePermissionError
+from ..errors import NotAStoreError, StoreError, StorePermissionError
 from . import Entry, safe_path
 
 __all__ = ["LocalStorage"]
@@ -27,6 +27,8 @@ class LocalStorage:
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = Path(url.removeprefix("file://")).expanduser()
+        if self.root.is_file():
+            raise NotAStoreError(f"{url} is a file, not a folder: choose an empty or new folder with --store.")
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder lies at ``path``."""
