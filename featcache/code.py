@@ -1,56 +1,82 @@
-"""Identities of Python code: its syntax tree and what it refers to, so that only a change of meaning changes them."""
+"""Whose a piece of Python code is, what it is called, and what it refers to."""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import dis
-import hashlib
-import inspect
-import json
-import linecache
+import functools
+import importlib
+import importlib.util
 import sys
 import sysconfig
 import types
+from collections import namedtuple
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import FingerprintError
+from .sources import HINT, check_loaded, class_node, function_node, module_tree, tree_digest
 
-__all__ = ["code_identity", "is_library", "is_named", "library_name", "module_identity"]
+__all__ = ["class_code", "function_code", "is_library", "is_named", "module_code", "name_of"]
 
-HINT = "Define it in a file, as a function or class, or give it an attribute `featcache_identity`."
-UNIMPORTANT_FIELDS = ("ctx", "kind", "type_comment", "type_ignores")
+PRIVATE_PREFIX = "featcache_file_"  # modules that featcache loads by path; their names hold a machine's paths
+GENERATED = {
+    "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__",
+    "__annotate_func__", "__annotations_cache__", "__static_attributes__", "__firstlineno__", "__classdictcell__",
+    "__conditional_annotations__", "__type_params__", "__parameters__", "__orig_bases__", "__slots__", "__match_args__",
+    "__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__attrs_attrs__",
+    "__protocol_attrs__", "__non_callable_proto_members__", "_is_runtime_protocol",
+}  # fmt: skip
+DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType, type(vars(namedtuple("_", "field"))["field"]))
 
 
 @lru_cache
 def _library_folders() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
-    return tuple({str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")})
+    folders = {str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return (*(f"{folder}/" for folder in folders), f"{Path(__file__).resolve().parent}/")
+
+
+@lru_cache(maxsize=4096)
+def _is_library_file(file: str) -> bool:
+    path = Path(file).resolve()
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or path.as_posix().startswith(_library_folders())
+
+
+def _is_library_module(name: Any) -> bool:
+    if not isinstance(name, str) or name == "__main__":
+        return False
+    module = sys.modules.get(name) or sys.modules.get(name.partition(".")[0])
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        return _is_library_file(file)
+    return module is not None and getattr(module, "__spec__", None) is not None
 
 
 def is_library(value: Any) -> bool:
-    """Return whether a function, class or module belongs to Python or an installed package."""
-    name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-    if name is None:
-        return isinstance(value, types.BuiltinFunctionType)
-    top = name.partition(".")[0]
-    if (top in sys.stdlib_module_names and top != "__main__") or top == "featcache":
-        return True
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return module is not None and name != "__main__" and getattr(module, "__spec__", None) is not None
-    resolved = str(Path(file).resolve())
-    return "site-packages" in resolved or "dist-packages" in resolved or resolved.startswith(_library_folders())
+    """Return whether a function, class or module is code of Python or of an installed package.
+
+    A function is judged by the file it was compiled from: the names that it bears may be those of what it wraps.
+    """
+    if isinstance(value, types.ModuleType):
+        return _is_library_module(value.__name__)
+    if isinstance(value, types.FunctionType):
+        file = value.__code__.co_filename
+        if file.startswith("<"):
+            return file.startswith("<frozen ") or _is_library_module(value.__globals__.get("__name__"))
+        return _is_library_file(file)
+    if isinstance(value, type):
+        return _is_library_module(value.__module__) and all(is_library(each) for each in _functions_of(value))
+    return _is_library_module(getattr(value, "__module__", None) or "builtins")
 
 
 def is_named(value: Any) -> bool:
     """Return whether a value is a thing of an installed package that its own name leads to, such as ``numpy.mean``."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not is_library(value):
+    if not isinstance(module, str) or not isinstance(name, str) or "<" in name or not _is_library_module(module):
         return False
     found: Any = sys.modules.get(module)
     for part in name.split("."):
@@ -58,67 +84,100 @@ def is_named(value: Any) -> bool:
     return found is value
 
 
-def library_name(value: Any) -> str:
-    """Return ``module:qualified name`` of a function or class of an installed package."""
-    return f"{value.__module__}:{getattr(value, '__qualname__', value.__name__)}"
+def name_of(value: Any) -> str:
+    """Return a readable name: ``module:qualified name`` for code of a package, the qualified name alone for user code."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__ if is_library(value) else Path(value.__file__ or value.__name__).stem
+    if isinstance(value, types.FunctionType) and not is_named(value):
+        code = value.__code__.co_name
+        return f"{value.__globals__.get('__name__')}:{code}" if is_library(value) else code
+    name = str(getattr(value, "__qualname__", getattr(value, "__name__", type(value).__name__)))
+    module = getattr(value, "__module__", None) or "builtins"
+    return f"{module}:{name}" if _is_library_module(module) else name.replace("<locals>.", "")
 
 
-def code_identity(value: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """Return the digest of a user function's or class's syntax tree, and the values that it refers to by name.
+def function_code(function: types.FunctionType, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the digest of a function's syntax tree, and the values that it refers to by name.
 
     Raises :class:`FingerprintError` where its source cannot be had, is ambiguous, or changed since it was loaded.
     """
-    if isinstance(value, type):
-        functions = [part for part in _functions_of(value) if part.__module__ == value.__module__]
-        node = _class_node(value, where)
-        for function in functions:
-            if function.__qualname__.startswith(value.__qualname__ + "."):
-                _check_loaded(function, where)
-        used: dict[str, Any] = {}
-        for function in functions:
-            used.update(_used(function))
-        used.update({f"base {number}": base for number, base in enumerate(value.__bases__) if base is not object})
-        return _tree_digest(node), {name: part for name, part in used.items() if part is not value}
-    if not isinstance(value, types.FunctionType):
-        raise FingerprintError(f"{where} is {value!r}, whose code cannot be seen. {HINT}")
-    node = _function_node(value, where)
-    used = _used(value)
-    defaults = (value.__defaults__, value.__kwdefaults__)
-    if any(defaults):
-        used["default arguments"] = [value.__defaults__ or (), value.__kwdefaults__ or {}]
-    return _tree_digest(node), {name: part for name, part in used.items() if part is not value}
+    node = function_node(function, where)
+    used = _closed_over(function) if is_library(function) else _used(function, node)
+    if (defaults := _defaults(function)) is not None:
+        used["default arguments"] = defaults
+    used.update({f".{name}": part for name, part in vars(function).items() if not name.startswith("__")})
+    return tree_digest(node), {name: part for name, part in used.items() if part is not function}
 
 
-def module_identity(module: types.ModuleType, where: str) -> tuple[str, dict[str, Any]]:
-    """Return the digest of a user module's syntax tree, and the other user modules that it refers to."""
-    tree = _file_tree(getattr(module, "__file__", None) or "", where)
+def class_code(kind: type, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the digest of a class's syntax tree, and what it holds and its methods refer to, by name."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    file = file or next((each.__code__.co_filename for each in _functions_of(kind)), None)
+    node = class_node(kind, file, where)
     used: dict[str, Any] = {}
-    for name, part in vars(module).items():
-        if (isinstance(part, types.ModuleType) and not is_library(part)) or (
-            isinstance(part, (types.FunctionType, type)) and part.__module__ != module.__name__ and not is_library(part)
-        ):
-            used[name] = part
-    return _tree_digest(tree), used
+    for name, part in vars(kind).items():
+        if name in GENERATED or isinstance(part, DESCRIPTORS) or (name == "__hash__" and part is None):
+            continue
+        function = _function_in(part)
+        if function is None:
+            used[f".{name}"] = part
+        elif _stands_in(function, node, file):
+            check_loaded(function, where)
+            own = _closed_over(function)
+            own["default arguments"] = _defaults(function)
+            used.update({f"{name}: {key}": value for key, value in own.items() if value is not None})
+            used.update({key: value for key, value in _used(function, node).items() if key not in own})
+        elif not (name.startswith("__") and is_library(function)) and not _is_generated(kind, function):
+            used[f".{name}"] = part
+    used.update({f"base {number}": base for number, base in enumerate(kind.__bases__) if base is not object})
+    if type(kind) is not type and not is_library(type(kind)):
+        used["metaclass"] = type(kind)
+    return tree_digest(node), {name: part for name, part in used.items() if part is not kind}
+
+
+def module_code(module: types.ModuleType, where: str) -> tuple[str, dict[str, Any]]:
+    """Return the digest of a module's syntax tree, and all that it holds by name."""
+    tree = module_tree(getattr(module, "__file__", None) or "", where)
+    return tree_digest(tree), {name: part for name, part in vars(module).items() if not name.startswith("__")}
 
 
 def _functions_of(kind: type) -> Iterator[types.FunctionType]:
     for part in vars(kind).values():
-        candidates = [
-            part,
-            getattr(part, "__func__", None),
-            getattr(part, "fget", None),
-            getattr(part, "fset", None),
-        ]
-        yield from (candidate for candidate in candidates if isinstance(candidate, types.FunctionType))
+        function = _function_in(part)
+        if function is not None:
+            yield function
 
 
-def _used(function: types.FunctionType) -> dict[str, Any]:
+def _function_in(part: Any) -> types.FunctionType | None:
+    """Return the function that a class's plain, static, class, property or cached method consists of."""
+    if isinstance(part, (staticmethod, classmethod)):
+        part = part.__func__
+    elif isinstance(part, property) and not part.fset and not part.fdel:
+        part = part.fget
+    elif isinstance(part, functools.cached_property):
+        part = part.func
+    return part if isinstance(part, types.FunctionType) else None
+
+
+def _stands_in(function: types.FunctionType, node: ast.ClassDef, file: str | None) -> bool:
+    code = function.__code__
+    return code.co_filename == file and node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
+
+
+def _is_generated(kind: type, function: types.FunctionType) -> bool:
+    """Return whether a method was made from the fields of a dataclass, an attrs class or a named tuple."""
+    made = any(name in vars(kind) for name in ("__dataclass_fields__", "__attrs_attrs__", "_fields"))
+    return made and (function.__code__.co_filename.startswith("<") or is_library(function))
+
+
+def _defaults(function: types.FunctionType) -> list[Any] | None:
+    if not function.__defaults__ and not function.__kwdefaults__:
+        return None
+    return [list(function.__defaults__ or ()), sorted((function.__kwdefaults__ or {}).items())]
+
+
+def _closed_over(function: types.FunctionType) -> dict[str, Any]:
     used: dict[str, Any] = {}
-    for name in sorted(_global_names(function.__code__)):
-        if name in function.__globals__:
-            used[name] = function.__globals__[name]
-        elif not hasattr(builtins, name):
-            used[name] = None  # not defined yet: a name error, or set later
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name == "__class__":
             continue
@@ -127,6 +186,59 @@ def _used(function: types.FunctionType) -> dict[str, Any]:
         except ValueError:
             used[name] = None
     return used
+
+
+def _used(function: types.FunctionType, node: ast.AST) -> dict[str, Any]:
+    """Return what a function's names stand for: globals, what it closes over, and what it imports when it runs.
+
+    Of a user module only those members are taken that the function names.
+    """
+    roots = {name: function.__globals__.get(name) for name in _global_names(function.__code__)}
+    roots = {name: value for name, value in roots.items() if value is not None or not hasattr(builtins, name)}
+    roots.update(_closed_over(function))
+    roots.update(_imported(node, function))
+    used: dict[str, Any] = {}
+    chains = _Chains()
+    chains.visit(node)
+    for name, value in sorted(roots.items()):
+        if not isinstance(value, types.ModuleType) or is_library(value):
+            used[name] = value
+            continue
+        for chain in sorted(chains.found.get(name, {()})):
+            used.update([_member(value, name, chain)])
+    return used
+
+
+def _member(module: Any, name: str, chain: tuple[str, ...]) -> tuple[str, Any]:
+    found: Any = module
+    for part in chain:
+        if not isinstance(found, types.ModuleType) or is_library(found):
+            break
+        found, name = getattr(found, part, None), f"{name}.{part}"
+    return name, found
+
+
+class _Chains(ast.NodeVisitor):
+    """Collects the dotted names in a tree: the first name, with what follows it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, set[tuple[str, ...]]] = {}
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """Take a whole dotted name at once."""
+        parts: list[str] = []
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            parts.append(root.attr)
+            root = root.value
+        if isinstance(root, ast.Name):
+            self.found.setdefault(root.id, set()).add(tuple(reversed(parts)))
+        else:
+            self.visit(root)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        """Take a name that stands alone."""
+        self.found.setdefault(node.id, set()).add(())
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -141,136 +253,39 @@ def _global_names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _function_node(function: types.FunctionType, where: str) -> ast.AST:
-    code = function.__code__
-    tree = _file_tree(code.co_filename, where)
-    found = [node for node in ast.walk(tree) if _begins_at(node, code)]
-    if len(found) != 1:
-        problem = "its source cannot be found" if not found else "several lambdas stand on its line"
-        raise FingerprintError(f"{where} is {function.__qualname__!r}, but {problem} in {code.co_filename}. {HINT}")
-    _check_loaded(function, where)
-    return found[0]
+def _imported(node: ast.AST, function: types.FunctionType) -> dict[str, Any]:
+    """Return what the import statements inside a function bind to user modules and their members, by name."""
+    bound: dict[str, Any] = {}
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                module, top = _user_module(alias.name), alias.name.partition(".")[0]
+                bound[alias.asname or top] = module if alias.asname or module is None else sys.modules[top]
+        elif isinstance(statement, ast.ImportFrom):
+            name = "." * statement.level + (statement.module or "")
+            if statement.level:
+                name = importlib.util.resolve_name(name, function.__globals__.get("__package__") or "")
+            module = _user_module(name)
+            for alias in statement.names:
+                found = getattr(module, alias.name, None)
+                bound[alias.asname or alias.name] = found if found is not None else _user_module(f"{name}.{alias.name}")
+    return {name: value for name, value in bound.items() if value is not None}
 
 
-def _begins_at(node: ast.AST, code: types.CodeType) -> bool:
-    if isinstance(node, ast.Lambda):
-        return code.co_name == "<lambda>" and node.lineno == code.co_firstlineno
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        return node.name == code.co_name and first == code.co_firstlineno
-    return False
-
-
-def _class_node(kind: type, where: str) -> ast.AST:
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None) or _file_of_methods(kind)
-    tree = _file_tree(file or "", where)
-    wanted = kind.__qualname__.replace(".<locals>", "")
-    found = [node for name, node in _classes(tree, "") if name == wanted]
-    if len(found) != 1:
-        problem = "its source cannot be found" if not found else "several classes of that name stand"
-        raise FingerprintError(f"{where} is the class {kind.__qualname__!r}, but {problem} in {file}. {HINT}")
-    return found[0]
-
-
-def _file_of_methods(kind: type) -> str | None:
-    return next((function.__code__.co_filename for function in _functions_of(kind)), None)
-
-
-def _classes(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.ClassDef]]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            name = f"{prefix}{child.name}"
-            if isinstance(child, ast.ClassDef):
-                yield name, child
-            yield from _classes(child, f"{name}.")
-        else:
-            yield from _classes(child, prefix)
-
-
-def _source(file: str, where: str) -> str:
-    linecache.checkcache(file)
-    lines = linecache.getlines(file)
-    if not lines:
-        raise FingerprintError(f"the source of {where} is not available ({file or 'no file'}). {HINT}")
-    return "".join(lines)
-
-
-def _file_tree(file: str, where: str) -> ast.Module:
-    try:
-        return _parsed(_source(file, where))
-    except SyntaxError as error:
-        raise FingerprintError(f"the source of {where} in {file} does not parse any more: {error}. {HINT}") from error
-
-
-@lru_cache(maxsize=64)
-def _parsed(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
-@lru_cache(maxsize=64)
-def _compiled(source: str, file: str) -> tuple[types.CodeType, ...]:
-    found, waiting = [], [compile(source, file, "exec", dont_inherit=True)]
-    while waiting:
-        code = waiting.pop()
-        found.append(code)
-        waiting.extend(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return tuple(found)
-
-
-def _check_loaded(function: types.FunctionType, where: str) -> None:
-    """Refuse a function whose file was edited after it was loaded: its source would not be what runs."""
-    code = function.__code__
-    if inspect.getattr_static(function, "__wrapped__", None) is not None and not linecache.getlines(code.co_filename):
-        return
-    for other in _compiled(_source(code.co_filename, where), code.co_filename):
-        same_place = other.co_name == code.co_name and other.co_firstlineno == code.co_firstlineno
-        if same_place and _same_code(other, code):
-            return
-    raise FingerprintError(
-        f"the source of {function.__qualname__!r} in {code.co_filename} changed after it was loaded. Start the program anew."
-    )
-
-
-def _same_code(one: types.CodeType, other: types.CodeType) -> bool:
-    def plain(code: types.CodeType) -> tuple[Any, ...]:
-        constants = [repr(part) for part in code.co_consts if not isinstance(part, types.CodeType)]
-        return (code.co_code, code.co_names, code.co_varnames, sorted(constants))
-
-    inner = [part for part in one.co_consts if isinstance(part, types.CodeType)]
-    outer = [part for part in other.co_consts if isinstance(part, types.CodeType)]
-    return (
-        plain(one) == plain(other)
-        and len(inner) == len(outer)
-        and all(_same_code(a, b) for a, b in zip(inner, outer, strict=True))
-    )
-
-
-def _tree_digest(node: ast.AST) -> str:
-    text = json.dumps(_canonical(node), separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _canonical(node: Any) -> Any:
-    """Return a node as nested lists without positions, docstrings and empty fields, alike in all Python versions."""
-    if isinstance(node, ast.AST):
-        named = []
-        for name, value in ast.iter_fields(node):
-            if name in UNIMPORTANT_FIELDS or (value is None and name != "value"):
-                continue
-            if name == "body" and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
-                value = value[_docstrings(value) :]
-            if value != []:
-                named.append([name, _canonical(value)])
-        return [type(node).__name__, *named]
-    if isinstance(node, list):
-        return [_canonical(part) for part in node]
-    return node if isinstance(node, (str, bool)) or node is None else {type(node).__name__: repr(node)}
-
-
-def _docstrings(body: list[ast.stmt]) -> int:
-    first = body[0] if body else None
-    is_text = (
-        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    )
-    return int(is_text)
+def _user_module(name: str) -> types.ModuleType | None:
+    """Return a user module by name, imported if need be; None for one of a package, and where there is none."""
+    module = sys.modules.get(name)
+    if module is None:
+        try:
+            specification = importlib.util.find_spec(name.partition(".")[0])
+        except (ImportError, ValueError):
+            specification = None
+        if specification is None or not specification.origin or _is_library_file(specification.origin):
+            return None
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            return None
+        except Exception as error:
+            raise FingerprintError(f"importing {name} failed: {type(error).__name__}: {error}. {HINT}") from error
+    return None if is_library(module) else module
