@@ -1,0 +1,85 @@
+"""An epoch from the cache against an epoch of the usual frozen loop, and the whole job against it.
+
+    python benchmarks/epoch.py            (needs data/digits: python data/make_digits.py)
+
+Both train the same network on the same rows in the same order; the usual loop decodes images once into memory, which
+flatters it. Figures are ratios within one run, medians of the epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+
+import featcache
+from featcache.heads import new_network
+
+EPOCHS, MEASURED, BATCH = 20, 3, 64
+
+
+def frozen_loop(split: featcache.Split, inputs: torch.Tensor, targets: torch.Tensor, epochs: int) -> list[float]:
+    """The usual loop: the whole network runs in every step, its frozen part in evaluation mode without gradients."""
+    network = new_network(split, int(targets.max()) + 1)
+    trained = {id(parameter) for parameter in network.suffix.parameters()}
+    for parameter in network.model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
+    optimizer = torch.optim.AdamW(network.suffix.parameters(), lr=1e-3)
+    network.model.eval()
+    network.suffix.train()
+    elapsed = []
+    for _ in range(epochs):
+        started = time.perf_counter()
+        for rows in torch.randperm(len(inputs)).split(BATCH):
+            loss = torch.nn.functional.cross_entropy(network.model(inputs[rows]), targets[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        elapsed.append(time.perf_counter() - started)
+    return elapsed
+
+
+def race(name: str, backbone: str, cut: str, data: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        project = featcache.Project(featcache.Settings(backbone, data, folder))
+        split = project.split(cut)
+        images = [project.samples.input(position) for position in range(len(project.dataset))]
+        inputs, targets = torch.stack(images), torch.as_tensor(project.dataset.targets)
+        started = time.perf_counter()
+        report = project.extract(cut)
+        extract_s = time.perf_counter() - started
+        features = featcache.Project(featcache.Settings(backbone, data, folder)).features(cut)
+        features = features.subset(range(len(features)))
+        features._splits = features._splits.copy()
+        features._splits[:] = "train"
+        started = time.perf_counter()
+        head = featcache.train_head(split, features, epochs=EPOCHS, batch_size=BATCH, validation=0.0)
+        train_s = time.perf_counter() - started
+        cached_s = statistics.median(record.elapsed_s for record in head.history)
+        loop_s = statistics.median(frozen_loop(split, inputs, targets, MEASURED))
+    print(
+        f"| {name} | {cut} | {report.samples} | {loop_s / cached_s:.0f} × | "
+        f"{EPOCHS * loop_s / (extract_s + train_s):.1f} × | {loop_s:.2f} | {cached_s:.4f} | {extract_s:.1f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="folder:data/digits")
+    parser.add_argument("--quick", action="store_true", help="only the small network")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {EPOCHS} epochs, batches of {BATCH}")
+    print("| network | cut | samples | epoch, loop : cache | whole job, loop : cache | loop epoch (s) | cached epoch (s) | extract (s) |")
+    print("|---|---|---|---|---|---|---|---|")
+    race("resnet-mini, 32 px", "bundled:resnet-mini", "layer4", options.data)
+    race("resnet-mini, 32 px", "bundled:resnet-mini", "layer3", options.data)
+    if not options.quick:
+        race("EfficientNet-Lite0, 96 px", "data/efficientnet_lite0.py:factory", "_blocks.15", options.data)
+
+
+if __name__ == "__main__":
+    main()
