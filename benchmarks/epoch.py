@@ -71,9 +71,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the small network")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {EPOCHS} epochs, batches of {BATCH}")
-    print(
-        "| network | cut | rows trained on | epoch, loop : cache | whole job, loop : cache | loop epoch (s) | cached epoch (s) | extract (s) |"
-    )
+    columns = ["network", "cut", "rows trained on", "epoch, loop : cache", "whole job, loop : cache"]
+    columns += ["loop epoch (s)", "cached epoch (s)", "extract (s)"]
+    print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|---|")
     race("resnet-mini, 32 px", "bundled:resnet-mini", "layer4", options.data)
     race("resnet-mini, 32 px", "bundled:resnet-mini", "layer3", options.data)
