@@ -6,19 +6,20 @@ import hashlib
 import io
 import os
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import UnreadableSampleError
 from .fingerprint import file_id
 
 __all__ = ["FileMemo"]
 
 RACY_NS = 2_000_000_000  # a file that was just written could be written again within one tick of its time stamp
 MEMO_VERSION = 1
+UNKNOWN_STATE = (-1, -1, -1, -1)
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +47,10 @@ class FileMemo:
             with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
                 if int(arrays["version"]) == MEMO_VERSION:
                     memo._keys, memo._states, memo._ids = arrays["keys"], arrays["states"], arrays["ids"]
-        except (ValueError, OSError, KeyError, EOFError):
+            count = len(memo._keys)
+            if memo._states.shape != (count, 4) or memo._ids.shape != (count, 16) or memo._keys.dtype.kind != "S":
+                return cls()
+        except (ValueError, OSError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
             return cls()
         return memo
 
@@ -59,7 +63,8 @@ class FileMemo:
     def ids(self, root: Path, names: Sequence[str]) -> Array:
         """Return the 16-byte ids (files, 16) of the named files below ``root``, reading those that changed.
 
-        Raises :class:`UnreadableSampleError` for a file that cannot be read.
+        A file that cannot be read gets an id that no content has: it is missing until it can be read, and opening it says
+        why.
         """
         prefix = os.path.join(root.resolve(), "")  # noqa: PTH118
         states = np.array([_state(prefix + name) for name in names], dtype=np.int64).reshape(-1, 4)
@@ -75,11 +80,11 @@ class FileMemo:
             path = prefix + names[position]
             started_ns = time.time_ns()
             try:
-                ids[position] = np.frombuffer(file_id(path), dtype=np.uint8)
-            except OSError as error:
-                raise UnreadableSampleError(
-                    f"{path} cannot be read: {error.strerror}. Check its permissions."
-                ) from error
+                found = file_id(path)
+            except OSError:
+                ids[position] = np.frombuffer(_unreadable_id(path), dtype=np.uint8)
+                continue
+            ids[position] = np.frombuffer(found, dtype=np.uint8)
             self.hashed += 1
             # Trusted next time only if nobody can have written it since within the same tick.
             newest = max(states[position][1], states[position][2])
@@ -100,9 +105,13 @@ def _key(path: str) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
 
 
+def _unreadable_id(path: str) -> bytes:
+    return hashlib.sha256(b"featcache: unreadable\0" + os.fsencode(path)).digest()[:16]
+
+
 def _state(path: str) -> tuple[int, int, int, int]:
     try:
         state = os.stat(path)  # noqa: PTH116
-    except OSError as error:
-        raise UnreadableSampleError(f"{path} cannot be read: {error.strerror}. Check the data.") from error
+    except OSError:
+        return UNKNOWN_STATE
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino

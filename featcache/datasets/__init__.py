@@ -22,10 +22,12 @@ __all__ = ["DatasetSource", "SourceDataset", "dataset_name", "dataset_sources", 
 class SourceDataset(Protocol):
     """A map-style dataset of (input, target) that knows its samples without opening them.
 
-    ``name`` names its snapshots; ``names``, ``targets`` and ``splits`` (``""`` where there are none) are aligned with
-    the items; ``classes`` are the names of the targets; ``decoding`` says how a sample's bytes become its item.
+    ``spec`` is the specification that opens it again; ``name`` names its snapshots; ``names``, ``targets`` and ``splits``
+    (``""`` where there are none) are aligned with the items; ``classes`` are the names of the targets; ``decoding`` says
+    how a sample's bytes become its item.
     """
 
+    spec: str
     name: str
     names: Sequence[str]
     targets: np.ndarray[Any, Any]
@@ -67,7 +69,10 @@ def open_dataset(spec: str) -> Any:
     """
     kind, separator, argument = spec.partition(":")
     if not separator or not argument:
-        raise UsageError(f"{spec!r} is no data specification: use folder:PATH, sklearn:digits or module:factory.")
+        meant = f" Did you mean 'folder:{spec}'?" if spec and Path(spec).is_dir() else ""
+        raise UsageError(
+            f"{spec!r} is no data specification.{meant} Use folder:PATH, sklearn:digits or module:factory."
+        )
     if kind in dataset_sources.names():
         return dataset_sources.get(kind)(argument, dataset_name(spec))
     from ..factories import call_factory, can_be_loaded, looks_like_factory

@@ -41,28 +41,26 @@ class FolderDataset:
             raise DataNotFoundError(f"there is no folder {path}. Check --data, or where you are.")
         if not self.root.is_dir():
             raise DataError(f"{path} is a file, not a folder of class folders. Check --data.")
-        folders = _folders(self.root)
-        split_folders = [folder for folder in folders if folder.lower() in SPLITS]
-        parts = (
-            [(SPLITS[folder.lower()], f"{folder}/") for folder in split_folders]
-            if split_folders and len(split_folders) == len(folders)
-            else [("", "")]
-        )
-        listed = [(split, prefix, self._class_folders(prefix)) for split, prefix in parts]
+        listed = [(split, prefix, self._class_folders(prefix)) for split, prefix in self._parts()]
         self.classes = sorted({label for _, _, labels in listed for label in labels})
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.names: list[str] = []
         self.splits: list[str] = []
         targets: list[int] = []
         for split, prefix, labels in listed:
+            above = _chain(self.root, prefix)
             for label in labels:
-                found = sorted(_images(self.root / prefix / label, f"{prefix}{label}/"))
+                found = sorted(_images(self.root / prefix / label, f"{prefix}{label}/", above))
                 self.names += found
                 self.splits += [split] * len(found)
                 targets += [numbers[label]] * len(found)
+        looked_for = f"looked for {', '.join(EXTENSIONS)}"
         if not self.names:
+            raise DataError(f"{path} holds no images in its {len(self.classes)} class folders: {looked_for}.")
+        hollow = [label for label in self.classes if numbers[label] not in set(targets)]
+        if hollow:
             raise DataError(
-                f"{path} holds no images: looked in {len(self.classes)} class folders for {', '.join(EXTENSIONS)}."
+                f"{path} holds no images of the class {hollow[0]!r}: {looked_for}. Remove that folder, or put images in it."
             )
         self.targets = np.array(targets, dtype=np.int64)
 
@@ -76,10 +74,28 @@ class FolderDataset:
         """Return the ids of the files' contents (samples, 16)."""
         return (memo or FileMemo()).ids(self.root, self.names)
 
+    def _parts(self) -> list[tuple[str, str]]:
+        """Return (split, prefix of its names) of the splits; where there are none, one that is the whole folder.
+
+        A folder is a split if it is called like one and holds class folders: a class may be called `train`, too.
+        """
+        folders = _folders(self.root)
+        called = [folder for folder in folders if folder.lower() in SPLITS]
+        split_folders = [folder for folder in called if _folders(self.root / folder) or len(called) == len(folders)]
+        if not split_folders:
+            return [("", "")]
+        others = [each for each in folders if each not in split_folders and next(_images(self.root / each, ""), None)]
+        if others:
+            raise DataError(
+                f"{self.root} holds both splits ({', '.join(split_folders)}) and folders of images that are none "
+                f"({', '.join(others[:3])}): move one kind elsewhere."
+            )
+        return [(SPLITS[folder.lower()], f"{folder}/") for folder in split_folders]
+
     def _class_folders(self, prefix: str) -> list[str]:
-        labels = _folders(self.root / prefix)
+        where = self.root / prefix
+        labels = _folders(where)
         if not labels:
-            where = self.root / prefix if prefix else self.root
             loose = sum(1 for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
             found = f"{loose} images that lie loose" if loose else "nothing that could be a class"
             raise DataError(
@@ -97,6 +113,8 @@ def open_image(path: Path) -> Any:
             return Image.open(file).convert("RGB")
     except UnidentifiedImageError as error:
         raise UnreadableSampleError(f"{path} is not an image that PIL knows") from error
+    except FileNotFoundError as error:
+        raise UnreadableSampleError(f"{path} is not there (any more)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
 
@@ -107,6 +125,12 @@ def _folders(root: Path) -> list[str]:
             return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise DataError(f"{root} cannot be listed: {error.strerror}. Check its permissions.") from error
+
+
+def _chain(root: Path, prefix: str) -> tuple[tuple[int, int], ...]:
+    """Return what identifies the folders above the class folders, so that a link back to them is told."""
+    states = [folder.stat() for folder in {root, root / prefix}]
+    return tuple((state.st_dev, state.st_ino) for state in states)
 
 
 def _images(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:

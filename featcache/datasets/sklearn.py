@@ -19,8 +19,9 @@ class SklearnImages:
     """Grey images in memory as PIL images in RGB, with class numbers."""
 
     def __init__(
-        self, name: str, pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], classes: list[str]
+        self, spec: str, name: str, pixels: np.ndarray[Any, Any], targets: np.ndarray[Any, Any], classes: list[str]
     ) -> None:
+        self.spec = spec
         self.name = name
         self.pixels = pixels
         self.targets = targets.astype(np.int64)
@@ -54,4 +55,4 @@ def open_sklearn(argument: str, name: str) -> SklearnImages:
     digits = load_digits()
     # Sixteen shades become the full range of a byte: 0 stays 0 and 16 becomes 255.
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return SklearnImages(name, pixels, digits.target, [str(number) for number in range(10)])
+    return SklearnImages(f"sklearn:{argument}", name, pixels, digits.target, [str(number) for number in range(10)])

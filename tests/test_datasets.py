@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
+from featcache.datasets import dataset_name, open_dataset
+from featcache.datasets.folder import EXTENSIONS, open_image
+from featcache.filememo import FileMemo
+from featcache.testing import DatasetSourceContract
+
+
+def put(path: Path, shade: int = 0, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (6, 4), shade).save(path)
+    return path
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    root = tmp_path / "splits"
+    for number, split in enumerate(("train", "Test", "validation")):
+        for label in ("b", "a", "ç"):
+            put(root / split / label / f"{number}.png", 40 * number + len(label) + ord(label) % 7)
+    return root
+
+
+class TestFolder(DatasetSourceContract):
+    nonsense = "folder:there/is/none"
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, image_folder: Path) -> None:
+        self.spec = f"folder:{image_folder}"
+
+
+class TestFolderWithSplits(DatasetSourceContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, splits: Path) -> None:
+        self.spec = f"folder:{splits}"
+
+
+class TestDigits(DatasetSourceContract):
+    spec = "sklearn:digits"
+    nonsense = "sklearn:digts"
+
+
+def test_folders_called_train_val_and_test_become_splits(splits: Path) -> None:
+    dataset = open_dataset(f"folder:{splits}")
+    assert dataset.classes == ["a", "b", "ç"]
+    assert Counter(dataset.splits) == {"train": 3, "test": 3, "val": 3}
+    found = dict(zip(dataset.names, zip(dataset.splits, dataset.targets.tolist(), strict=True), strict=True))
+    assert found["Test/b/1.png"] == ("test", 1)
+    assert found["validation/ç/2.png"] == ("val", 2)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for label in ("bus", "car", "train"):
+        put(tmp_path / label / "0.png")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ["bus", "car", "train"]
+    assert set(dataset.splits) == {""}
+
+
+def test_splits_beside_other_folders_of_images_are_refused(splits: Path) -> None:
+    (splits / "notes").mkdir()
+    assert len(open_dataset(f"folder:{splits}")) == 9
+    put(splits / "more" / "0.png")
+    with pytest.raises(DataError, match=r"both splits .*train.* and folders of images .*more"):
+        open_dataset(f"folder:{splits}")
+
+
+def test_nested_images_of_all_kinds_are_found_and_hidden_ones_left_out(tmp_path: Path) -> None:
+    for number, extension in enumerate(EXTENSIONS):
+        put(tmp_path / "a" / "deep" / "er" / f"x{extension.upper() if number % 2 else extension}", number, "L")
+    put(tmp_path / "a" / ".hidden.png")
+    put(tmp_path / "a" / ".cache" / "x.png")
+    put(tmp_path / ".git" / "x.png")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "folder.png").mkdir()
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert len(dataset) == len(EXTENSIONS)
+    assert all(name.startswith("a/deep/er/x") for name in dataset.names)
+    assert all(dataset[position][0].mode == "RGB" for position in range(len(dataset)))
+
+
+def test_it_lists_what_torchvision_lists(image_folder: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    put(image_folder / "bee" / "deep" / "er.PNG", 7)
+    theirs, ours = ImageFolder(str(image_folder)), open_dataset(f"folder:{image_folder}")
+    assert ours.classes == theirs.classes
+    listed = {os.path.relpath(path, image_folder): target for path, target in theirs.samples}
+    assert dict(zip(ours.names, ours.targets.tolist(), strict=True)) == listed
+    assert [ours[0][0].tobytes(), ours[7][0].tobytes()] == [
+        theirs.loader(str(image_folder / ours.names[position])).tobytes() for position in (0, 7)
+    ]
+
+
+def test_links_that_lead_back_end(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "0.png")
+    put(tmp_path / "b" / "1.png", 9)
+    for place, target in (("a/up", "."), ("a/self", "a"), ("a/other", "b"), ("b/other", "a")):
+        (tmp_path / place).symlink_to(tmp_path / target, target_is_directory=True)
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert sorted(dataset.names) == ["a/0.png", "a/other/1.png", "b/1.png", "b/other/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda root: None, DataNotFoundError, "there is no folder"),
+        (lambda root: put(root.with_suffix(".png")).rename(root), DataError, "is a file"),
+        (lambda root: root.mkdir(), DataError, "nothing that could be a class"),
+        (lambda root: put(root / "loose.png"), DataError, "1 images that lie loose"),
+        (lambda root: (root / "a").mkdir(parents=True), DataError, "holds no images"),
+        (lambda root: (put(root / "a" / "0.png"), (root / "b").mkdir()), DataError, "no images of the class 'b'"),
+        (lambda root: put(root / "train" / "loose.png"), DataError, "1 images that lie loose"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_says_what_was_found(tmp_path: Path, make, error, words) -> None:
+    make(tmp_path / "images")
+    with pytest.raises(error, match=words) as raised:
+        open_dataset(f"folder:{tmp_path / 'images'}")
+    assert "\n" not in str(raised.value)
+
+
+def test_damaged_images_are_named_and_never_raise_anything_else(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    said = []
+    for extension in ("jpg", "png", "bmp", "webp"):
+        path = tmp_path / f"image.{extension}"
+        Image.fromarray(pixels).save(path)
+        whole = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole[: generator.choice([len(whole), generator.randrange(len(whole))])])
+            for _ in range(min(3, len(damaged))):
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+            path.write_bytes(damaged)
+            try:
+                assert open_image(path).mode == "RGB"
+            except UnreadableSampleError as error:
+                said.append(f"{path.name} {error}")
+    assert len(said) > 60
+    assert all(each.count(each.split()[0]) == 2 for each in said)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(UnreadableSampleError, match=r"x\.png"):
+        open_image(tmp_path / "x.png")
+    with pytest.raises(UnreadableSampleError, match=r"y\.png is not there"):
+        open_image(tmp_path / "y.png")
+
+
+def test_a_file_that_cannot_be_read_hides_no_other_and_is_named_when_it_is_opened(image_folder: Path) -> None:
+    whole = open_dataset(f"folder:{image_folder}").sample_ids(None)
+    (image_folder / "ant" / "0.png").unlink()
+    (image_folder / "ant" / "0.png").symlink_to("nowhere.png")
+    dataset = open_dataset(f"folder:{image_folder}")
+    memo = FileMemo()
+    ids = dataset.sample_ids(memo)
+    assert np.array_equal(ids[1:], whole[1:])
+    assert not np.array_equal(ids[0], whole[0])
+    assert memo.hashed == len(dataset) - 1
+    with pytest.raises(UnreadableSampleError, match=r"0\.png is not there"):
+        dataset[0]
+
+
+def test_names_of_snapshots_are_readable_and_differ_by_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dataset_name("folder:Some Data") == dataset_name(f"folder:{tmp_path / 'Some Data'}")
+    assert dataset_name("folder:Some Data").startswith("some-data-")
+    assert dataset_name("folder:a/x") != dataset_name("folder:b/x")
+
+
+FACTORY = """
+import torch
+class Pairs(torch.utils.data.Dataset):
+    def __len__(self): return 3
+    def __getitem__(self, i): return torch.full((2,), float(i)), i
+def make(): return Pairs()
+def fail(): raise ValueError("no disk")
+"""
+
+
+def test_functions_of_files_and_packages_make_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_data.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    by_file = open_dataset("my_data.py:make")
+    assert by_file[2][1] == 2
+    assert by_file.name.startswith("make")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(open_dataset("my_data:make")) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("digits", UsageError, "no data specification"),
+        ("folder:", UsageError, "no data specification"),
+        ("foldr:x", UnknownNameError, "'folder'"),
+        ("sklearn:digit", UnknownNameError, "'digits'"),
+        ("my_data.py:mke", UnknownNameError, "'make'"),
+        ("none.py:make", UnknownNameError, r"no file none\.py"),
+        ("no_such_package.data:make", UnknownNameError, "no_such_package"),
+        ("my_data.py:fail", UsageError, "no disk"),
+        ("pictures", UsageError, "'folder:pictures'"),
+    ],
+)
+def test_a_specification_that_leads_nowhere_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: type[Exception], words: str
+) -> None:
+    (tmp_path / "my_data.py").write_text(FACTORY)
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=words) as raised:
+        open_dataset(spec)
+    assert "\n" not in str(raised.value)
