@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -43,6 +42,8 @@ class CutAnalysis:
     before: frozenset[str]  # modules that run before the cut only
     open: frozenset[str]  # modules that are still running at the cut
     state_before: frozenset[str]
+    overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
+    training_only: frozenset[str] = frozenset()  # modules that run in training mode only
 
     @property
     def hookable(self) -> bool:
@@ -82,8 +83,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
     made = [_crossing(cut, run, other, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
     if not made:
         raise SplitError(
-            f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it. "
-            f"{_nearest(run, end)}"
+            f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
         )
     open_calls = _ancestors(run, cut_call)
     post = {call.name for position, call in enumerate(run.modules) if _is_behind(run, position, cut_call)}
@@ -99,6 +99,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
         frozenset(pre),
         frozenset(run.modules[position].name for position in open_calls),
         frozenset(_state_names(run, range(end))),
+        frozenset(number for call in run.calls[end:] for number in call.writes),
     )
 
 
@@ -118,7 +119,7 @@ def _same_path(cut: str, run: Run, other: Run, end: int) -> None:
         if theirs is None or theirs.name != ours.name or theirs.reads != ours.reads:
             raise SplitError(
                 f"before the cut {cut!r} the model takes another path for another batch size or other values "
-                f"({module_of(run, ours.parent)}: {ours.name}). {_nearest(run, position)}"
+                f"({module_of(run, ours.parent)}: {ours.name})."
             )
 
 
@@ -149,22 +150,36 @@ def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
 
 def _refuse_escapes(cut: str, run: Run, end: int, tainted: set[int]) -> None:
     for position, call in enumerate(run.calls[:end]):
-        if call.escapes and tainted.intersection(call.reads):
+        where = f"before the cut {cut!r}, in {module_of(run, call.parent)}"
+        if call.draws and _is_used(run, position):
             raise SplitError(
-                f"before the cut {cut!r}, in {module_of(run, call.parent)}, a Python value is taken from a tensor that "
-                f"depends on the input ({call.name}): it depends on the whole batch, so rows cannot be cached. "
-                f"{_nearest(run, position)}"
+                f"{where}, the model draws random numbers in evaluation mode ({call.name}): its rows are not a function "
+                "of the input."
             )
-        stateful = [number for number in call.writes if run.origins[number][0] in ("state", "constant")]
-        if stateful and tainted.intersection(call.reads):
+        if not tainted.intersection(call.reads):
+            continue
+        if call.escapes:
             raise SplitError(
-                f"before the cut {cut!r}, in {module_of(run, call.parent)}, the model writes into its own state "
-                f"({call.name}): its rows depend on what was run before. {_nearest(run, position)}"
+                f"{where}, a Python value is taken from a tensor that depends on the input ({call.name}): it depends on "
+                "the whole batch, so rows cannot be cached."
             )
+        if any(run.origins[number][0] in ("state", "constant") for number in call.writes):
+            raise SplitError(
+                f"{where}, the model writes into its own state ({call.name}): its rows depend on what was run before."
+            )
+
+
+def _is_used(run: Run, position: int) -> bool:
+    # Some models draw a number for every layer, and use it in training mode only.
+    call = run.calls[position]
+    made = {*call.makes, *call.writes}
+    return not made.isdisjoint(run.returned) or any(
+        made.intersection(later.reads) for later in run.calls[position + 1 :]
+    )
 
 
 def _consumed_behind(run: Run, end: int) -> set[int]:
-    consumed = set(refs_in(run.outputs))
+    consumed = set(run.returned)
     for call in run.calls[end:]:
         consumed.update(call.reads)
     return consumed
@@ -202,8 +217,7 @@ def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carrie
     if not mine or mine[0] != run.batch or theirs[0] != other.batch or mine[1:] != theirs[1:]:
         raise SplitError(
             f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
-            f"{list(theirs)} for {other.batch}: its first dimension is not the batch. "
-            f"{_nearest(run, run.modules[cut_call].begin)}"
+            f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
         )
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
@@ -282,21 +296,3 @@ def state_behind(analysis: CutAnalysis) -> set[str]:
 def module_of(run: Run, position: int) -> str:
     """Return the name of a module call in words."""
     return (run.modules[position].name or "the model itself") if position >= 0 else "the model itself"
-
-
-def _nearest(run: Run, position: int) -> str:
-    """Return words that name the deepest few modules that end before a call: cuts there are not concerned."""
-    ended = [call for call in run.modules if call.name and 0 <= call.end <= position and call.end > call.begin]
-    names = list(dict.fromkeys(call.name for call in sorted(ended, key=lambda call: (-call.end, call.name.count(".")))))
-    if not names:
-        return "No earlier cut works; `featcache cuts` lists the candidates."
-    return f"Nearest cuts before it: {', '.join(names[:3])}; `featcache cuts` lists all."
-
-
-def same_tensors(one: Any, other: Any) -> bool:
-    """Return whether two trees hold bit-equal, finite tensors of equal dtype in the same places."""
-    left = [leaf for leaf in pytree.tree_leaves(one) if isinstance(leaf, torch.Tensor)]
-    right = [leaf for leaf in pytree.tree_leaves(other) if isinstance(leaf, torch.Tensor)]
-    return len(left) == len(right) and all(
-        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(left, right, strict=True)
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,11 @@ from torch import nn
 from ..errors import FeatCacheError
 from ..tensorspec import TensorSpec
 from .analysis import analyse
+from .examples import examples
+from .nearest import candidate_names
 from .record import Run
 from .splitting import recorded
-from .trial import examples
+from .trial import refuse_tied
 
 __all__ = ["Cut", "cuts"]
 
@@ -46,10 +47,11 @@ def cuts(model: nn.Module, example_inputs: Any) -> list[Cut]:
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     total_flops, total_parameters = max(1, flops[-1]), max(1, sum(sizes.values()))
     found = []
-    for name in _candidates(model, runs[0]):
+    for name in candidate_names(model, runs[0]):
         end = next(call.end for call in reversed(runs[0].modules) if call.name == name)
         try:
             analysis = analyse(model, name, runs[0], runs[1])
+            refuse_tied(model, analysis)
         except FeatCacheError as error:
             found.append(Cut(name, (), 0, flops[end] / total_flops, 0.0, str(error)))
             continue
@@ -66,39 +68,13 @@ def cuts(model: nn.Module, example_inputs: Any) -> list[Cut]:
     return found
 
 
-def _candidates(model: nn.Module, run: Run) -> list[str]:
-    """Return the names of modules that are worth listing, in the order in which they end."""
-    counts = Counter(call.name for call in run.modules)
-    ended = sorted((call for call in run.modules if call.name and call.end > call.begin), key=lambda call: call.end)
-    chosen: dict[int, str] = {}
-    for call in ended:
-        module = model.get_submodule(call.name)
-        if counts[call.name] > 1 or not _is_block(call.name, module):
-            continue
-        # Of modules that end at the same place, the outermost names it.
-        if call.end not in chosen or call.name.count(".") < chosen[call.end].count("."):
-            chosen[call.end] = call.name
-    return [chosen[end] for end in sorted(chosen)]
-
-
-def _is_block(name: str, module: nn.Module) -> bool:
-    depth = name.count(".")
-    return depth == 0 or (depth <= 3 and any(True for _ in module.children()) and _in_sequence(name))
-
-
-def _in_sequence(name: str) -> bool:
-    """Return whether every level of a name is a stage or a numbered block, not a part of a block."""
-    *_, last = name.split(".")
-    return last.isdigit() or last[-1:].isdigit()
-
-
 def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
     """Return the FLOPs before each recorded call, and in all."""
     from torch.overrides import TorchFunctionMode
     from torch.utils.flop_counter import FlopCounterMode
 
     from .clone import skeleton
-    from .record import call_name, is_metadata
+    from .names import call_name, is_metadata
 
     counter = FlopCounterMode(display=False)
     before: list[int] = []

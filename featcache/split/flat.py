@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
+from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, affine, ancestors, behind
 from .record import Call, ModuleCall, Ref
 
@@ -42,7 +43,9 @@ class NotFlatError(Exception):
     """What lies behind the cut cannot be written as a flat graph."""
 
 
-def build_flat(model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor]) -> fx.GraphModule:
+def build_flat(
+    model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor], frontier: tuple[TensorSpec, ...]
+) -> fx.GraphModule:
     """Return the graph as a module that shares the modules, parameters and buffers of ``model``."""
     root: dict[str, Any] = {}
     for node in graph.nodes:
@@ -56,6 +59,8 @@ def build_flat(model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Ten
     made = fx.GraphModule(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
     made.training = model.training
+    # Folding tries rows of this form, to see that a row's value does not depend on the others.
+    made.meta["frontier"] = frontier
     return made
 
 
@@ -79,6 +84,11 @@ class _Builder:
         others = self._events(self.other)
         if [event.name for event in events] != [event.name for event in others]:
             raise NotFlatError("the path behind the cut depends on the batch")
+        for event in (*events, *self.run.calls[self.analysis.end :]):
+            if event.context:
+                raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
+        if any(isinstance(event, Call) and event.switches_gradients for event in events):
+            raise NotFlatError("the model itself switches gradients")
         self._frontier()
         for mine, theirs in zip(events, others, strict=True):
             if isinstance(mine, ModuleCall):
@@ -100,14 +110,13 @@ class _Builder:
 
     def _frontier(self) -> None:
         given = self.graph.placeholder(FRONTIER)
-        changed = {number for call in self.run.calls[self.analysis.end :] for number in call.writes}
         for crossing in self.analysis.crossings:
             node = given
             if len(self.analysis.crossings) > 1:
                 node = self.graph.call_function(operator.getitem, (given, crossing.spec.name))
             self.batch = self.batch or self.graph.call_method("size", (node, 0))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
-            if crossing.number in changed:
+            if crossing.number in self.analysis.overwritten:
                 # The caller's tensor may be a cached row: what is changed in place must be a copy.
                 node = self.graph.call_method("clone", (node,))
             self.nodes[crossing.number] = node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,23 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .clone import skeleton
+from .names import ESCAPES, call_name, is_metadata
+from .randomness import generators, quiet
+from .trees import tensors_in
 
-__all__ = ["Call", "ModuleCall", "Ref", "Run", "StopAtCutError", "call_name", "is_metadata", "record"]
-
-# What these return says how a tensor is laid out, not what is in it.
-METADATA = {
-    "shape", "size", "dim", "ndim", "ndimension", "dtype", "device", "layout", "is_cuda", "is_cpu", "is_meta", "is_mps",
-    "is_sparse", "is_quantized", "is_floating_point", "is_complex", "is_contiguous", "requires_grad", "requires_grad_",
-    "is_leaf", "numel", "nelement", "stride", "element_size", "itemsize", "nbytes", "storage_offset", "get_device", "type_as_",
-    "__len__", "is_inference", "grad_fn", "names", "is_nested", "is_signed", "is_conj", "is_neg", "output_nr", "_version",
-    "is_mkldnn", "is_xpu",
-     "is_vulkan", "is_tensor", "__hash__", "is_same_size", "has_names", "grad", "_is_view", "__dir__", "__format__", "__repr__",
-}  # fmt: skip
-# What these return is a Python value that depends on the content.
-ESCAPES = {
-    "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__", "__complex__",
-    "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage", "__dlpack__",
-}  # fmt: skip
+__all__ = ["Call", "ModuleCall", "Ref", "Run", "StopAtCutError", "record"]
 
 
 class StopAtCutError(Exception):
@@ -55,9 +42,16 @@ class Call:
     outputs: Any
     reads: tuple[int, ...]
     makes: tuple[int, ...]
-    writes: tuple[int, ...]  # arguments that it changed in place
+    writes: tuple[int, ...]  # what it changed in place: arguments, and all that share memory with them
     parent: int  # the innermost module call that it ran in, by position; -1 outside of all
     time: int
+    draws: bool = False  # random numbers
+    context: tuple[Any, ...] = ()  # what an enclosing autocast or inference mode of the model does
+
+    @property
+    def switches_gradients(self) -> bool:
+        """Return whether the model turns gradients on or off here."""
+        return self.name.endswith("_set_grad_enabled")
 
     @property
     def escapes(self) -> bool:
@@ -78,6 +72,7 @@ class ModuleCall:
     outputs: Any = None
     nth: int = 0
     time: int = 0
+    context: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -89,6 +84,7 @@ class Run:
     calls: list[Call] = field(default_factory=list)
     modules: list[ModuleCall] = field(default_factory=list)
     outputs: Any = None
+    returned: frozenset[int] = frozenset()  # also those inside of objects that are no containers
     objects: list[torch.Tensor] = field(default_factory=list)
     origins: list[tuple[Any, ...]] = field(
         default_factory=list
@@ -102,24 +98,6 @@ class Run:
                 self.objects[number] = torch.empty(0, dtype=self.objects[number].dtype, device="meta")
 
 
-def call_name(function: Callable[..., Any]) -> str:
-    """Return the name of a torch function, the same in every process."""
-    owner = getattr(function, "__self__", None)
-    if getattr(function, "__name__", "") in ("__get__", "__set__") and owner is not None:
-        return f"Tensor.{'' if function.__name__ == '__get__' else 'set_'}{getattr(owner, '__name__', '?')}"
-    qualified = str(getattr(function, "__qualname__", None) or getattr(function, "__name__", type(function)))
-    module = getattr(function, "__module__", None) or "torch"
-    # One function is reached through several private classes, whose names differ between versions.
-    short = qualified.replace("_TensorBase.", "Tensor.").replace("TensorBase.", "Tensor.")
-    short = short.replace("_VariableFunctionsClass.", "torch.").replace("_VariableFunctions.", "torch.")
-    return short if short != qualified or isinstance(function, types.MethodDescriptorType) else f"{module}.{qualified}"
-
-
-def is_metadata(name: str) -> bool:
-    """Return whether a call only asks how a tensor is laid out."""
-    return name.rpartition(".")[2] in METADATA
-
-
 class _Recorder(TorchFunctionMode):
     def __init__(self, run: Run, state: dict[int, str]) -> None:
         super().__init__()
@@ -129,6 +107,9 @@ class _Recorder(TorchFunctionMode):
         self.open: list[int] = []
         self.time = 0
         self.counts: Counter[str] = Counter()
+        self.memories: dict[int, list[int]] = {}  # objects by the memory that they are views of
+        self.nesting = _autocast_nesting()
+        self.generators = generators()
 
     def number(self, tensor: torch.Tensor, origin: tuple[Any, ...] | None = None) -> int:
         known = self.numbers.get(id(tensor))
@@ -140,6 +121,7 @@ class _Recorder(TorchFunctionMode):
             self.run.objects.append(tensor)  # also keeps its id from being used again
             self.run.origins.append(origin)
             self.run.shapes.append(tuple(tensor.shape))
+            self.memories.setdefault(_memory(tensor), []).append(known)
         return known
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
@@ -163,28 +145,52 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         (args_tree, kwargs_tree), reads = self.referred((args, kwargs))
         versions = [_version(self.run.objects[number]) for number in reads]
+        states = [generator.get_state() for generator in self.generators]
         position = len(self.run.calls)
+        context = self.context(reads)
         result = func(*args, **kwargs)
-        writes = tuple(
+        draws = any(
+            not torch.equal(generator.get_state(), state)
+            for generator, state in zip(self.generators, states, strict=True)
+        )
+        changed = [
             number
             for number, before in zip(reads, versions, strict=True)
             if _version(self.run.objects[number]) != before
-        )
+        ]
+        # A view shows what is written through another one: all objects in that memory count as changed.
+        shared = (self.memories[_memory(self.run.objects[number])] for number in changed)
+        writes = tuple(dict.fromkeys([*changed, *(number for numbers in shared for number in numbers)]))
         outputs, made = self.referred(result, ("call", position))
         makes = tuple(number for number in made if self.run.origins[number][:2] == ("call", position))
         self.time += 1
         parent = self.open[-1] if self.open else -1
         self.run.calls.append(
-            Call(func, name, args_tree, kwargs_tree, outputs, reads, makes, writes, parent, self.time)
+            Call(func, name, args_tree, kwargs_tree, outputs, reads, makes, writes, parent, self.time, draws, context)
         )
         return result
+
+    def context(self, reads: tuple[int, ...] = ()) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = ("inference",) if torch.is_inference_mode_enabled() else ()
+        if _autocast_nesting() > self.nesting:
+            kind = self.run.objects[reads[0]].device.type if reads else "cpu"
+            enabled = torch.is_autocast_enabled(kind)
+            found += ("autocast", str(torch.get_autocast_dtype(kind)) if enabled else "off")
+        return found
 
     def enter(self, name: str, args: Any, kwargs: Any) -> None:
         (args_tree, kwargs_tree), _ = self.referred((args, kwargs))
         parent = self.open[-1] if self.open else -1
         self.time += 1
         made = ModuleCall(
-            name, len(self.run.calls), parent, args_tree, kwargs_tree, nth=self.counts[name], time=self.time
+            name,
+            len(self.run.calls),
+            parent,
+            args_tree,
+            kwargs_tree,
+            nth=self.counts[name],
+            time=self.time,
+            context=self.context(),
         )
         self.counts[name] += 1
         self.open.append(len(self.run.modules))
@@ -203,6 +209,21 @@ def _version(tensor: torch.Tensor) -> int:
         return 0
 
 
+def _memory(tensor: torch.Tensor) -> int:
+    try:
+        with torch._C.DisableTorchFunction():  # a recorder must not record itself
+            return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse tensors have no storage
+        return -id(tensor)
+
+
+def _autocast_nesting() -> int:
+    # torch tells the depth only when it changes.
+    depth: int = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return depth
+
+
 def record(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -214,10 +235,10 @@ def record(
 
     All modules are in evaluation mode, but those that ``training`` names.
     """
-    running = skeleton(model, own_buffers=bool(training))
+    running = skeleton(model, own_buffers=True)
     for name in training:
         running.get_submodule(name).training = True
-    state = dict(_state(model))
+    state = dict(_state(running))
     run = Run(batch, None)
     recorder = _Recorder(run, state)
     for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
@@ -227,9 +248,10 @@ def record(
     for name, module in running.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             _watch(module, name, recorder)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), recorder:
+    with torch.no_grad(), quiet(), recorder:
         outputs = running(*args, **kwargs)
     run.outputs, _ = recorder.referred(outputs)
+    run.returned = frozenset(recorder.number(tensor) for tensor in tensors_in(outputs))
     return run
 
 

@@ -1,103 +1,28 @@
-"""The replay suffix and the prefix run: the model's own code, with the calls before the cut answered or stopped."""
+"""The replay suffix: the model's own forward, with the calls before the cut answered instead of executed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .analysis import CutAnalysis, affine, refs_in, state_behind
 from .clone import skeleton
-from .record import Call, Ref, StopAtCutError, call_name, is_metadata
+from .names import call_name, is_metadata
+from .prefix import at_end_of_call
+from .record import Call, Ref
+from .trees import tensors_in
 
-__all__ = ["ReplaySuffix", "run_prefix"]
+__all__ = ["ReplaySuffix"]
 
-Tensors = dict[str, torch.Tensor]
-
-
-def run_prefix(running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensors:
-    """Return the tensors that cross the cut, by name; ``running`` is a fresh skeleton in evaluation mode."""
-    found: dict[int, torch.Tensor] = {}
-    given = pytree.tree_leaves((args, kwargs))
-    for crossing in analysis.crossings:
-        if crossing.carried:
-            found[crossing.number] = given[analysis.run.origins[crossing.number][1]]
-    for crossing in analysis.crossings:
-        if crossing.source is not None:
-            _pick_up(running, crossing.source, crossing.number, found)
-    last = analysis.run.modules[analysis.cut_call]
-    _stop_after(running, last.name, last.nth)
-    mode = None if analysis.hookable else _Capture(analysis, found)
-    try:
-        with torch.no_grad():
-            if mode is None:
-                running(*args, **kwargs)
-            else:
-                with mode:
-                    running(*args, **kwargs)
-    except StopAtCutError:
-        pass
-    missing = [crossing.spec.name for crossing in analysis.crossings if crossing.number not in found]
-    if missing:
-        raise SplitError(
-            f"the cut {analysis.cut!r} was not reached as it was recorded ({', '.join(missing)} missing): "
-            "the model took another path for this batch."
-        )
-    return {crossing.spec.name: found[crossing.number] for crossing in analysis.crossings}
-
-
-def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
-    name, nth, leaf = source
-    seen = Counter[str]()
-
-    def take(_: nn.Module, args: Any, outputs: Any) -> None:
-        if seen[name] == nth:
-            found[number] = pytree.tree_leaves(outputs)[leaf]
-        seen[name] += 1
-
-    running.get_submodule(name).register_forward_hook(take)
-
-
-def _stop_after(running: nn.Module, name: str, nth: int, then: Callable[[], None] | None = None) -> None:
-    seen = Counter[str]()
-
-    def stop(_: nn.Module, args: Any, outputs: Any) -> None:
-        reached = seen[name] == nth
-        seen[name] += 1
-        if reached:
-            if then is None:
-                raise StopAtCutError
-            then()
-
-    running.get_submodule(name).register_forward_hook(stop)
-
-
-class _Capture(TorchFunctionMode):
-    """Keeps the results of recorded calls that cross the cut and are no module's output."""
-
-    def __init__(self, analysis: CutAnalysis, found: dict[int, torch.Tensor]) -> None:
-        super().__init__()
-        self.found = found
-        self.wanted: dict[int, list[tuple[int, int]]] = {}
-        for crossing in analysis.crossings:
-            kind, *where = analysis.run.origins[crossing.number]
-            if kind == "call":
-                self.wanted.setdefault(where[0], []).append((where[1], crossing.number))
-        self.position = 0
-
-    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if not is_metadata(call_name(func)):
-            for leaf, number in self.wanted.get(self.position, ()):
-                self.found[number] = pytree.tree_leaves(result)[leaf]
-            self.position += 1
-        return result
+# A placeholder is on the device meta; the model must be told where the tensor would be.
+PLACES = {"Tensor.device", "Tensor.is_cuda", "Tensor.is_cpu", "Tensor.is_meta", "Tensor.is_mps", "Tensor.get_device"}
 
 
 class ReplaySuffix(nn.Module):
@@ -128,40 +53,42 @@ class ReplaySuffix(nn.Module):
         missing = [name for name in names if name not in given]
         if missing:
             raise SplitError(f"the frontier lacks {', '.join(missing)}; it needs {', '.join(names)}.")
-        changed = {number for call in analysis.run.calls[analysis.end :] for number in call.writes}
         tensors = {
+            # The caller's tensor may be a cached row: what is changed in place must be a copy.
             crossing.number: given[crossing.spec.name].clone()
-            if crossing.number in changed
+            if crossing.number in analysis.overwritten
             else given[crossing.spec.name]
             for crossing in analysis.crossings
         }
         running = skeleton(self.__dict__["_model"], None)
-        answers = _Answers(analysis, tensors, torch.is_grad_enabled())
+        answers = _Answers(analysis, tensors)
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)
         args, kwargs = answers.inputs()
-        with torch.set_grad_enabled(False), answers:
+        with answers:
             output = running(*args, **kwargs)
-        if any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(output)):
+        if any(tensor.is_meta for tensor in tensors_in(output)):
             raise SplitError(f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded.")
         return output
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
-        opened = []
+        """Set evaluation mode for everything until the cut, then the caller's for what runs behind it."""
+        later = []
         for name, module in running.named_modules():
             if name in analysis.open:
-                opened.append((module, self._open_mode(name)))
-                module.training = False
-            elif name in analysis.before:
+                later.append((module, self._open_mode(name)))
+            elif name not in analysis.before:
+                later.append((module, module.training))
+            if not isinstance(module, torch.jit.ScriptModule):
                 module.training = False
 
         def at_cut() -> None:
-            for module, training in opened:
+            for module, training in later:
                 module.training = training
-            answers.pass_through()
+            answers.leave()
 
         last = analysis.run.modules[analysis.cut_call]
-        _stop_after(running, last.name, last.nth, at_cut)
+        at_end_of_call(running, last.name, last.nth, at_cut)
 
     def _open_mode(self, name: str) -> bool:
         module: nn.Module = self
@@ -173,23 +100,34 @@ class ReplaySuffix(nn.Module):
 
 
 class _Answers(TorchFunctionMode):
-    def __init__(self, analysis: CutAnalysis, tensors: dict[int, torch.Tensor], gradients: bool) -> None:
+    def __init__(self, analysis: CutAnalysis, tensors: dict[int, torch.Tensor]) -> None:
         super().__init__()
-        self.analysis, self.tensors, self.gradients = analysis, tensors, gradients
+        self.analysis, self.tensors = analysis, tensors
         first = next(iter(tensors.values()))
         self.batch, self.device = len(first), first.device
         self.position = 0
-        self.passing = False
+        self.on_stack = self.passing = False
         self.made: dict[int, torch.Tensor] = dict(tensors)
+
+    def __enter__(self) -> _Answers:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self.on_stack = True
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.on_stack:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
+            self.on_stack = False
+
+    def leave(self) -> None:
+        """From here on everything runs as it is; a mode on the stack would switch off torch's fast paths."""
+        self.passing = True
+        if _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)
 
     def inputs(self) -> Any:
         """Return the arguments of the model: what the frontier carries, and placeholders for the rest."""
         return pytree.tree_map_only(Ref, lambda ref: self.answer(ref.number), self.analysis.run.inputs)
-
-    def pass_through(self) -> None:
-        """From here on everything runs as it is."""
-        self.passing = True
-        torch.set_grad_enabled(self.gradients)
 
     def answer(self, number: int) -> torch.Tensor:
         if number not in self.made:
@@ -208,14 +146,17 @@ class _Answers(TorchFunctionMode):
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = call_name(func)
-        if name == "Tensor.device" and args[0].is_meta:
-            return self.device
+        if name in PLACES and args[0].is_meta:
+            return func(torch.empty(0, device=self.device))
         if self.passing or is_metadata(name):
             return func(*args, **kwargs)
         call = self._next(name)
-        if self.analysis.answered.intersection((*call.makes, *call.writes)):
-            return self.results(call.outputs)
-        result = func(*args, **kwargs)
+        if call.switches_gradients:
+            return func(*args, **kwargs)
+        with torch.no_grad():
+            if self.analysis.answered.intersection((*call.makes, *call.writes)):
+                return self.results(call.outputs)
+            result = func(*args, **kwargs)
         for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
             if isinstance(leaf, Ref) and isinstance(value, torch.Tensor):
                 self.made.setdefault(leaf.number, value)
@@ -286,6 +227,7 @@ def _behind_only(analysis: CutAnalysis) -> list[str]:
         for call in analysis.run.modules[analysis.cut_call + 1 :]
         if call.name not in analysis.open and call.name not in analysis.before
     }
+    names |= analysis.training_only
     return sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
 
 

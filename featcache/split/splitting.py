@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +15,30 @@ from ..errors import SplitError, UnknownCutError, UsageError, near_names
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, analyse
 from .clone import skeleton
-from .flat import NotFlatError, build_flat, flat_graph
+from .compare import compare
+from .examples import Examples, examples
+from .flat import build_flat, flat_graph
+from .nearest import nearest_cuts
+from .prefix import run_prefix
+from .randomness import quiet
 from .record import Run, record
-from .replay import ReplaySuffix, run_prefix
+from .replay import ReplaySuffix
 from .structure import structure_digest, structure_lines, weight_digests
-from .trial import compare, examples, frozen_reference, refuse_tied, refuse_train_only_branch, seeded
+from .trees import in_one_line
+from .trial import (
+    frozen_reference,
+    refuse_mixed_rows,
+    refuse_scripted,
+    refuse_tied,
+    seeded_step,
+    with_training_path,
+)
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "recorded", "split"]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 TRIES = 3
+GRADIENT_TOLERANCE = 1e-3  # sums over a batch, in an order that threads may change
 ONE_AT_A_TIME = threading.Lock()  # trials seed torch's generator, of which there is one for all threads
 
 
@@ -81,7 +96,7 @@ class Split:
         0.0 is bit for bit. Raises :class:`SplitError` where it is above 1e-5, or where the output is not finite.
         """
         running = skeleton(self.model, own_buffers=True)
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             whole = running(*args, **kwargs)
             again = self._make_suffix(running)(self.prefix(*args, **kwargs))
         return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
@@ -94,7 +109,7 @@ class Split:
         if self._graph is None:
             return ReplaySuffix(model, self._analysis)
         graph, constants = self._graph
-        return build_flat(model, copy.deepcopy(graph), constants)
+        return build_flat(model, copy.deepcopy(graph), constants, self.frontier)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Split:
         return self.rebind(copy.deepcopy(self.model, memo))
@@ -122,27 +137,37 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs) -> Split:
             f"the backbone has no module {cut!r}.{near_names(cut, known)} `featcache cuts` lists the candidates."
         )
     given = examples(example_inputs)
-    runs = recorded(model, given)
+    with torch.inference_mode(False):
+        runs = recorded(model, given)
+        try:
+            made = _split(model, cut, given, runs)
+        except SplitError as error:
+            raise SplitError(f"{error} {nearest_cuts(model, cut, given, runs)}") from None
+    for run in runs:
+        run.release()
+    return made
+
+
+def _split(model: nn.Module, cut: str, given: Examples, runs: tuple[Run, Run, Run]) -> Split:
     analysis = analyse(model, cut, runs[0], runs[1])
     refuse_tied(model, analysis)
     structure = structure_digest(analysis, runs[2])
-    refuse_train_only_branch(model, analysis, given.two)
-    stored = dict(given.two[1]) or given.two[0]
-    graph = _proven_graph(model, analysis, structure, given)
-    for run in runs:
-        run.release()
-    return Split(model, analysis, structure, graph, stored)
+    refuse_mixed_rows(model, analysis, given.two, given.other_row)
+    analysis = with_training_path(model, analysis, given.two)
+    analysis, graph = _proven(model, analysis, structure, given)
+    return Split(model, analysis, structure, graph, dict(given.two[1]) or given.two[0])
 
 
-def recorded(model: nn.Module, given: Any) -> tuple[Run, Run, Run]:
+def recorded(model: nn.Module, given: Examples) -> tuple[Run, Run, Run]:
     """Return three recorded runs: the example with a batch of two, of three, and of two with other values.
 
     Raises :class:`SplitError` where the model fails, or gives another output for equal input.
     """
-    running = skeleton(model)
+    refuse_scripted(model)
+    running = skeleton(model, own_buffers=True)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            first = running(*given.two[0], **given.two[1])  # some models fill caches of their own in a first pass
+        with torch.no_grad(), quiet():
+            first = running(*given.two[0], **given.two[1])
             second = running(*given.two[0], **given.two[1])
         runs = tuple(
             record(model, inputs[0], inputs[1], batch)
@@ -152,8 +177,7 @@ def recorded(model: nn.Module, given: Any) -> tuple[Run, Run, Run]:
         raise
     except Exception as error:
         raise SplitError(
-            f"the model cannot be run on the example input: {type(error).__name__}: {error}. Check that the transform fits "
-            "the model."
+            f"the model cannot be run on the example input: {in_one_line(error)}. Check that the transform fits the model."
         ) from error
     difference = compare(first, second, "a second evaluation pass", refuse=False)
     if difference:
@@ -164,48 +188,76 @@ def recorded(model: nn.Module, given: Any) -> tuple[Run, Run, Run]:
     return runs  # type: ignore[return-value]
 
 
-def _proven_graph(model: nn.Module, analysis: CutAnalysis, structure: str, given: Any) -> Any:
-    """Return the flat graph if it equals the model, None if the replay does; raises :class:`SplitError` if neither."""
+def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
+    """Return the analysis with what a trial adds to it, and the flat graph if that equals the model, None if the replay does.
+
+    Raises :class:`SplitError` where neither does.
+    """
     try:
-        graph = flat_graph(analysis)
-        _prove(Split(skeleton(model, own_buffers=True), analysis, structure, graph, ()), given)
-        return graph
-    except NotFlatError:
-        pass
+        return _prove(model, analysis, structure, given, flat=True)
     except Exception:  # any failure only means that the graph is not the model
         pass
-    _prove(Split(skeleton(model, own_buffers=True), analysis, structure, None, ()), given)
-    return None
+    try:
+        return _prove(model, analysis, structure, given, flat=False)
+    except SplitError:
+        raise
+    except Exception as error:
+        raise SplitError(f"the suffix behind {analysis.cut!r} cannot be run: {in_one_line(error)}.") from error
 
 
-def _prove(made: Split, given: Any) -> None:
+def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples, flat: bool) -> Any:
     """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
-    for args, kwargs in (given.two, given.three):
+    graph = flat_graph(analysis) if flat else None
+    made = Split(skeleton(model, own_buffers=True), analysis, structure, graph, ())
+    for args, kwargs in (given.two, given.three, given.other):
         made.check(*args, **kwargs)
     for attempt in range(TRIES):
         try:
-            return _prove_training(made, given.three)
+            overwritten = _prove_training(made, given)
+            break
         except SplitError:
             # Another thread may have drawn from torch's one generator meanwhile; a real difference comes every time.
             if attempt == TRIES - 1:
                 raise
-    return None
+    if overwritten - analysis.overwritten:
+        # What is written in place in training mode only (an in-place dropout) must be a copy, too.
+        again = dataclasses.replace(analysis, overwritten=analysis.overwritten | overwritten)
+        return _prove(model, again, structure, given, flat)
+    return analysis, graph
 
 
-def _prove_training(made: Split, call: Any) -> None:
-    args, kwargs = call
+def _prove_training(made: Split, given: Examples) -> set[int]:
+    """Compare a training step with that of the model; return the crossing tensors that it changed in place."""
+    analysis, call = made._analysis, given.three
+    trial = made.rebind(skeleton(made.model, own_buffers=True))
+    trial.suffix.train()
+    parameters = dict(trial.suffix.named_parameters())
+    frontier = trial.prefix(*call[0], **call[1])
     with ONE_AT_A_TIME:
-        expected, buffers = frozen_reference(made.model, made._analysis, args, kwargs)
-        trial = made.rebind(skeleton(made.model, own_buffers=True))
-        trial.suffix.train()
-        frontier = trial.prefix(*args, **kwargs)
-        if isinstance(expected, Exception):
-            return  # the model itself cannot be trained on this example
-        output = seeded(lambda: trial.suffix(frontier))
-    compare(expected, output, f"the suffix behind {made.cut!r} in training mode")
-    theirs = dict(trial.model.named_buffers())
-    compare(
-        buffers,
-        {name: theirs[name] for name in buffers},
-        f"the buffers behind {made.cut!r} after a training step",
-    )
+        expected = frozen_reference(made.model, analysis, call, set(parameters))
+        if expected.failure is not None:
+            return set()  # the model itself cannot be trained on this example
+        tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
+        before = [tensor.clone() for tensor in tensors]
+        found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
+    compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
+    if set(expected.gradients) != set(found.gradients):
+        raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")
+    for name, gradient in expected.gradients.items():
+        what = f"the gradient of {name!r} behind {made.cut!r}"
+        compare(gradient, found.gradients[name], what, tolerance=GRADIENT_TOLERANCE)
+    for name, buffer in expected.buffers.items():
+        if buffer.numel():
+            compare(buffer, found.buffers[name], f"the buffer {name!r} behind {made.cut!r} after a training step")
+    originals = dict(made.model.named_buffers())
+    for name in sorted(analysis.state_before & set(originals)):
+        if not torch.equal(originals[name], found.buffers[name]):
+            raise SplitError(
+                f"the buffer {name!r} is used before the cut {made.cut!r} and changed by training behind it: what is cached "
+                "would not stay true. Give each side a module of its own, or choose another cut."
+            )
+    return {
+        crossing.number
+        for crossing, tensor, copy_ in zip(analysis.crossings, tensors, before, strict=True)
+        if not torch.equal(tensor, copy_)
+    }

@@ -46,7 +46,9 @@ def structure_lines(analysis: CutAnalysis, run: Run, other: Run, values_differ: 
     lines = []
     for mine, theirs in zip(run.calls[: analysis.end], other.calls[: analysis.end], strict=True):
         encoded = _arguments(run, other, (mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
-        lines.append([mine.name, *encoded])
+        # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
+        context = [part for part in mine.context if part != "inference"]
+        lines.append([mine.name, *encoded, *([["context", *context]] if context else [])])
     return lines
 
 

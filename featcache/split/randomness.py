@@ -1,0 +1,43 @@
+"""torch's random generators: left as they were, and read to see who draws from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["generators", "quiet", "seed_all"]
+
+
+def generators() -> list[torch.Generator]:
+    """Return the default generators of the CPU and of every initialised CUDA device."""
+    found = [torch.default_generator]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found.extend(torch.cuda.default_generators)
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave the state of torch's random generators as it was."""
+    states = [(generator, generator.get_state()) for generator in generators()]
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators that :func:`quiet` guards.
+
+    Not ``torch.manual_seed``: that would also seed CUDA devices that are initialised only later.
+    """
+    for generator in generators():
+        generator.manual_seed(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

@@ -1,0 +1,53 @@
+"""Tensors in nested values of any kind, and words about errors in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["in_one_line", "tensors_in"]
+
+DEEPEST = 4
+
+
+def tensors_in(tree: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value of any kind, in order: containers, dataclasses, and objects that hold them."""
+    found: list[torch.Tensor] = []
+    _collect(tree, found, set(), DEEPEST)
+    return found
+
+
+def _collect(tree: Any, found: list[torch.Tensor], seen: set[int], depth: int) -> None:
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif depth and id(leaf) not in seen and not isinstance(leaf, (type, nn.Module, str, bytes)):
+            seen.add(id(leaf))
+            for part in _parts(leaf):
+                _collect(part, found, seen, depth - 1)
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, each.name, None) for each in dataclasses.fields(value)]
+    if callable(value) or type(value).__module__ in ("builtins", "torch", "numpy"):
+        return []
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    return (
+        [*vars(value).values(), *(getattr(value, name, None) for name in slots)]
+        if hasattr(value, "__dict__")
+        else [getattr(value, name, None) for name in slots]
+    )
+
+
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """Return the kind and the first words of an error, without line breaks."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words if len(words) <= most else words[: most - 1] + '…'}"
