@@ -19,7 +19,7 @@ STEPS = [
     ("move the freeze boundary up: layer4 is trained too", ["-m", "featcache", "extract", "--cut", "layer3"]),
     ("train layer4 + fc from the cache", ["-m", "featcache", "train-head"]),
     ("is everything fresh?", ["-m", "featcache", "status"]),
-    ("what the trained network says of new images", ["-m", "featcache", "predict", "data/digits/test/3/0013.png"]),
+    ("what the trained network says of new images", ["-m", "featcache", "predict", "data/digits/test/3/1474.png"]),
 ]
 
 
