@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from .head import TrainedHead, head_kinds, train_head
+from .head import TrainedHead, train_head
+from .kinds import HeadKind, HeadParts, head_kinds
+from .load import load_head, read_head
 from .metrics import EpochRecord, Metrics
 from .network import new_network
 from .options import TrainOptions
 from .predict import Predictions, predict
-from .save import load_head, read_head
 
 __all__ = [
     "EpochRecord",
+    "HeadKind",
+    "HeadParts",
     "Metrics",
     "Predictions",
     "TrainOptions",

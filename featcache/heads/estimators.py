@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..devices import available_memory_bytes
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
 
 __all__ = [
@@ -39,10 +43,14 @@ class EstimatorLayer(nn.Module):
         values = vectors.detach().cpu().numpy()
         seen = np.asarray(self.estimator.classes_, dtype=np.int64)
         scores = np.zeros((len(values), self.classes))
-        if hasattr(self.estimator, "predict_proba"):
-            scores[:, seen] = self.estimator.predict_proba(values)
-        else:
-            scores[np.arange(len(values)), self.estimator.predict(values)] = 1.0
+        try:
+            if hasattr(self.estimator, "predict_proba"):
+                scores[:, seen] = self.estimator.predict_proba(values)
+            else:
+                scores[np.arange(len(values)), self.estimator.predict(values)] = 1.0
+        except ValueError as error:  # such as a radius in which there are no neighbors
+            name = type(self.estimator).__name__
+            raise HeadError(f"scikit-learn's {name} cannot predict: {' '.join(str(error).split())[:300]}") from error
         return torch.from_numpy(np.log(np.clip(scores, 1e-12, None))).to(vectors.device, torch.float32)
 
 
@@ -80,27 +88,35 @@ def fit_estimator(name: str, parameters: Mapping[str, Any], vectors: Array, targ
     try:
         return estimator.set_params(**parameters).fit(vectors, targets)
     except (ValueError, TypeError) as error:
-        raise HeadError(f"scikit-learn's {name} could not be fitted: {error}") from error
+        words = " ".join(str(error).split())[:300]
+        raise HeadError(f"scikit-learn's {name} could not be fitted: {words}") from error
 
 
-def as_layer(estimator: Any, classes: int) -> nn.Module:
-    """Return a fitted estimator as a module: a linear layer where it is linear, so that it saves as plain tensors."""
+def as_layer(estimator: Any, classes: int, vectors: Array) -> nn.Module:
+    """Return a fitted estimator as a module: a linear layer where it is linear, so that it saves as plain tensors.
+
+    It is linear if its decision function on ``vectors`` (rows, width) is the one that its coefficients give: a linear
+    SVC is not, whose coefficients are those of pairs of classes. The layer's softmax is scikit-learn's ``predict_proba``
+    for logistic regression and linear discriminant analysis; for others, which give none or normalise otherwise, it ranks
+    the classes in the same order.
+    """
     coefficients, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
+    if coefficients is None or intercept is None or not hasattr(estimator, "decision_function"):
+        return EstimatorLayer(estimator, classes)
     seen = np.asarray(estimator.classes_, dtype=np.int64)
-    if (
-        coefficients is None
-        or intercept is None
-        or np.ndim(coefficients) != 2
-        or len(coefficients) not in (1, len(seen))
-    ):
+    decision = estimator.decision_function(vectors).reshape(len(vectors), -1)
+    if np.ndim(coefficients) != 2 or coefficients.shape != (decision.shape[1], vectors.shape[1]):
+        return EstimatorLayer(estimator, classes)
+    bias_of = np.broadcast_to(np.ravel(intercept), decision.shape[1:])
+    if not np.allclose(vectors @ coefficients.T + bias_of, decision, rtol=1e-3, atol=1e-3 * np.abs(decision).max()):
         return EstimatorLayer(estimator, classes)
     weight, bias = np.zeros((classes, coefficients.shape[1])), np.full(classes, ABSENT)
-    if len(coefficients) == 1:  # two classes: a positive value speaks for the second
-        bias[seen] = 0.0, float(np.ravel(intercept)[0])
+    if decision.shape[1] == 1:  # two classes: a positive value speaks for the second
+        bias[seen] = 0.0, float(bias_of[0])
         weight[seen[1]] = coefficients[0]
     else:
-        weight[seen], bias[seen] = coefficients, intercept
-    layer = nn.Linear(weight.shape[1], classes)
+        weight[seen], bias[seen] = coefficients, bias_of
+    layer = nn.Linear(weight.shape[1], classes, dtype=torch.float32)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
@@ -109,19 +125,54 @@ def as_layer(estimator: Any, classes: int) -> nn.Module:
 
 def save_estimator(estimator: Any) -> bytes:
     """Return a fitted estimator as bytes in the skops format, which runs no code when it is loaded."""
-    data: bytes = _skops().dumps(estimator)
+    skops = _skops()
+    try:
+        data: bytes = skops.dumps(estimator)
+    except Exception as error:  # skops raises many kinds for what it cannot write
+        raise HeadError(f"scikit-learn's {type(estimator).__name__} cannot be saved by skops: {error}") from error
     return data
 
 
-def load_estimator(content: bytes) -> Any:
-    """Return the estimator that :func:`save_estimator` wrote; raises :class:`HeadError` if it holds foreign types."""
+def load_estimator(content: bytes, name: str, width: int) -> Any:
+    """Return the estimator that :func:`save_estimator` wrote.
+
+    Raises :class:`HeadError` if it is not scikit-learn's ``name`` for vectors of ``width`` values, if it would fill more
+    than half of the free memory, or if it holds anything but scikit-learn's own classes. Functions are refused as well,
+    wherever they come from: a parameter that is one would be called on prediction.
+    """
     skops = _skops()
-    foreign = [name for name in skops.get_untrusted_types(data=content) if not name.startswith(("sklearn.", "numpy."))]
-    if foreign:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size_bytes = sum(entry.file_size for entry in archive.infolist())
+        if size_bytes > available_memory_bytes() / 2:
+            raise HeadError(
+                f"the saved estimator claims {size_bytes} bytes, more than the free memory allows: not loaded."
+            )
+        listed = skops.get_untrusted_types(data=content)
+        foreign = [each for each in listed if not _is_class_of_sklearn(each)]
+        if foreign:
+            raise HeadError(f"the saved estimator holds what is not scikit-learn's ({', '.join(foreign)}): not loaded.")
+        estimator = skops.loads(content, trusted=listed)
+    except HeadError:
+        raise
+    except Exception as error:  # damaged files fail in many ways
         raise HeadError(
-            f"the saved estimator holds types that are not scikit-learn's ({', '.join(foreign)}): not loaded."
-        )
-    return skops.loads(content, trusted=skops.get_untrusted_types(data=content))
+            f"the saved estimator is damaged ({type(error).__name__}: {error}). Train the head again."
+        ) from error
+    found = f"{type(estimator).__name__} for {getattr(estimator, 'n_features_in_', None)} values"
+    if found != f"{name} for {width} values" or not type(estimator).__module__.startswith("sklearn."):
+        raise HeadError(f"the saved estimator is {found}, not {name} for {width} values: not loaded.")
+    return estimator
+
+
+def _is_class_of_sklearn(name: str) -> bool:
+    if not name.startswith("sklearn."):
+        return False
+    module, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(importlib.import_module(module), attribute), type)
+    except (ImportError, AttributeError):
+        return False
 
 
 def _skops() -> Any:

@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import HeadError
 from ..split import Split
+from .seeding import seeded
 
-__all__ = ["HeadNetwork", "Pool", "linear_head"]
+__all__ = ["HeadNetwork", "Pool", "linear_head", "pooled_network", "pooled_width"]
 
 
 class Pool(nn.Module):
-    """Averages what crosses the cut to one vector a sample.
+    """Turns what crosses the cut into one float32 vector a sample; of several tensors the cut's own output counts.
 
-    (channels, height, width) is averaged over places, (tokens, width) over tokens, a vector stays as it is. Of several
-    tensors the first, which is the cut's own output, counts.
+    ``kind`` is one of :data:`featcache.heads.options.POOLS`: ``channels_first`` averages over all dimensions but the
+    first, ``channels_last`` over all but the last, ``first`` takes the first token, ``flatten`` keeps every value. ``auto``
+    averages (tokens, width) over tokens, and maps over places: (channels, height, width), or (height, width, channels)
+    where only the first two are equal, as in Swin. A vector stays as it is.
     """
+
+    def __init__(self, kind: str = "auto", name: str | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.tensor_name = name
 
     def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return vectors (batch, width)."""
-        values = frontier if isinstance(frontier, torch.Tensor) else next(iter(frontier.values()))
-        if values.dim() == 3:
-            return values.mean(dim=1)
-        if values.dim() > 3:
-            return values.flatten(2).mean(dim=2)
-        return values.reshape(len(values), -1)
+        if isinstance(frontier, torch.Tensor):
+            values = frontier
+        else:
+            own = self.tensor_name in frontier
+            values = frontier[str(self.tensor_name)] if own else next(iter(frontier.values()))
+        values = values.to(torch.float32)
+        if values.dim() < 3 or self.kind == "flatten":
+            return values.reshape(len(values), -1)
+        kind = self.kind if self.kind != "auto" else _layout(tuple(values.shape[1:]))
+        if kind == "first":
+            return values[:, 0].reshape(len(values), -1)
+        if kind == "channels_last":
+            return values.flatten(1, -2).mean(dim=1)
+        return values.flatten(2).mean(dim=2)
+
+    def extra_repr(self) -> str:
+        """Return the kind of pooling."""
+        return self.kind
+
+
+def _layout(shape: tuple[int, ...]) -> str:
+    if len(shape) == 2:
+        return "channels_last"
+    return "channels_last" if shape[0] == shape[1] != shape[-1] else "channels_first"
 
 
 class HeadNetwork(nn.Module):
     """The whole network of a head on pooled features: prefix, pooling, head."""
 
-    def __init__(self, split: Split, head: nn.Module) -> None:
+    def __init__(self, split: Split, pool: Pool, head: nn.Module) -> None:
         super().__init__()
         self.backbone = split.model
-        self.pool = Pool()
+        self.pool = pool
         self.head = head
-        self.__dict__["_split"] = split
+        self.__dict__["_split"] = split  # no submodule: its layers are the backbone's
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return class scores (batch, classes)."""
@@ -47,8 +75,28 @@ class HeadNetwork(nn.Module):
         return scores
 
 
+def pooled_width(split: Split, pool: Pool) -> int:
+    """Return the length of the vectors that pooling makes of the split's frontier."""
+    empty = {
+        spec.name: torch.empty((2, *spec.shape), dtype=getattr(torch, spec.dtype), device="meta")
+        for spec in split.frontier
+    }
+    try:
+        return int(pool(empty).shape[1])
+    except (IndexError, RuntimeError) as error:
+        raise HeadError(
+            f"the features at {split.cut!r} cannot be pooled to vectors ({error}): choose another --cut or another pool."
+        ) from error
+
+
+def pooled_network(split: Split, pool_kind: str, classes: int, seed: int) -> HeadNetwork:
+    """Return a copy of the backbone with a new linear layer on pooled features."""
+    copied = split.rebind(copy.deepcopy(split.model))
+    pool = Pool(pool_kind, split.cut)
+    return HeadNetwork(copied, pool, linear_head(pooled_width(split, pool), classes, seed))
+
+
 def linear_head(width: int, classes: int, seed: int) -> nn.Linear:
-    """Return a linear layer with seeded random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Linear(width, classes)
+    """Return a linear layer with seeded random weights, float32."""
+    with seeded(seed):
+        return nn.Linear(width, classes, dtype=torch.float32)

@@ -8,10 +8,11 @@ from typing import Any
 
 from ..errors import UsageError, near_names
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "POOLS", "SCHEDULES", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
+POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 
 
 @dataclass(frozen=True)
@@ -34,24 +35,35 @@ class TrainOptions:
     trainable: tuple[str, ...] | None = None
     fold: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    pool: str = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # so that NaN is refused too
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if self.warmup_epochs > self.epochs:
+            raise UsageError(f"warmup_epochs must be at most the {self.epochs} epochs, not {self.warmup_epochs}.")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing must be from 0 up to 1, not {self.label_smoothing}.")
         if not 0 <= self.validation < 1:
             raise UsageError(f"validation is the share of the training rows from 0 up to 1, not {self.validation}.")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience must be at least 1 epoch, not {self.patience}.")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("pool", POOLS)):
             given = getattr(self, name)
             if given not in known:
                 raise UsageError(f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             raise UsageError(f"class_weights must be 'balanced' or one number a class, not {self.class_weights!r}.")
+        if self.class_weights is not None and not isinstance(self.class_weights, str):
+            # Arrays and tensors become plain numbers, which are saved with the head.
+            try:
+                plain = tuple(float(weight) for weight in self.class_weights)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"class_weights must be numbers, one a class ({error}).") from error
+            object.__setattr__(self, "class_weights", plain)
+        object.__setattr__(self, "seed", int(self.seed))
         if self.parameters and not self.head.startswith("sklearn:"):
             raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -49,8 +50,10 @@ def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
                 if count:
                     color = "white" if shares[true][predicted] > 0.5 else "#303030"
                     axes.text(predicted, true, str(count), ha="center", va="center", color=color, fontsize=8)
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(
+            range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0, parse_math=False
+        )
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
     axes.set(
         xlabel="predicted",
         ylabel="true",
@@ -72,5 +75,7 @@ def _plain(axes: object) -> None:
 def _svg(figure: Figure) -> bytes:
     figure.patch.set_alpha(0)
     out = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(out)  # type: ignore[no-untyped-call]
+    # Text stays text, in the reader's font, which has the letters of all class names; equal figures give equal files.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featcache"}):
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return out.getvalue()

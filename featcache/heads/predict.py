@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import default_collate
 
 from ..devices import exact_numerics, on_device, pick_device, to_device
-from ..errors import DataError, UnreadableSampleError, UsageError
+from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..request import as_inputs, collate
-from ..samples import Samples, Unreadable
+from ..samples import Unreadable
 from .head import TrainedHead
 
 __all__ = ["Predictions", "predict"]
@@ -61,7 +61,7 @@ class Predictions:
 
 def predict(
     head: TrainedHead,
-    dataset: Any,
+    inputs: Any,
     *,
     transform: Callable[[Any], Any] | None = None,
     batch_size: int = 64,
@@ -69,39 +69,73 @@ def predict(
     on_error: str = "raise",
     progress: ProgressCallback = silent,
 ) -> Predictions:
-    """Return what the whole network says of every item of a dataset of (input, target); targets are not looked at.
+    """Return what the whole network says of every input.
 
-    Raises :class:`UnreadableSampleError` for an input that cannot be read, unless ``on_error`` is ``"skip"``.
+    ``inputs`` is a map-style dataset, a sequence or any iterable; its items are inputs, or (input, target) pairs whose
+    target is not looked at. ``transform`` is applied to each input. Names are those of the dataset (``names``), else
+    ``item 0``, … Raises :class:`UnreadableSampleError` for an input that cannot be read, unless ``on_error`` is ``"skip"``.
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
-    samples = Samples(dataset, transform)
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
     where = pick_device(device)
-    count = len(samples.dataset)
-    names: list[str] = []
+    found = Predictions([], [], head.classes, np.zeros((0, len(head.classes))))
     parts: list[torch.Tensor] = []
-    skipped: list[Unreadable] = []
+    waiting: list[Any] = []
+    total = len(inputs) if hasattr(inputs, "__len__") else 0
+    done = 0
     with torch.no_grad(), exact_numerics(), on_device(head.model, where):
-        for start in range(0, count, batch_size):
-            values = []
-            for position in range(start, min(start + batch_size, count)):
-                try:
-                    values.append(samples.input(position))
-                except OSError as error:
-                    if on_error == "raise":
-                        raise UnreadableSampleError(
-                            f"{samples.label(position)} cannot be read: {error}. Remove it, or use --on-error skip."
-                        ) from error
-                    skipped.append(Unreadable(position, samples.label(position), str(error)))
-                    continue
-                names.append(samples.label(position))
-            if values:
-                inputs = to_device(as_inputs(collate(values, default_collate)), where)
-                output = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
-                parts.append(output.float().cpu())
-            progress(ProgressEvent("predict", min(start + batch_size, count), count, "samples"))
+        for position, name, fetch in _items(inputs):
+            done = position + 1
+            try:
+                value = fetch()
+                waiting.append(value if transform is None else transform(value))
+                found.names.append(name)
+            except OSError as error:
+                if on_error == "raise":
+                    raise UnreadableSampleError(
+                        f"{name} cannot be read: {error}. Remove it, or use --on-error skip."
+                    ) from error
+                found.skipped.append(Unreadable(position, name, str(error)))
+            if len(waiting) == batch_size:
+                parts.append(_scores(head, waiting, where))
+                waiting = []
+                progress(ProgressEvent("predict", done, max(total, done), "samples"))
+        if waiting:
+            parts.append(_scores(head, waiting, where))
+            progress(ProgressEvent("predict", done, max(total, done), "samples"))
     if not parts:
-        raise DataError(f"none of the {count} inputs can be read." if count else "there are no inputs to predict.")
-    probabilities = torch.softmax(torch.cat(parts).double(), dim=1).numpy()
-    labels = [head.classes[number] for number in probabilities.argmax(axis=1).tolist()]
-    return Predictions(names, labels, head.classes, probabilities, skipped)
+        raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
+    found.probabilities = torch.softmax(torch.cat(parts).double(), dim=1).numpy()
+    if not np.isfinite(found.probabilities).all():
+        bad = int(np.flatnonzero(~np.isfinite(found.probabilities).all(axis=1))[0])
+        raise NonFiniteError(f"the network's output for {found.names[bad]} is NaN or infinite: check that input.")
+    found.labels = [head.classes[number] for number in found.probabilities.argmax(axis=1).tolist()]
+    return found
+
+
+def _items(inputs: Any) -> Iterator[tuple[int, str, Callable[[], Any]]]:
+    """Yield position, name and a function that reads the input, so that one which fails does not end the rest."""
+    names = getattr(inputs, "names", None)
+    if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+        for position in range(len(inputs)):
+            name = f"item {position}" if names is None else str(names[position])
+            yield position, name, lambda position=position: _input(inputs[position])  # type: ignore[misc]
+        return
+    try:
+        iterator = iter(inputs)
+    except TypeError:
+        raise DataError(f"inputs are a dataset or an iterable of inputs; {type(inputs).__name__} is neither.") from None
+    for position, item in enumerate(iterator):
+        yield position, f"item {position}", lambda item=item: _input(item)  # type: ignore[misc]
+
+
+def _input(item: Any) -> Any:
+    return item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
+
+
+def _scores(head: TrainedHead, values: list[Any], device: torch.device) -> torch.Tensor:
+    inputs = to_device(as_inputs(collate(values, default_collate)), device)
+    output: torch.Tensor = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
+    return output.float().cpu()

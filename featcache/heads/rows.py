@@ -11,6 +11,8 @@ from ..features import Features
 
 __all__ = ["Division", "class_names", "divide"]
 
+VALIDATION = ("val", "valid", "validation")
+
 
 @dataclass(frozen=True)
 class Division:
@@ -22,7 +24,7 @@ class Division:
 
 
 def class_names(features: Features) -> list[str]:
-    """Return the names of the classes; raises :class:`DataError` or :class:`HeadError` where there are no two of them."""
+    """Return the names of the classes; raises :class:`DataError` where the targets are no class numbers."""
     targets = features.targets
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise DataError(
@@ -36,12 +38,16 @@ def class_names(features: Features) -> list[str]:
     names = features.classes or [str(number) for number in range(int(targets.max()) + 1)]
     if targets.max() >= len(names):
         raise DataError(f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names.")
-    if len(np.unique(targets)) < 2:
-        raise HeadError(
-            f"{features.dataset!r} has only one class, {names[int(targets[0])]!r}: there is nothing to tell apart. "
-            "Add samples of another class."
-        )
     return names
+
+
+def _refuse_one_class(features: Features, names: list[str]) -> None:
+    seen = np.unique(features.targets)
+    if len(seen) < 2:
+        raise HeadError(
+            f"{features.dataset!r} has only one class, {names[int(seen[0])]!r}, among its training rows: there is nothing "
+            "to tell apart. Add training samples of another class."
+        )
 
 
 def divide(features: Features, share: float, seed: int) -> Division:
@@ -52,10 +58,12 @@ def divide(features: Features, share: float, seed: int) -> Division:
     """
     splits = features.splits
     test = np.flatnonzero(splits == "test")
-    validation = np.flatnonzero(splits == "val")
-    train = np.flatnonzero((splits != "test") & (splits != "val"))
+    validating = np.isin(splits, VALIDATION)
+    validation = np.flatnonzero(validating)
+    train = np.flatnonzero((splits != "test") & ~validating)
     if not len(train):
         raise HeadError(f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}.")
+    _refuse_one_class(features.subset(train), class_names(features))
     if not len(validation) and share > 0:
         train, validation = _stratified(train, features.targets[train], share, seed)
     return Division(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..devices import to_device
 from ..errors import HeadError, UsageError
-from ..features import Features
+from ..features import FeatureLoader, Features
 from ..progress import ProgressCallback, ProgressEvent
 from .metrics import EpochRecord
 from .options import TrainOptions
+from .seeding import seeded
 
-__all__ = ["class_weight_tensor", "fit", "make_optimizer", "make_schedule", "scores"]
+__all__ = ["class_weight_tensor", "default_learning_rate", "fit", "make_optimizer", "make_schedule", "scores"]
 
 
 def fit(
     module: nn.Module,
-    train_mode: Any,
+    train_mode: Callable[[], object],
     features: Features,
     validation: Features | None,
     options: TrainOptions,
@@ -33,43 +34,39 @@ def fit(
 ) -> list[EpochRecord]:
     """Train ``module`` in place and return one record an epoch; the best weights by validation loss are kept.
 
-    The order of rows is ``features.loader(batch_size, seed=seed).order(epoch)``; torch's generator is seeded once before
+    The order of rows is ``features.loader(batch_size, seed=seed).order(epoch)``; torch's generators are seeded once before
     the first step and used by nothing but the module. So the usual loop over the whole network, seeded the same and
-    given rows in this order, takes the same steps.
+    given rows in this order, takes the same steps. The validation loss is the plain cross entropy, without class weights
+    and smoothing; without validation rows the last weights are kept.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
+    if options.patience is not None and validation is None:
+        raise UsageError("patience counts epochs by validation loss, but there are no validation rows: set validation.")
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
     optimizer = make_optimizer(parameters, options)
     loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
     schedule = make_schedule(optimizer, options, len(loader))
     weights = class_weight_tensor(options, features.targets, classes)
-    loss_of = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing).to(device)
+    loss_of = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing).to(
+        device, parameters[0].dtype
+    )
     judge = None if validation is None else validation.loader(256, shuffle=False, device=str(device))
     history: list[EpochRecord] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.enable_grad():
-        torch.manual_seed(options.seed)
+    with seeded(options.seed, device), torch.enable_grad():
         for epoch in range(options.epochs):
             started_s = time.perf_counter()
             train_mode()
-            total = torch.zeros((), device=device, dtype=torch.float64)
-            for frontier, targets in loader:
-                loss = loss_of(module(frontier), targets)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += loss.detach() * len(targets)
+            total = _train_epoch(module, loader, loss_of, optimizer, schedule, options)
             train_loss = float(total) / len(features)
             if not math.isfinite(train_loss):
                 raise HeadError(
                     f"the loss became {train_loss} in epoch {epoch + 1}: use a smaller --learning-rate than "
                     f"{options.learning_rate:g}."
                 )
-            loss_now, accuracy = (None, None) if judge is None else _judge(module, judge, device)
+            loss_now, accuracy = (None, None) if judge is None else _judge(module, judge)
             rate = float(optimizer.param_groups[0]["lr"])
             history.append(
                 EpochRecord(epoch + 1, train_loss, loss_now, accuracy, rate, time.perf_counter() - started_s)
@@ -83,6 +80,35 @@ def fit(
     if best is not None:
         module.load_state_dict(best[2])
     return history
+
+
+def _train_epoch(
+    module: nn.Module,
+    loader: FeatureLoader,
+    loss_of: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    options: TrainOptions,
+) -> torch.Tensor:
+    """Take the steps of one epoch and return the sum of the rows' losses, on the device so that no step waits for it."""
+    total = torch.zeros((), device=loader.device, dtype=torch.float32 if loader.device.type == "mps" else torch.float64)
+    for frontier, targets in loader:
+        try:
+            output = module(frontier)
+        except ValueError as error:
+            if len(targets) == 1 and "more than 1 value per channel" in str(error):
+                raise HeadError(
+                    f"the last batch of each epoch has one row ({len(loader.features)} rows in batches of "
+                    f"{options.batch_size}), and BatchNorm behind the cut needs two: use another --train-batch-size."
+                ) from error
+            raise
+        loss = loss_of(output, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += loss.detach() * len(targets)
+    return total
 
 
 def default_learning_rate(module: nn.Module) -> float:
@@ -126,8 +152,10 @@ def class_weight_tensor(options: TrainOptions, targets: Any, classes: int) -> to
         counts = np.bincount(targets, minlength=classes)
         weights = len(targets) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
         return torch.tensor(weights, dtype=torch.float32)
-    if len(given) != classes or min(given) < 0:
-        raise UsageError(f"class_weights must be {classes} numbers from 0 on, one a class, not {list(given)}.")
+    if len(given) != classes or not all(0 <= weight < math.inf for weight in given) or not any(given):
+        raise UsageError(
+            f"class_weights must be {classes} numbers from 0 on, one a class and not all 0, not {list(given)}."
+        )
     return torch.tensor(list(given), dtype=torch.float32)
 
 
@@ -144,13 +172,13 @@ def scores(module: nn.Module, features: Features, device: torch.device) -> torch
     return torch.cat(parts)
 
 
-def _judge(module: nn.Module, loader: Any, device: torch.device) -> tuple[float, float]:
+def _judge(module: nn.Module, loader: FeatureLoader) -> tuple[float, float]:
     module.eval()
     loss = correct = count = 0.0
     with torch.no_grad():
         for frontier, targets in loader:
-            output = module(to_device(frontier, device))
-            loss += float(nn.functional.cross_entropy(output, targets, reduction="sum"))
+            output = module(frontier)
+            loss += float(nn.functional.cross_entropy(output.float(), targets, reduction="sum"))
             correct += float((output.argmax(1) == targets).sum())
             count += len(targets)
     return loss / count, correct / count

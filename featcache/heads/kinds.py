@@ -1,0 +1,227 @@
+"""The kinds of heads: how each is built, trained, and put back together from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..devices import available_memory_bytes
+from ..errors import UnknownNameError, UsageError, near_names
+from ..features import Features
+from ..progress import ProgressCallback
+from ..registry import Registry
+from ..split import Split, fold
+from .estimators import EstimatorLayer, as_layer, fit_estimator
+from .linear import HeadNetwork, pooled_network
+from .metrics import EpochRecord
+from .network import choose_trainable, new_network, train_mode
+from .options import TrainOptions
+from .rows import Division
+from .train import fit
+
+__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds"]
+
+FOLDED_SHARE = 0.4  # of the free memory that folded features may fill
+
+
+@dataclass
+class HeadParts:
+    """What a head consists of.
+
+    ``model`` is the whole network and ``split`` its cut; ``layers`` leads from what crosses the cut to class scores (batch,
+    classes). ``stored`` is the module whose tensors are saved; its names in ``model`` begin with ``stored_at``.
+    ``estimator`` is the fitted scikit-learn classifier, if that is what the head is.
+    """
+
+    model: nn.Module
+    split: Split
+    layers: nn.Module
+    stored: nn.Module
+    stored_at: str = ""
+    estimator: Any = None
+
+
+class HeadKind(Protocol):
+    """One kind of head; register an instance in :data:`head_kinds`, and ``head="name"`` or ``"name:detail"`` finds it."""
+
+    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+        """Return the untrained head on a copy of the split's model; seeded, and the same each time."""
+        ...
+
+    def train(
+        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+    ) -> list[EpochRecord]:
+        """Train the head in place, on the device that it is on, and return one record an epoch."""
+        ...
+
+    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+        """Put a fitted estimator that was saved with the head into its place."""
+        ...
+
+
+class SuffixHead:
+    """All that lies behind the cut, with its last layer made anew."""
+
+    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+        """Return a copy of the network; what is not to be trained needs no gradients."""
+        network = new_network(split, classes, options.seed, device)
+        choose_trainable(network.suffix, options.trainable)
+        return HeadParts(network.model, network, _restored(network), network.suffix)
+
+    def train(
+        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+    ) -> list[EpochRecord]:
+        """Train the suffix; what training never changes is run once where its results fit into memory."""
+        suffix, device = parts.stored, _device(parts)
+        trainable = {name for name, parameter in suffix.named_parameters() if parameter.requires_grad}
+
+        def prepare() -> None:
+            train_mode(suffix, trainable, options.trainable is None)
+
+        prepare()
+        rest, train, validation = parts.layers, rows.train, rows.validation
+        if options.fold and rest is suffix:
+            frozen, folded = fold(suffix, trainable)
+            mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
+            if mapped is not None:
+                rest, (train, validation) = folded, mapped
+        return fit(rest, prepare, train, validation, options, classes, device, progress)
+
+    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+        """Refuse: this head holds no estimator."""
+        raise UsageError("a suffix head holds no scikit-learn estimator.")
+
+
+class LinearHead:
+    """One linear layer on pooled features."""
+
+    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+        """Return prefix, pooling and a new linear layer."""
+        return _pooled(split, classes, options, device)
+
+    def train(
+        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+    ) -> list[EpochRecord]:
+        """Train the layer on features that are pooled once."""
+        network, device = _network(parts), _device(parts)
+        train = rows.train.map(network.pool, device=str(device))
+        validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
+        layer = network.head
+        return fit(layer, layer.train, train, validation, options, classes, device, progress)
+
+    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+        """Refuse: this head holds no estimator."""
+        raise UsageError("a linear head holds no scikit-learn estimator.")
+
+
+class EstimatorHead:
+    """A scikit-learn classifier on pooled features."""
+
+    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+        """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
+        return _pooled(split, classes, options, device)
+
+    def train(
+        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+    ) -> list[EpochRecord]:
+        """Fit the estimator on the training rows."""
+        pool = _network(parts).pool
+        vectors, targets = rows.train.map(pool, device=str(_device(parts))).numpy()
+        name = options.head.partition(":")[2]
+        estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed)
+        self._put(parts, as_layer(estimator, classes, vectors), estimator)
+        return []
+
+    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+        """Put an estimator that was read from a folder in the linear layer's place."""
+        self._put(parts, EstimatorLayer(estimator, classes), estimator)
+
+    def _put(self, parts: HeadParts, layer: nn.Module, estimator: Any) -> None:
+        network = _network(parts)
+        layer.to(_device(parts))
+        network.head = layer
+        parts.layers, parts.stored, parts.estimator = nn.Sequential(network.pool, layer), layer, estimator
+
+
+class Restored(nn.Module):
+    """A suffix whose backbone computes in another precision than float32, in which cached features are handed out."""
+
+    def __init__(self, suffix: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+        super().__init__()
+        self.suffix = suffix
+        self.dtypes = dict(dtypes)
+
+    def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return class scores (batch, classes)."""
+        if isinstance(frontier, torch.Tensor):
+            scores: torch.Tensor = self.suffix(frontier.to(next(iter(self.dtypes.values()))))
+        else:
+            scores = self.suffix({name: values.to(self.dtypes[name]) for name, values in frontier.items()})
+        return scores
+
+
+def _restored(network: Split) -> nn.Module:
+    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in network.frontier}
+    odd = any(dtype.is_floating_point and dtype != torch.float32 for dtype in dtypes.values())
+    return Restored(network.suffix, dtypes) if odd else network.suffix
+
+
+def _pooled(split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+    if options.trainable is not None:
+        raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
+    with torch.inference_mode(False):
+        network = pooled_network(split, options.pool, classes, options.seed).to(device)
+    cut: Split = network.__dict__["_split"]
+    return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, "head.")
+
+
+def _network(parts: HeadParts) -> HeadNetwork:
+    assert isinstance(parts.model, HeadNetwork)
+    return parts.model
+
+
+def _device(parts: HeadParts) -> torch.device:
+    return next((tensor.device for tensor in (*parts.model.parameters(), *parts.model.buffers())), torch.device("cpu"))
+
+
+def _mapped(
+    frozen: nn.Module, rows: Division, batch_size: int, device: torch.device
+) -> tuple[Features, Features | None] | None:
+    """Return training and validation rows after the frozen layers, None where they would fill too much memory.
+
+    Batches are as large as in training, because a row's last bits can depend on the size of its batch.
+    """
+    used = [each for each in (rows.train, rows.validation) if each is not None]
+    sample = used[0].subset([0]).map(frozen, device=str(device))
+    if sample.size_bytes * sum(len(each) for each in used) > FOLDED_SHARE * available_memory_bytes():
+        return None
+    mapped = [each.map(frozen, batch_size, device=str(device)) for each in used]
+    return mapped[0], mapped[1] if len(mapped) > 1 else None
+
+
+head_kinds: Registry[HeadKind] = Registry(
+    "featcache.heads",
+    "head",
+    {
+        "suffix": "featcache.heads.kinds:SUFFIX",
+        "linear": "featcache.heads.kinds:LINEAR",
+        "sklearn": "featcache.heads.kinds:SKLEARN",
+    },
+)
+
+SUFFIX, LINEAR, SKLEARN = SuffixHead(), LinearHead(), EstimatorHead()
+
+
+def find_kind(head: str) -> HeadKind:
+    """Return the kind that ``"name"`` or ``"name:detail"`` names; raises :class:`UnknownNameError` if there is none."""
+    name = head.partition(":")[0]
+    known = head_kinds.names()
+    if name not in known or head == "sklearn":
+        words = ["sklearn:NAME" if each == "sklearn" else each for each in known]
+        words.sort(key=lambda each: (each != "suffix", each != "linear"))
+        raise UnknownNameError(f"unknown head {head!r}.{near_names(head, words)} Known: {', '.join(words)}.")
+    return head_kinds.get(name)

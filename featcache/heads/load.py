@@ -1,0 +1,134 @@
+"""Head folders read again, without running anything that is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..devices import pick_device
+from ..errors import DataNotFoundError, FeatCacheError, HeadError
+from ..recipe import Recipe
+from ..split import Split
+from .estimators import load_estimator
+from .head import TrainedHead
+from .kinds import HeadParts, find_kind
+from .linear import Pool, pooled_width
+from .metrics import EpochRecord, Metrics
+from .options import TrainOptions
+from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
+
+__all__ = ["load_head", "read_head"]
+
+NAMED = 3  # tensors that an error names
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """Return the description of a saved head; raises :class:`DataNotFoundError` or :class:`HeadError`."""
+    path = folder / "head.json"
+    if not path.is_file():
+        raise DataNotFoundError(f"{folder} holds no head (no head.json). `featcache train-head` makes one.")
+    try:
+        described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if described["format"] > HEAD_FORMAT:
+            raise HeadError(
+                f"{folder} has head format {described['format']}; this featcache reads {HEAD_FORMAT}. Upgrade it."
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, HeadError):
+            raise
+        raise HeadError(f"{path} is damaged ({error!r}). Train the head again.") from error
+    return described
+
+
+def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> TrainedHead:
+    """Return a saved head put behind the prefix of ``split``, which must be the one that it was trained on.
+
+    The split's model is copied. Nothing but tensors is read, by safetensors (skops for estimators that are not linear).
+    Raises :class:`HeadError` where the backbone differs, and says in what, or where the folder is damaged.
+    """
+    folder = Path(folder)
+    described = read_head(folder)
+    try:
+        recipe = Recipe.from_dict(described["recipe"])
+        options = _options(described["options"])
+        classes = [str(name) for name in described["classes"]]
+        history = [EpochRecord(**each) for each in described["history"]]
+        metrics, validation_metrics = _metrics(described, "metrics"), _metrics(described, "validation_metrics")
+        dataset, snapshot = str(described["dataset"]), str(described["snapshot"])
+        elapsed_s = float(described["elapsed_s"])
+        kind = find_kind(options.head)
+    except (KeyError, TypeError, ValueError, FeatCacheError) as error:
+        raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
+    _check_backbone(folder, recipe, split)
+    parts = kind.build(split, len(classes), options, pick_device(device))
+    if (folder / ESTIMATOR).is_file():
+        width = pooled_width(split, Pool(options.pool, split.cut))
+        name = options.head.partition(":")[2]
+        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), len(classes))
+    _load_tensors(folder / TENSORS, parts)
+    parts.model.eval()
+    parts.layers.eval()
+    return TrainedHead(
+        parts, classes, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s
+    )
+
+
+def _options(described: dict[str, Any]) -> TrainOptions:
+    # A newer minor version may know more options; what it trained still loads.
+    known = {each.name for each in dataclasses.fields(TrainOptions)}
+    given = {name: value for name, value in described.items() if name in known}
+    if given.get("trainable") is not None:
+        given["trainable"] = tuple(given["trainable"])
+    return TrainOptions(**{**given, "head": str(given["head"])})
+
+
+def _metrics(described: dict[str, Any], name: str) -> Metrics | None:
+    return None if described.get(name) is None else Metrics(**described[name])
+
+
+def _load_tensors(path: Path, parts: HeadParts) -> None:
+    """Copy the saved tensors into the head; names and shapes are compared before any value is read."""
+    wanted = {parts.stored_at + name: value for name, value in parts.stored.state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            differing = sorted(
+                name
+                for name in {*found, *wanted}
+                if name not in found or name not in wanted or found[name] != tuple(wanted[name].shape)
+            )
+            if differing:
+                more = ", …" if len(differing) > NAMED else ""
+                raise HeadError(
+                    f"{path} does not fit the network: {', '.join(differing[:NAMED])}{more} differ in name or shape. "
+                    "Load the backbone that the head was trained on, or train it again."
+                )
+            with torch.no_grad():
+                for name, value in wanted.items():
+                    value.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise HeadError(
+            f"{path} does not fit the network, since it cannot be read ({str(error).splitlines()[0]}). Train the head again."
+        ) from error
+
+
+def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
+    now = dict(split.weights)
+    differing = sorted(name for name in {*now, *recipe.weights} if now.get(name) != recipe.weights.get(name))
+    if split.cut != recipe.cut:
+        found = f"it is cut at {split.cut!r}, the head at {recipe.cut!r}"
+    elif split.structure != recipe.structure:
+        found = f"its structure up to {recipe.cut!r} differs"
+    elif differing:
+        more = ", …" if len(differing) > NAMED else ""
+        found = f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(differing[:NAMED])}{more})"
+    else:
+        return
+    raise HeadError(
+        f"the head {folder} belongs to another backbone: {found}. Load the backbone that it was trained on."
+    )
