@@ -7,12 +7,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import FeatCacheError, UnknownNameError, UsageError, near_names
 
-__all__ = ["call_factory", "can_be_loaded", "looks_like_factory"]
+__all__ = ["call_factory", "can_be_loaded", "factory_takes", "looks_like_factory"]
 
 
 def looks_like_factory(spec: str) -> bool:
@@ -36,6 +38,21 @@ def call_factory(spec: str, noun: str, **optional: Any) -> Any:
 
     Raises :class:`UnknownNameError` where there is no such file, module or function, :class:`UsageError` where it fails.
     """
+    factory = _factory(spec, noun)
+    try:
+        return factory(**{name: value for name, value in optional.items() if _takes(factory, name)})
+    except FeatCacheError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{spec} failed to make a {noun}: {type(error).__name__}: {error}") from error
+
+
+def factory_takes(spec: str, noun: str, argument: str) -> bool:
+    """Return whether the named function takes an argument of that name; raises as :func:`call_factory` does."""
+    return _takes(_factory(spec, noun), argument)
+
+
+def _factory(spec: str, noun: str) -> Callable[..., Any]:
     place, _, attribute = spec.rpartition(":")
     module = _load_file(place, noun) if place.endswith(".py") else _import(place, noun)
     factory = getattr(module, attribute, None)
@@ -44,14 +61,15 @@ def call_factory(spec: str, noun: str, **optional: Any) -> Any:
         raise UnknownNameError(
             f"{place} has no function {attribute!r} that makes a {noun}.{near_names(attribute, known)}"
         )
+    return factory  # type: ignore[no-any-return]
+
+
+def _takes(factory: Callable[..., Any], argument: str) -> bool:
     try:
         parameters = inspect.signature(factory).parameters
-        taken = {name: value for name, value in optional.items() if name in parameters}
-        return factory(**taken)
-    except FeatCacheError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{spec} failed to make a {noun}: {type(error).__name__}: {error}") from error
+    except (TypeError, ValueError):  # of C code, which says nothing of its arguments
+        return False
+    return argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _import(name: str, noun: str) -> Any:
@@ -78,9 +96,14 @@ def _load_file(place: str, noun: str) -> Any:
         raise UsageError(f"{place} cannot be loaded as a Python file.")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # worker processes and fingerprints find its functions by this name
+    beside = str(path.parent)
+    sys.path.insert(0, beside)  # while it loads, as for a script: it may import the files beside it
     try:
         specification.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"loading {place} failed: {type(error).__name__}: {error}") from error
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(beside)
     return module

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .factories import call_factory, looks_like_factory
+from .factories import call_factory, factory_takes, looks_like_factory
 
 if TYPE_CHECKING:
     from .backbones import Backbone
@@ -29,6 +29,10 @@ def load_transform(spec: str | None, image_size: int | None, backbone: Backbone)
     if not looks_like_factory(spec):
         raise UsageError(f"{spec!r} is no transform: use default, FILE.py:factory or MODULE:factory.")
     given = {} if image_size is None else {"image_size": image_size}
+    if given and not factory_takes(spec, "transform", "image_size"):
+        raise UsageError(
+            f"{spec} takes no image_size, so --image-size {image_size} has no effect: add that argument, or leave it out."
+        )
     made = call_factory(spec, "transform", **given)
     if not callable(made):
         raise UsageError(f"{spec} returned {type(made).__name__}; a transform factory returns a callable.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnknownNameError, near_names
 from ..fileset import is_weights_file, states
-from . import Backbone
+from . import Backbone, installed
 
 __all__ = ["BundledSource", "source"]
 
@@ -45,7 +45,7 @@ class BundledSource:
         paths = [FOLDER / each for each in CODE]
         if weights is not None and is_weights_file(weights):
             paths.append(Path(weights).expanduser().resolve())
-        return {"files": states(paths)}
+        return {"versions": installed("torch", "torchvision"), "files": states(paths)}
 
 
 def card(name: str = "resnet-mini") -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UsageError
-from ..factories import call_factory
+from ..factories import call_factory, factory_takes
 from ..fileset import is_weights_file
 from . import Backbone
+from .presets import resized
 
 __all__ = ["FactorySource", "source"]
 
@@ -15,7 +16,8 @@ __all__ = ["FactorySource", "source"]
 class FactorySource:
     """Networks that user code makes: the function returns a module, or (module, transform).
 
-    The function gets ``weights`` if it takes that; a weights file that it does not take is loaded into its module.
+    The function gets ``weights`` if it takes that; a weights file that it does not take is loaded into its module. A
+    transform that is one of torchvision's presets can be had for other image sizes.
     """
 
     def load(self, name: str, weights: str | None) -> Backbone:
@@ -26,6 +28,11 @@ class FactorySource:
         from .weights import load_weights
 
         given: dict[str, Any] = {} if weights is None else {"weights": weights}
+        taken = factory_takes(name, "backbone", "weights")
+        if given and not taken and not is_weights_file(str(weights)):
+            raise UsageError(
+                f"{name} takes no weights, so --weights {weights} has no effect: give a file, or leave it out."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             made = call_factory(name, "backbone", **given)
@@ -34,21 +41,15 @@ class FactorySource:
             raise UsageError(
                 f"{name} returned {type(model).__name__}; a backbone factory returns an nn.Module, or (module, transform)."
             )
-        if weights is not None and is_weights_file(weights):
+        if weights is not None and not taken:
             load_weights(model, weights)
-        return Backbone(name, weights, model, None if transform is None else lambda size: _sized(name, transform, size))
+        if transform is None:
+            return Backbone(name, weights, model)
+        return Backbone(name, weights, model, lambda size: resized(transform, size, name))
 
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return None: what user code loads cannot be known without running it."""
         return None
-
-
-def _sized(name: str, transform: Any, size: int | None) -> Any:
-    if size is not None:
-        raise UsageError(
-            f"{name} brings its own transform, so --image-size has no effect: give --transform, or leave it out."
-        )
-    return transform
 
 
 source = FactorySource()

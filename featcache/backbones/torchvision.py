@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import inspect
 import os
 import urllib.error
 from pathlib import Path
@@ -9,7 +12,8 @@ from typing import Any
 
 from ..errors import DataNotFoundError, UnknownNameError, near_names
 from ..fileset import is_weights_file, package_folder, states
-from . import Backbone
+from . import Backbone, installed
+from .presets import resized
 
 __all__ = ["TorchvisionSource", "source"]
 
@@ -20,11 +24,11 @@ class TorchvisionSource:
     """torchvision's registered models; ``weights`` is a name such as IMAGENET1K_V2, a file, or ``none``."""
 
     def load(self, name: str, weights: str | None) -> Backbone:
-        """Return the network; weights that are not in torch's cache are downloaded."""
-        import torch
-        from torchvision import models
+        """Return the network; weights that are not in torch's cache are downloaded.
 
-        from .weights import load_weights
+        The weights of a file are loaded the way torchvision loads its own, so that its own files give its own networks.
+        """
+        from torchvision import models
 
         known = models.list_models()
         if name not in known:
@@ -34,39 +38,18 @@ class TorchvisionSource:
             )
         kinds = models.get_model_weights(name)
         default = getattr(kinds, "DEFAULT", None)
-        if weights is None or weights == "DEFAULT":
-            chosen = default
-        elif weights == "none" or is_weights_file(weights):
-            chosen = None
+        if weights == "none":
+            model, used = _build(name, None), "none"
+        elif weights is not None and is_weights_file(weights):
+            model, used = _from_file(name, default, weights), weights
         else:
-            names = [each.name for each in kinds]
-            if weights not in names:
-                raise UnknownNameError(
-                    f"torchvision:{name} has no weights {weights!r}.{near_names(weights, names)} "
-                    f"Known: {', '.join(names)}, none, or a file."
-                )
-            chosen = kinds[weights]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            try:
-                model = models.get_model(name, weights=chosen)
-            except (urllib.error.URLError, OSError, RuntimeError) as error:
-                if chosen is None:
-                    raise
-                raise DataNotFoundError(
-                    f"the weights {chosen} of torchvision:{name} could not be downloaded from {chosen.url} ({error}). "
-                    "Fetch that file where there is a network and give it as --weights FILE, or use --weights none."
-                ) from error
-        if weights is not None and is_weights_file(weights):
-            load_weights(model, weights)
-        described = chosen or default
-        resolved = weights if chosen is None else chosen.name
-        return Backbone(
-            f"torchvision:{name}",
-            resolved,
-            model,
-            None if described is None else lambda size: _transform(described, size),
-        )
+            chosen = _chosen(name, kinds, default, weights)
+            model, used = _downloaded(name, chosen), "none" if chosen is None else chosen.name
+            default = chosen
+        spec = f"torchvision:{name}"
+        if default is None:
+            return Backbone(spec, used, model)
+        return Backbone(spec, used, model, lambda size: resized(default.transforms(), size, spec))
 
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return the states of torchvision's model code, and of the weights in torch's cache or the given file."""
@@ -82,16 +65,66 @@ class TorchvisionSource:
             )
             cached = Path(home).expanduser() / "hub" / "checkpoints"
             files += cached.glob(f"{name}*") if cached.is_dir() else []
-        return {"files": states(files)}
+        return {"versions": installed("torch", "torchvision"), "files": states(files)}
 
 
-def _transform(weights: Any, image_size: int | None) -> Any:
-    """Return the weights' own transform; another image size keeps their ratio of resize to crop."""
-    made = weights.transforms()
-    if image_size is None or not hasattr(made, "crop_size"):
-        return made
-    crop, resize = made.crop_size[0], made.resize_size[0]
-    return weights.transforms(crop_size=image_size, resize_size=round(image_size * resize / crop))
+def _chosen(name: str, kinds: Any, default: Any, weights: str | None) -> Any:
+    if weights in (None, "DEFAULT"):
+        return default
+    names = [each.name for each in kinds]
+    if weights not in names:
+        raise UnknownNameError(
+            f"torchvision:{name} has no weights {weights!r}.{near_names(str(weights), names)} "
+            f"Known: {', '.join(names)}, none, or a file."
+        )
+    return kinds[weights]
+
+
+def _build(name: str, weights: Any) -> Any:
+    import torch
+    from torchvision import models
+
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    options: dict[str, Any] = {}
+    if weights is None and "weights_backbone" in parameters:
+        options["weights_backbone"] = None  # detection and segmentation networks would fetch some otherwise
+    if weights is not None and "quantize" in parameters:
+        options["quantize"] = "backend" in weights.meta
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return models.get_model(name, weights=weights, **options)
+
+
+def _downloaded(name: str, chosen: Any) -> Any:
+    try:
+        return _build(name, chosen)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        if chosen is None:
+            raise
+        raise DataNotFoundError(
+            f"the weights {chosen} of torchvision:{name} could not be downloaded from {chosen.url} "
+            f"({str(error).splitlines()[0]}). Fetch that file where there is a network and give it as --weights FILE, or "
+            "use --weights none."
+        ) from error
+
+
+def _from_file(name: str, default: Any, path: str) -> Any:
+    """Return the network that torchvision would make, had it downloaded this file.
+
+    That counts: GoogLeNet's input is scaled otherwise when it is pretrained, DenseNet's files have older names, …
+    """
+    from .weights import fit, read_weights
+
+    loaded = read_weights(path)
+    if default is not None:
+        given = object.__new__(type(default))  # a member like the default one, but with its weights at hand
+        given._name_, given._value_ = default.name, default.value
+        given.get_state_dict = lambda *_, **__: copy.copy(loaded)
+        with contextlib.suppress(RuntimeError):
+            return _build(name, given)
+    model = _build(name, None)
+    fit(model, loaded, path)
+    return model
 
 
 source = TorchvisionSource()

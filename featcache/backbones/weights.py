@@ -11,9 +11,11 @@ from torch import nn
 
 from ..errors import DataNotFoundError, UsageError
 
-__all__ = ["load_weights"]
+__all__ = ["fit", "load_weights", "read_weights"]
 
 SHOWN = 3
+PARALLEL = "module."  # what DataParallel puts before each name
+COUNTERS = "num_batches_tracked"  # files from before 2018 lack these; they do not enter inference
 
 
 def load_weights(model: nn.Module, path: str) -> None:
@@ -22,6 +24,11 @@ def load_weights(model: nn.Module, path: str) -> None:
     Nothing but tensors is read: a pickle that holds code is refused. Raises :class:`DataNotFoundError` or
     :class:`UsageError`.
     """
+    fit(model, read_weights(path), path)
+
+
+def read_weights(path: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file by name; a state_dict within a checkpoint is found."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataNotFoundError(f"there is no weights file {path}. Check --weights.")
@@ -34,17 +41,26 @@ def load_weights(model: nn.Module, path: str) -> None:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"{path} holds more than tensors, which is not loaded because it could run code. Save model.state_dict() alone."
+            f"{path} holds more than tensors, or is no weights file; it is not loaded, because it could run code. Save "
+            "model.state_dict() alone."
         ) from error
     except Exception as error:
-        raise UsageError(f"{path} is no weights file: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines() or [""]
+        raise UsageError(f"{path} is no weights file: {type(error).__name__}: {said[0]}") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise UsageError(f"{path} holds no state_dict. Save model.state_dict().")
+    if loaded and all(name.startswith(PARALLEL) for name in loaded):
+        return {name.removeprefix(PARALLEL): value for name, value in loaded.items()}
+    return loaded
+
+
+def fit(model: nn.Module, loaded: dict[str, torch.Tensor], path: str) -> None:
+    """Put tensors into a model; raises :class:`UsageError`, which names the first ones that do not fit."""
     wanted = model.state_dict()
-    missing = [name for name in wanted if name not in loaded]
+    missing = [name for name in wanted if name not in loaded and not name.endswith(COUNTERS)]
     unexpected = [name for name in loaded if name not in wanted]
     shapes = [
         f"{name} {list(loaded[name].shape)} for {list(wanted[name].shape)}"
@@ -58,4 +74,5 @@ def load_weights(model: nn.Module, path: str) -> None:
     ]
     if wrong:
         raise UsageError(f"{path} does not fit the backbone: {'; '.join(wrong)}.")
-    model.load_state_dict(loaded)
+    wanted.update(loaded)
+    model.load_state_dict(wanted)
