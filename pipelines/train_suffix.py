@@ -1,6 +1,6 @@
 """Train everything behind a cut with the library's loader and an optimizer of your own.
 
-    python pipelines/train_suffix.py --cut layer3 --epochs 10
+python pipelines/train_suffix.py --cut layer3 --epochs 10
 """
 
 from __future__ import annotations

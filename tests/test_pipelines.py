@@ -34,7 +34,9 @@ def test_train_suffix(digits: Path, tmp_path: Path) -> None:
     assert float(words.rsplit("test accuracy ", 1)[1].split(" %")[0]) > 97
 
 
-def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_new(digits: Path, tmp_path: Path) -> None:
+def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_new(
+    digits: Path, tmp_path: Path
+) -> None:
     assert "not published" in run("nightly_refresh.py", digits, tmp_path, "--least-accuracy", "1.01", expect=1)
     assert not (tmp_path / "published-head").exists()
     assert "published" in run("nightly_refresh.py", digits, tmp_path)

@@ -20,7 +20,9 @@ BLOCKS = re.findall(r"<!-- run -->\n```(console|python)\n(.*?)```", TEXT, re.DOT
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("readme")
     for name in ("data", "benchmarks"):
-        shutil.copytree(ROOT / name, made / name, ignore=shutil.ignore_patterns("digits", "mnist5k", "photos", "__pycache__"))
+        shutil.copytree(
+            ROOT / name, made / name, ignore=shutil.ignore_patterns("digits", "mnist5k", "photos", "__pycache__")
+        )
     shutil.copy(ROOT / "featcache.toml", made)
     return made
 
