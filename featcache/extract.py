@@ -145,8 +145,9 @@ def run(
     before = len(missing)
     if not before:
         return _report(snapshot, feature_set)
+    from .batches import default_workers
     from .devices import pick_device
-    from .job import ExtractJob, Task, default_workers
+    from .job import ExtractJob, Task
 
     where = pick_device(device)
     row_bytes = stored_row_bytes(feature_set.recipe)

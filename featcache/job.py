@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import socket
 import time
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
+from .batches import Batch, Collate, InputDataset, pieces, transferred_batches
 from .codecs import load_codec
-from .devices import HostCopy, exact_numerics, is_out_of_memory, on_device, transferred
+from .devices import HostCopy, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, UnreadableSampleError
-from .request import as_inputs, collate
 from .samples import Samples, Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
@@ -28,12 +27,11 @@ from .store import FeatureSet
 if TYPE_CHECKING:
     from .split import Split
 
-__all__ = ["ExtractJob", "Receipt", "Task", "default_workers"]
+__all__ = ["ExtractJob", "Receipt", "Task"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 log = logging.getLogger(__name__)
-WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
 
 
 @dataclass(frozen=True)
@@ -53,49 +51,6 @@ class Receipt:
     computed: int
     size_bytes: int
     skipped: tuple[Unreadable, ...] = ()
-
-
-@dataclass
-class _Batch:
-    """A padded batch on its way: which of its rows are real, and which samples could not be read."""
-
-    positions: list[int]
-    inputs: Inputs
-    unreadable: list[Unreadable]
-
-
-class _InputDataset(Dataset[Any]):
-    """The model inputs of a snapshot's samples; a sample that cannot be read comes back as what went wrong."""
-
-    def __init__(self, samples: Samples, positions: Array) -> None:
-        self.samples = samples
-        self.positions = positions
-
-    def __getitem__(self, row: int) -> tuple[int, Any]:
-        position = int(self.positions[row])
-        try:
-            return row, self.samples.input(position)
-        except OSError as error:  # UnreadableSampleError is one
-            return row, Unreadable(row, self.samples.label(position), str(error))
-
-
-@dataclass
-class _Collate:
-    """Stacks the readable samples of a batch and fills it up to its full size.
-
-    A row's value can depend on the size of the batch it is computed in, at rounding level; so all batches have the same.
-    """
-
-    batch_size: int
-
-    def __call__(self, items: list[tuple[int, Any]]) -> _Batch:
-        readable = [(row, value) for row, value in items if not isinstance(value, Unreadable)]
-        unreadable = [value for _, value in items if isinstance(value, Unreadable)]
-        if not readable:
-            return _Batch([], None, unreadable)
-        values = [value for _, value in readable]
-        values += [values[-1]] * (self.batch_size - len(values))
-        return _Batch([row for row, _ in readable], as_inputs(collate(values, default_collate)), unreadable)
 
 
 @dataclass
@@ -140,8 +95,8 @@ class ExtractJob:
             if waiting is not None:
                 yield waiting.result()
 
-    def _fill(self, buffer: _Buffer, batches: Iterator[_Batch]) -> None:
-        flight: tuple[_Batch, HostCopy] | None = None
+    def _fill(self, buffer: _Buffer, batches: Iterator[Batch]) -> None:
+        flight: tuple[Batch, HostCopy] | None = None
         for _ in range(-(-len(buffer.task.positions) // self.batch_size)):
             batch = next(batches)
             self._report_unreadable(batch, buffer)
@@ -157,7 +112,7 @@ class ExtractJob:
         self._check_once(inputs)
         while True:
             try:
-                parts = [self._prefix(part) for part in _pieces(inputs, self._step)]
+                parts = [self._prefix(part) for part in pieces(inputs, self._step)]
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._step == 1:
@@ -187,7 +142,7 @@ class ExtractJob:
                 f"{self.largest_difference:.1e}), not bit for bit"
             )
 
-    def _keep(self, buffer: _Buffer, batch: _Batch, copy: HostCopy) -> None:
+    def _keep(self, buffer: _Buffer, batch: Batch, copy: HostCopy) -> None:
         arrays = {}
         for name, tensor in copy.result().items():
             values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
@@ -213,7 +168,7 @@ class ExtractJob:
             rows, arrays = rows[~bad], {name: values[~bad] for name, values in arrays.items()}
         buffer.append(rows, arrays)
 
-    def _report_unreadable(self, batch: _Batch, buffer: _Buffer) -> None:
+    def _report_unreadable(self, batch: Batch, buffer: _Buffer) -> None:
         if batch.unreadable and not self.skip_unreadable:
             first = batch.unreadable[0]
             raise UnreadableSampleError(
@@ -259,10 +214,10 @@ class ExtractJob:
             for start in range(0, len(task.positions), self.batch_size)
         ]
         return DataLoader(
-            _InputDataset(self.samples, self.samples.positions()),
+            InputDataset(self.samples, self.samples.positions()),
             batch_sampler=batches,
             num_workers=min(self.workers, len(batches)),
-            collate_fn=_Collate(self.batch_size),
+            collate_fn=Collate(self.batch_size),
             generator=torch.Generator(),  # it would draw its workers' seed from the caller's
         )
 
@@ -289,54 +244,6 @@ class _Buffer:
     def arrays(self) -> dict[str, Array]:
         """Return the filled part of each array."""
         return {name: values[: len(self.rows)] for name, values in self._arrays.items()}
-
-
-def transferred_batches(batches: DataLoader[Any], device: torch.device) -> Iterator[_Batch]:
-    """Yield batches with their inputs on the device."""
-
-    def pinned() -> Iterator[Any]:
-        for batch in batches:
-            yield (
-                batch.positions,
-                _pin(batch.inputs) if device.type == "cuda" else batch.inputs,
-                batch.unreadable,
-            )
-
-    for positions, inputs, unreadable in transferred(pinned(), device):
-        yield _Batch(positions, inputs, unreadable)
-
-
-def default_workers(samples: Samples, count: int, device: torch.device) -> int:
-    """Return how many processes should decode ``count`` samples: none where decoding is quick in all."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tried = list(range(min(4, len(samples.dataset))))
-    start = time.perf_counter()
-    for position in tried:
-        try:
-            samples.input(position)
-        except OSError:
-            continue
-    elapsed_s = (time.perf_counter() - start) / max(1, len(tried)) * count
-    if elapsed_s < WORTH_WORKERS_S:
-        return 0
-    return cores if device.type != "cpu" else max(1, cores // 2)
-
-
-def _pieces(inputs: Inputs, step: int) -> list[Inputs]:
-    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0]
-    count = len(first)
-    if step >= count:
-        return [inputs]
-    slices = [slice(start, start + step) for start in range(0, count, step)]
-    if isinstance(inputs, dict):
-        return [{name: value[part] for name, value in inputs.items()} for part in slices]
-    return [tuple(value[part] for value in inputs) for part in slices]
-
-
-def _pin(inputs: Inputs) -> Inputs:
-    if isinstance(inputs, dict):
-        return {name: value.pin_memory() for name, value in inputs.items()}
-    return tuple(value.pin_memory() for value in inputs) if inputs is not None else None
 
 
 def _non_finite_rows(arrays: dict[str, Array]) -> Array:
