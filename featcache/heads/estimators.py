@@ -14,6 +14,7 @@ from torch import nn
 
 from ..devices import available_memory_bytes
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
+from .seeding import seeded
 
 __all__ = [
     "EstimatorLayer",
@@ -46,11 +47,16 @@ class EstimatorLayer(nn.Module):
         try:
             if hasattr(self.estimator, "predict_proba"):
                 scores[:, seen] = self.estimator.predict_proba(values)
-            else:
-                scores[np.arange(len(values)), self.estimator.predict(values)] = 1.0
+            rows, predicted = np.arange(len(values)), self.estimator.predict(values)
         except ValueError as error:  # such as a radius in which there are no neighbors
             name = type(self.estimator).__name__
             raise HeadError(f"scikit-learn's {name} cannot predict: {' '.join(str(error).split())[:300]}") from error
+        if not hasattr(self.estimator, "predict_proba"):
+            scores[rows, predicted] = 1.0
+        # Some estimators decide otherwise than by their probabilities (nearest centroids, Platt scaling): the decision
+        # counts, and gets the largest one.
+        likeliest = scores.argmax(axis=1)
+        scores[rows, predicted], scores[rows, likeliest] = scores[rows, likeliest], scores[rows, predicted]
         return torch.from_numpy(np.log(np.clip(scores, 1e-12, None))).to(vectors.device, torch.float32)
 
 
@@ -116,8 +122,8 @@ def as_layer(estimator: Any, classes: int, vectors: Array) -> nn.Module:
         weight[seen[1]] = coefficients[0]
     else:
         weight[seen], bias[seen] = coefficients, bias_of
-    layer = nn.Linear(weight.shape[1], classes, dtype=torch.float32)
-    with torch.no_grad():
+    with seeded(0), torch.no_grad():  # the layer draws initial weights, which must not move the caller's generator
+        layer = nn.Linear(weight.shape[1], classes, dtype=torch.float32)
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
     return layer

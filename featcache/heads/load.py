@@ -62,7 +62,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         dataset, snapshot = str(described["dataset"]), str(described["snapshot"])
         elapsed_s = float(described["elapsed_s"])
         kind = find_kind(options.head)
-    except (KeyError, TypeError, ValueError, FeatCacheError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
     _check_backbone(folder, recipe, split)
     parts = kind.build(split, len(classes), options, pick_device(device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -76,6 +77,10 @@ def _svg(figure: Figure) -> bytes:
     figure.patch.set_alpha(0)
     out = io.BytesIO()
     # Text stays text, in the reader's font, which has the letters of all class names; equal figures give equal files.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featcache"}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featcache"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # only the space for it is estimated
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return out.getvalue()
