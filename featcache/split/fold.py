@@ -19,10 +19,10 @@ DETERMINISTIC = (
 )  # fmt: skip
 NORMALISED = (nn.modules.batchnorm._BatchNorm,)
 RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d)
+# Those that could mix rows or move the batch (mean, softmax, permute, view …) are left to every step.
 FUNCTIONS = {
-    "flatten", "mean", "sum", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "relu", "adaptive_avg_pool2d",
-    "getitem", "getattr", "size", "clone", "mul", "add", "contiguous", "gelu", "silu", "normalize", "avg_pool2d", "max_pool2d",
-    "__getitem__", "select", "amax", "softmax", "log_softmax",
+    "flatten", "relu", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "gelu", "silu", "getattr", "size", "clone",
+    "contiguous",
 }  # fmt: skip
 
 
@@ -69,9 +69,9 @@ def _is_frozen_module(module: nn.Module, prefix: str, trainable: set[str] | None
         if isinstance(part, NORMALISED) and (part.training or not part.track_running_stats):
             return False
         leaf = not any(True for _ in part.children())
-        if leaf and not isinstance(part, (*DETERMINISTIC, *NORMALISED, *RANDOM)):
+        if leaf and type(part) not in DETERMINISTIC and not isinstance(part, (*NORMALISED, *RANDOM)):
             return False
-        if not leaf and not isinstance(part, (nn.Sequential, nn.ModuleList)) and part.training and names:
+        if not leaf and not isinstance(part, (nn.Sequential, nn.ModuleList)) and part.training:
             return False  # its own code may do something else in training mode
     return True
 
