@@ -6,6 +6,7 @@ python data/make_mnist5k.py       →  data/mnist5k/{train,test}/{0…9}/NNNN.pn
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.model_selection import train_test_split
 
 SEED = 0
 TEST_SHARE = 0.1
+COUNT = 5000
 
 
 def mnist5k() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -29,6 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "mnist5k")
     out: Path = parser.parse_args().out
+    if len(list(out.glob("*/*/*.png"))) == COUNT:
+        print(f"{out} is complete: {COUNT} images")
+        return
+    shutil.rmtree(out, ignore_errors=True)
     train_images, test_images, train_digits, test_digits = mnist5k()
     for split, images, digits in (("train", train_images, train_digits), ("test", test_images, test_digits)):
         for number, (image, digit) in enumerate(zip(images, digits, strict=True)):

@@ -5,6 +5,7 @@ python data/train_resnet_mini.py  →  featcache/backbones/resnet_mini.{safetens
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -32,6 +33,14 @@ def tensors(images: np.ndarray) -> torch.Tensor:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=PACKAGE)
+    parser.add_argument("--force", action="store_true", help="train again where both files are there")
+    options = parser.parse_args()
+    weights, written_card = options.out / "resnet_mini.safetensors", options.out / "resnet_mini.json"
+    if weights.is_file() and written_card.is_file() and not options.force:
+        print(f"{weights} is there, held-out accuracy {100 * json.loads(written_card.read_text())['accuracy']:.1f} %")
+        return
     torch.manual_seed(SEED)
     train_images, test_images, train_digits, test_digits = mnist5k()
     inputs, targets = tensors(train_images), torch.as_tensor(train_digits, dtype=torch.int64)
@@ -60,7 +69,7 @@ def main() -> None:
         )
     save_file(
         {name: value.contiguous() for name, value in model.state_dict().items()},
-        PACKAGE / "resnet_mini.safetensors",
+        weights,
     )
     card = {
         "name": "resnet-mini",
@@ -77,8 +86,8 @@ def main() -> None:
             "scikit-learn": sklearn.__version__,
         },
     }
-    (PACKAGE / "resnet_mini.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {PACKAGE / 'resnet_mini.safetensors'}: {card['parameters']:,} parameters")
+    written_card.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {weights}: {card['parameters']:,} parameters")
 
 
 if __name__ == "__main__":
