@@ -183,6 +183,7 @@ def test_what_is_no_state_dict_for_this_network_is_refused(tmp_path: Path, monke
         load_backbone("bundled:resnet-mini", "gone.pt")
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_says_how_to_go_on(tmp_path: Path) -> None:
     ask = "from featcache.backbones import load_backbone; load_backbone('torchvision:resnet18')"
     environment = {**os.environ, "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path)}

@@ -26,7 +26,7 @@ def run(script: str, *arguments: str | Path) -> str:
     ("script", "splits"),
     [
         ("make_digits.py", {"train": 1347, "test": 450}),
-        ("make_mnist5k.py", {"train": 4500, "test": 500}),
+        pytest.param("make_mnist5k.py", {"train": 4500, "test": 500}, marks=pytest.mark.slow),
         ("make_photos.py", {"": 30}),
     ],
 )
