@@ -13,7 +13,7 @@ from .engines import load_engine
 from .errors import StoreError, UsageError
 from .progress import ProgressCallback, ProgressEvent, silent
 from .recipe import Recipe
-from .request import Request, example_inputs, make_request, save_example
+from .request import Request, example_inputs, make_request, remember_files, save_example
 from .samples import Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet, StoreFiles, check_name, row_keys
@@ -105,6 +105,7 @@ def extract(
         progress=progress,
     )
     files.create()
+    remember_files(request.samples, files)
     feature_set = files.set(request.recipe)
     report = run(
         request,

@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 
 class FileMemo:
-    """Known file ids; :meth:`ids` reads only files that are new or changed.
+    """Known file ids; :meth:`ids` reads only files that are new or changed. ``hashed`` counts those since it was last set to 0.
 
     The change time (ctime) is remembered too: unlike size and modification time, no program can set it back.
     """

@@ -29,6 +29,7 @@ __all__ = [
     "example_inputs",
     "make_recipe",
     "make_request",
+    "remember_files",
     "remembered_snapshot",
     "save_example",
     "stored_example",
@@ -39,16 +40,26 @@ def remembered_snapshot(
     samples: Samples, store: StoreFiles, *, skip_unreadable: bool = False, progress: ProgressCallback = silent
 ) -> Snapshot:
     """Return what the dataset holds now; files that did not change since the store last saw them are not read."""
-    if not hasattr(samples.dataset, "sample_ids"):
-        return samples.snapshot(skip_unreadable=skip_unreadable, progress=progress)
-    path = f"cache/files/{samples.name}.memo"
-    memo = FileMemo()
-    with suppress(FileNotFoundError):
-        memo = FileMemo.from_bytes(store.storage.read_bytes(path))
-    snapshot = samples.snapshot(memo, progress=progress)
-    if memo.hashed and store.storage.exists("store.json"):
-        store.storage.write_bytes(path, memo.to_bytes())
+    memo = None
+    if samples.memo is None and hasattr(samples.dataset, "sample_ids"):
+        memo = FileMemo()
+        with suppress(FileNotFoundError):
+            memo = FileMemo.from_bytes(store.storage.read_bytes(_memo_path(samples)))
+    snapshot = samples.snapshot(memo, skip_unreadable=skip_unreadable, progress=progress)
+    remember_files(samples, store)
     return snapshot
+
+
+def remember_files(samples: Samples, store: StoreFiles) -> None:
+    """Keep in a store, if it exists yet, the ids of the files that were read."""
+    memo = samples.memo
+    if memo is not None and memo.hashed and store.storage.exists("store.json"):
+        store.storage.write_bytes(_memo_path(samples), memo.to_bytes())
+        memo.hashed = 0
+
+
+def _memo_path(samples: Samples) -> str:
+    return f"cache/files/{samples.name}.memo"
 
 
 def example_inputs(samples: Samples, count: int = 2) -> Any:

@@ -6,13 +6,13 @@ import copy
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .errors import DataError, FeatCacheError, FingerprintError
+from .errors import DataError, FingerprintError
 from .filememo import FileMemo
 from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
@@ -34,6 +34,16 @@ class Unreadable:
     reason: str
 
 
+@dataclass
+class _Taken:
+    """What is known of a dataset once its samples were hashed; shared by all views on it, so that they are hashed once."""
+
+    snapshot: Snapshot | None = None
+    positions: Array | None = None
+    memo: FileMemo | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+
 class Samples:
     """A map-style dataset of (input, target) with the transform that leads to the backbone's input.
 
@@ -51,12 +61,10 @@ class Samples:
         self.dataset = dataset
         self.transform = transform
         self.name = name or getattr(dataset, "name", None) or _slug(type(dataset).__name__)
-        self.unreadable: list[Unreadable] = []
-        self._snapshot: Snapshot | None = None
-        self._positions: Array | None = None
+        self._taken = _Taken()
 
     def transformed(self, transform: Callable[[Any], Any] | None) -> Samples:
-        """Return the same samples with a transform; a snapshot that was taken is shared, since it is taken before it."""
+        """Return the same samples with a transform; they share the snapshot, since it is taken before the transform."""
         other = copy.copy(self)
         other.transform = transform
         return other
@@ -107,10 +115,20 @@ class Samples:
 
     def positions(self) -> Array:
         """Return where in the dataset each row of the snapshot is."""
-        if self._positions is None:
+        if self._taken.positions is None:
             self.snapshot()
-        assert self._positions is not None
-        return self._positions
+        assert self._taken.positions is not None
+        return self._taken.positions
+
+    @property
+    def unreadable(self) -> list[Unreadable]:
+        """Return the samples that could not be read when they were hashed, and are left out of the snapshot."""
+        return self._taken.unreadable
+
+    @property
+    def memo(self) -> FileMemo | None:
+        """Return what is remembered of the samples' files, None unless they are files that were hashed with a memo."""
+        return self._taken.memo
 
     def snapshot(
         self,
@@ -121,26 +139,27 @@ class Samples:
     ) -> Snapshot:
         """Return what the dataset holds now; taken once.
 
-        Raises :class:`DataError` for an empty dataset and for one whose items differ when they are fetched twice.
+        Raises :class:`DataError` for an empty dataset, and for an item that cannot be read unless it is to be skipped.
         """
-        if self._snapshot is None:
+        taken = self._taken
+        if taken.snapshot is None:
             if len(self.dataset) == 0:
                 raise DataError(f"the dataset {self.name!r} is empty: it needs at least one sample.")
             if hasattr(self.dataset, "sample_ids"):
                 ids = self.dataset.sample_ids(memo)
                 targets = np.asarray(self.dataset.targets)
-                self._positions = np.arange(len(ids))
+                taken.positions, taken.memo = np.arange(len(ids)), memo
             else:
-                ids, targets, self._positions = self._hash_items(skip_unreadable, progress)
-            self._snapshot = Snapshot(
+                ids, targets, taken.positions = self._hash_items(skip_unreadable, progress)
+            taken.snapshot = Snapshot(
                 self.name,
                 ids,
-                self._aligned("names", [str(position) for position in self._positions.tolist()]),
+                self._aligned("names", [str(position) for position in taken.positions.tolist()]),
                 targets,
                 self._aligned("splits", [""] * len(ids)),
                 _classes(self.dataset),
             )
-        return self._snapshot
+        return taken.snapshot
 
     def refuse_random(self) -> None:
         """Check on a few samples that item and transform give the same result twice; raises :class:`DataError` if not."""
@@ -150,10 +169,8 @@ class Samples:
         for position in np.unique(np.linspace(0, count - 1, min(TWICE, count)).astype(int)).tolist():
             try:
                 fetched = [self.raw(position)[0] for _ in range(2)]
-            except (OSError, FeatCacheError) as error:
-                if isinstance(error, OSError):
-                    continue  # an unreadable sample is named when its turn comes
-                raise
+            except OSError:
+                continue  # an unreadable sample is named when its turn comes
             if _differ(fetched) or _draws(partial(self.raw, position)):
                 raise DataError(
                     f"{self.label(position)} of {self.name!r} differs when it is fetched twice: the dataset draws random "

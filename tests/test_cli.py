@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from featcache import FeatureStore
 from featcache.cli.main import run
+from featcache.fingerprint import file_id
 
 from .conftest import CommandLine
 
@@ -354,3 +355,21 @@ def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command:
     assert (command.folder / "out.csv").read_text().startswith("name,label")
     assert "mine" in one_line(command("predict", "digits", "--head", "mind", expect=2))
     assert "cannot be the name" in one_line(command("train-head", "--name", "../x", "--epochs", "1", expect=2))
+
+
+def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
+    command: CommandLine, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(command.folder)
+    read: list[Path] = []
+
+    def counted(path: Path | str) -> bytes:
+        read.append(Path(path))
+        return file_id(path)
+
+    monkeypatch.setattr("featcache.filememo.file_id", counted)
+    time.sleep(2.1)  # what was written a moment ago is not trusted yet
+    for expected in (200, 0):
+        read.clear()
+        assert run(["extract", "--cut", "layer4"]) == 0
+        assert len(read) == expected
