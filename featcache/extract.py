@@ -14,7 +14,7 @@ from .errors import StoreError, UsageError
 from .progress import ProgressCallback, ProgressEvent, silent
 from .recipe import Recipe
 from .request import Request, example_inputs, make_request, remember_files, save_example
-from .samples import Unreadable
+from .samples import Samples, Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet, StoreFiles, check_name, row_keys
 
@@ -123,9 +123,10 @@ def extract(
     return Features.join(feature_set, request.snapshot, report)
 
 
-def report_if_complete(snapshot: Snapshot, feature_set: FeatureSet, *, retry_skipped: bool) -> ExtractReport | None:
+def report_if_complete(samples: Samples, feature_set: FeatureSet, *, retry_skipped: bool) -> ExtractReport | None:
     """Return the report of an extraction that has nothing to do, or None if there is something; loads no torch."""
-    return None if len(_missing(snapshot, feature_set, retry_skipped)) else _report(snapshot, feature_set)
+    complete = not len(_missing(samples.snapshot(), feature_set, retry_skipped))
+    return _report(samples, feature_set) if complete else None
 
 
 def run(
@@ -145,7 +146,7 @@ def run(
     missing = _missing(snapshot, feature_set, retry_skipped=not skip)
     before = len(missing)
     if not before:
-        return _report(snapshot, feature_set)
+        return _report(request.samples, feature_set)
     from .batches import default_workers
     from .devices import pick_device
     from .job import ExtractJob, Task
@@ -175,7 +176,7 @@ def run(
         done += receipt.computed + len(receipt.skipped)
         written += receipt.size_bytes
         progress(ProgressEvent("extract", done, before, "samples"))
-    report = _report(snapshot, feature_set)
+    report = _report(request.samples, feature_set)
     computed = _samples_among(snapshot, missing, feature_set)
     report.computed, report.reused = computed, report.samples - report.skipped - computed
     report.size_bytes, report.device, report.notes = written, str(where), job.notes
@@ -198,15 +199,18 @@ def _missing(snapshot: Snapshot, feature_set: FeatureSet, retry_skipped: bool) -
     return chosen
 
 
-def _report(snapshot: Snapshot, feature_set: FeatureSet) -> ExtractReport:
+def _report(samples: Samples, feature_set: FeatureSet) -> ExtractReport:
+    snapshot = samples.snapshot()
     present = feature_set.present(snapshot.ids)
     recipe = feature_set.recipe
-    report = ExtractReport(recipe.cut, snapshot.dataset, recipe.fingerprint, snapshot.digest, len(snapshot))
+    count = len(snapshot) + len(samples.unreadable)
+    report = ExtractReport(recipe.cut, snapshot.dataset, recipe.fingerprint, snapshot.digest, count)
     report.reused = int(present.sum())
     reasons = feature_set.skipped() if not present.all() else {}
     for position in np.flatnonzero(~present).tolist():
         _, reason = reasons.get(snapshot.ids[position].tobytes().hex(), ("", "it could not be read"))
         report.skipped_samples.append(Unreadable(position, snapshot.names[position], reason))
+    report.skipped_samples += samples.unreadable
     report.skipped = len(report.skipped_samples)
     return report
 

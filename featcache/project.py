@@ -141,7 +141,7 @@ class Project:
         snapshot = remembered_snapshot(
             self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress
         )
-        report = report_if_complete(snapshot, feature_set, retry_skipped=on_error == "raise")
+        report = report_if_complete(self.raw_samples, feature_set, retry_skipped=on_error == "raise")
         if report is not None:
             self.store.save_snapshot(snapshot)
             self._note_cut(cut)

@@ -264,3 +264,21 @@ def test_a_model_that_differs_between_two_passes_is_refused_and_nothing_is_store
     with pytest.raises(SplitError):
         featcache.extract(Restless().eval(), pairs, str(tmp_path / "s"), cut="block")
     assert not (tmp_path / "s").exists()
+
+
+def test_an_item_that_cannot_be_fetched_is_named_or_skipped_and_listed(net, pairs, tmp_path) -> None:
+    class Torn(TensorPairs):
+        def __getitem__(self, index: int):
+            if index == 7:
+                raise OSError("disk error")
+            return super().__getitem__(index)
+
+    torn, store = Torn(pairs.inputs, pairs.targets_of), str(tmp_path / "s")
+    with pytest.raises(DataError, match="item 7"):
+        featcache.extract(net, torn, store, cut="block")
+    for computed, reused in ((49, 0), (0, 49)):
+        features = featcache.extract(net, torn, store, cut="block", on_error="skip")
+        report = features.report
+        assert len(features) == 49
+        assert (report.samples, report.computed, report.reused, report.skipped) == (50, computed, reused, 1)
+        assert [(bad.name, bad.reason) for bad in report.skipped_samples] == [("item 7", "disk error")]
