@@ -22,7 +22,6 @@ from .sources import HINT, check_loaded, class_node, function_node, module_tree,
 
 __all__ = ["class_code", "function_code", "is_library", "is_named", "module_code", "name_of"]
 
-PRIVATE_PREFIX = "featcache_file_"  # modules that featcache loads by path; their names hold a machine's paths
 GENERATED = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__annotate__",
     "__annotate_func__", "__annotations_cache__", "__static_attributes__", "__firstlineno__", "__classdictcell__",

@@ -226,7 +226,7 @@ def _check_free_space(feature_set: FeatureSet, needed_bytes: int) -> None:
     if free is not None and needed_bytes > free:
         raise StoreError(
             f"the features need {needed_bytes / 1e9:.1f} GB, but {feature_set.storage.url} has {free / 1e9:.1f} GB free. "
-            "Choose a deeper --cut or --dtype float16, free some space (`featcache gc`), or another --store."
+            "Choose a deeper --cut or --dtype float16, free some space, or another --store."
         )
 
 

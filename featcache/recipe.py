@@ -100,11 +100,6 @@ class Recipe:
         """Return the name of the set: 32 hexadecimal characters."""
         return digest_json(self.to_dict())[:32]
 
-    @property
-    def row_size_bytes(self) -> int:
-        """Return the bytes of one sample's features before they are encoded."""
-        return sum(spec.size_bytes for spec in self.frontier)
-
     def differences(self, new: Recipe) -> list[Difference]:
         """Return the fields in which ``new`` differs from this one, nested ones by dotted name."""
         return list(_differences("", self.to_dict(), new.to_dict()))

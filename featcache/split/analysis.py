@@ -85,7 +85,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
         raise SplitError(
             f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
         )
-    open_calls = _ancestors(run, cut_call)
+    open_calls = ancestors(run, cut_call)
     post = {call.name for position, call in enumerate(run.modules) if _is_behind(run, position, cut_call)}
     pre = {call.name for call in run.modules} - post - {run.modules[position].name for position in open_calls}
     return CutAnalysis(
@@ -230,10 +230,10 @@ def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carrie
 
 def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None:
     """Return the module output that an object is: the cut's own if it is that, else the first."""
-    finished = [cut_call, *(position for position, _ in enumerate(run.modules) if position != cut_call)]
-    for position in finished:
+    still_open = ancestors(run, cut_call)
+    for position in (cut_call, *range(len(run.modules))):
         call = run.modules[position]
-        if call.end > run.modules[cut_call].end or position in _ancestors(run, cut_call):
+        if call.end > run.modules[cut_call].end or position in still_open:
             continue
         for leaf, value in enumerate(pytree.tree_leaves(call.outputs)):
             if isinstance(value, Ref) and value.number == number:
@@ -250,7 +250,8 @@ def _input_name(run: Run, number: int) -> str:
     return "input" if position == 0 else f"input_{position}"
 
 
-def _ancestors(run: Run, position: int) -> set[int]:
+def ancestors(run: Run, position: int) -> set[int]:
+    """Return the positions of the module calls within which a module call ran."""
     found = set()
     position = run.modules[position].parent
     while position >= 0:
@@ -260,22 +261,17 @@ def _ancestors(run: Run, position: int) -> set[int]:
 
 
 def _is_behind(run: Run, position: int, cut_call: int) -> bool:
-    return position > cut_call and cut_call not in _ancestors(run, position)
+    return position > cut_call and cut_call not in ancestors(run, position)
 
 
 def behind(run: Run, cut_call: int) -> list[tuple[int, ModuleCall]]:
     """Return the topmost module calls behind the cut: those whose parent was running at the cut."""
-    ancestors = _ancestors(run, cut_call)
+    above = ancestors(run, cut_call)
     return [
         (position, call)
         for position, call in enumerate(run.modules)
-        if _is_behind(run, position, cut_call) and call.parent in ancestors
+        if _is_behind(run, position, cut_call) and call.parent in above
     ]
-
-
-def ancestors(run: Run, cut_call: int) -> set[int]:
-    """Return the positions of the module calls that were running at the cut."""
-    return _ancestors(run, cut_call)
 
 
 def _state_names(run: Run, calls: range) -> set[str]:

@@ -13,6 +13,7 @@ from ..tensorspec import TensorSpec
 from .analysis import analyse
 from .examples import examples
 from .nearest import candidate_names
+from .randomness import quiet
 from .record import Run
 from .splitting import recorded
 from .trial import refuse_tied
@@ -86,6 +87,6 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
             return func(*args, **(kwargs or {}))
 
     args, kwargs = call
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), counter, Positions():
+    with torch.no_grad(), quiet(), counter, Positions():
         skeleton(model)(*args, **kwargs)
     return [*before, counter.get_total_flops()]

@@ -23,7 +23,7 @@ from .prefix import run_prefix
 from .randomness import quiet
 from .record import Run, record
 from .replay import ReplaySuffix
-from .structure import structure_digest, structure_lines, weight_digests
+from .structure import structure_digest, weight_digests
 from .trees import in_one_line
 from .trial import (
     frozen_reference,
@@ -76,11 +76,6 @@ class Split:
     def weights(self) -> dict[str, str]:
         """Return the digests of every parameter and buffer that is used up to the cut, as they are now, by name."""
         return weight_digests(self.model, self._analysis.state_before)
-
-    @property
-    def structure_calls(self) -> list[str]:
-        """Return the torch calls up to the cut, one readable line each."""
-        return [str(line) for line in structure_lines(self._analysis, self._analysis.run, self._analysis.other)]
 
     def prefix(self, *args: Any, **kwargs: Any) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return what crosses the cut: a tensor, or a dict of tensors by name where several cross it.

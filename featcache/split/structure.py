@@ -14,7 +14,7 @@ from ..fingerprint import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, affine, module_of
 from .record import Ref, Run
 
-__all__ = ["structure_digest", "structure_lines", "weight_digests"]
+__all__ = ["structure_digest", "weight_digests"]
 
 
 def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
@@ -23,8 +23,8 @@ def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
     ``same_size`` is a run on other values with a batch of the first run's size. A difference between the two means that
     values left torch on their way (through numpy, say); that raises :class:`SplitError`.
     """
-    lines = structure_lines(analysis, analysis.run, analysis.other)
-    again = structure_lines(analysis, same_size, analysis.other, values_differ=True)
+    lines = _structure_lines(analysis, analysis.run, analysis.other)
+    again = _structure_lines(analysis, same_size, analysis.other)
     for position, (line, other) in enumerate(zip(lines, again, strict=False)):
         if line != other:
             call = analysis.run.calls[min(position, analysis.end - 1)]
@@ -37,7 +37,7 @@ def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
     return digest_json({"calls": lines, "crossing": crossing})[:32]
 
 
-def structure_lines(analysis: CutAnalysis, run: Run, other: Run, values_differ: bool = False) -> list[Any]:
+def _structure_lines(analysis: CutAnalysis, run: Run, other: Run) -> list[Any]:
     """Return one canonical, JSON-able line for each torch call before the cut."""
     if len(run.calls) < analysis.end:
         raise SplitError(

@@ -53,9 +53,6 @@ class Storage(Protocol):
     def list(self, path: str) -> list[Entry]:
         """Return what lies directly in a folder, sorted by name; nothing where there is no such folder."""
 
-    def delete(self, path: str) -> None:
-        """Remove a file, or a folder with all that is in it; nothing happens where there is none."""
-
     def free_bytes(self) -> int | None:
         """Return how many bytes can still be written, None where that is unknown."""
 

@@ -92,18 +92,6 @@ class LocalStorage:
                 return []
         return sorted(found, key=lambda entry: entry.name)
 
-    def delete(self, path: str) -> None:
-        """Remove a file, or a folder with all that is in it."""
-        target = self._at(path)
-        with _explained("delete", target):
-            if target.is_dir() and not target.is_symlink():
-                # Renamed first, so that a reader sees the whole folder or none of it.
-                doomed = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(4)}~deleted"
-                target.rename(doomed)
-                shutil.rmtree(doomed)
-            else:
-                target.unlink(missing_ok=True)
-
     def free_bytes(self) -> int | None:
         """Return the free bytes of the disk that the folder is, or will be, on."""
         folder = self.root.absolute()
@@ -173,7 +161,7 @@ def _explained(action: str, path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(
-                f"cannot {action} {path}: the disk is full. Free some space (`featcache gc`) and run again; "
+                f"cannot {action} {path}: the disk is full. Free some space and run again; "
                 "everything committed so far is kept."
             ) from error
         raise StoreError(f"cannot {action} {path}: {error.strerror or error}.") from error
