@@ -1,12 +1,13 @@
-"""What the file system says of files without reading them."""
+"""What is known of files and installed packages without reading them."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["is_weights_file", "package_folder", "states"]
+__all__ = ["is_weights_file", "package_folder", "states", "versions"]
 
 
 def states(paths: Iterable[Path]) -> list[list[str | int]]:
@@ -32,3 +33,15 @@ def package_folder(name: str) -> Path | None:
 def is_weights_file(weights: str) -> bool:
     """Return whether a weights option names a file."""
     return weights.endswith((".safetensors", ".pt", ".pth", ".bin")) or "/" in weights
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Return the versions of packages without importing them, None for those that are not installed."""
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -13,7 +13,6 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, near_names
 from .extract import ExtractReport, extract, report_if_complete
+from .fileset import versions
 from .fingerprint import digest_json
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
@@ -222,7 +222,7 @@ class Project:
             "data": settings.data,
             "dtype": settings.dtype,
             "image_size": settings.image_size,
-            "versions": {name: _version(name) for name in VERSIONS},
+            "versions": versions(*VERSIONS),
         }
         return f"cache/recipes/{digest_json(key)[:32]}.json"
 
@@ -236,13 +236,6 @@ class Project:
     def _remember(self, path: str | None, recipe: Recipe) -> None:
         if path is not None and self.store.storage.exists("store.json"):
             self.store.storage.write_bytes(path, recipe.to_json().encode())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def head_folder(store: FeatureStore, name: str) -> Path:

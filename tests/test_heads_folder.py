@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import featcache
 from featcache import DataError, HeadError, MissingDependencyError, UsageError
-from featcache.heads import read_head, save
+from featcache.heads import read_head
 from featcache.heads.estimators import load_estimator, save_estimator
 
 from .conftest import TensorPairs
@@ -137,7 +138,7 @@ def test_a_failure_while_saving_leaves_the_old_head_whole(made, features, tmp_pa
         raise OSError(28, "No space left on device")
 
     if fails_at == "write":
-        monkeypatch.setattr(save.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     else:
         monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(HeadError, match="No space left"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UnknownNameError, UsageError, near_names
@@ -13,7 +12,7 @@ from ..registry import Registry
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backbone", "BackboneSource", "backbone_identity", "backbone_sources", "installed", "load_backbone"]
+__all__ = ["Backbone", "BackboneSource", "backbone_identity", "backbone_sources", "load_backbone"]
 
 Transform = Callable[[Any], Any]
 
@@ -73,11 +72,6 @@ def backbone_identity(spec: str, weights: str | None = None) -> dict[str, Any] |
     source, name = _source(spec)
     found = source.identity(name, weights)
     return None if found is None else {"spec": spec, "weights": weights, **found}
-
-
-def installed(*packages: str) -> dict[str, str]:
-    """Return the versions of installed packages without importing them; a source's identity may hold them."""
-    return {package: version(package) for package in packages}
 
 
 def _source(spec: str) -> tuple[BackboneSource, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownNameError, near_names
-from ..fileset import is_weights_file, states
-from . import Backbone, installed
+from ..fileset import is_weights_file, states, versions
+from . import Backbone
 
 __all__ = ["BundledSource", "source"]
 
@@ -23,8 +23,7 @@ class BundledSource:
 
     def load(self, name: str, weights: str | None) -> Backbone:
         """Return the network with its trained weights, those of a file, or (``none``) seeded random ones."""
-        import torch
-
+        from ..seeding import seeded
         from .resnet_mini import resnet_mini, transform
         from .weights import load_weights
 
@@ -32,8 +31,7 @@ class BundledSource:
             raise UnknownNameError(f"no bundled backbone {name!r}.{near_names(name, NAMES)} Known: {', '.join(NAMES)}.")
         if weights not in (None, "DEFAULT", "none") and not is_weights_file(str(weights)):
             raise UnknownNameError(f"bundled:{name} has no weights {weights!r}. Known: DEFAULT, none, or a file.")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             model = resnet_mini()
         if weights != "none":
             default = weights in (None, "DEFAULT")
@@ -45,7 +43,7 @@ class BundledSource:
         paths = [FOLDER / each for each in CODE]
         if weights is not None and is_weights_file(weights):
             paths.append(Path(weights).expanduser().resolve())
-        return {"versions": installed("torch", "torchvision"), "files": states(paths)}
+        return {"versions": versions("torch", "torchvision"), "files": states(paths)}
 
 
 def card(name: str = "resnet-mini") -> dict[str, Any]:

@@ -22,9 +22,9 @@ class FactorySource:
 
     def load(self, name: str, weights: str | None) -> Backbone:
         """Return what the function makes; it runs under a fixed seed, so that untrained layers are reproducible."""
-        import torch
         from torch import nn
 
+        from ..seeding import seeded
         from .weights import load_weights
 
         given: dict[str, Any] = {} if weights is None else {"weights": weights}
@@ -33,8 +33,7 @@ class FactorySource:
             raise UsageError(
                 f"{name} takes no weights, so --weights {weights} has no effect: give a file, or leave it out."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             made = call_factory(name, "backbone", **given)
         model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(model, nn.Module):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataNotFoundError, UnknownNameError, near_names
-from ..fileset import is_weights_file, package_folder, states
-from . import Backbone, installed
+from ..fileset import is_weights_file, package_folder, states, versions
+from . import Backbone
 from .presets import resized
 
 __all__ = ["TorchvisionSource", "source"]
@@ -65,7 +65,7 @@ class TorchvisionSource:
             )
             cached = Path(home).expanduser() / "hub" / "checkpoints"
             files += cached.glob(f"{name}*") if cached.is_dir() else []
-        return {"versions": installed("torch", "torchvision"), "files": states(files)}
+        return {"versions": versions("torch", "torchvision"), "files": states(files)}
 
 
 def _chosen(name: str, kinds: Any, default: Any, weights: str | None) -> Any:
@@ -81,8 +81,9 @@ def _chosen(name: str, kinds: Any, default: Any, weights: str | None) -> Any:
 
 
 def _build(name: str, weights: Any) -> Any:
-    import torch
     from torchvision import models
+
+    from ..seeding import seeded
 
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     options: dict[str, Any] = {}
@@ -90,8 +91,7 @@ def _build(name: str, weights: Any) -> Any:
         options["weights_backbone"] = None  # detection and segmentation networks would fetch some otherwise
     if weights is not None and "quantize" in parameters:
         options["quantize"] = "backend" in weights.meta
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with seeded(SEED):
         return models.get_model(name, weights=weights, **options)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..devices import available_memory_bytes
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
-from .seeding import seeded
+from ..seeding import seeded
 
 __all__ = [
     "EstimatorLayer",

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import HeadError
+from ..seeding import seeded
 from ..split import Split
-from .seeding import seeded
 
 __all__ = ["HeadNetwork", "Pool", "linear_head", "pooled_network", "pooled_width"]
 

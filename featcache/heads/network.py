@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from ..devices import to_device
 from ..errors import HeadError, UsageError, near_names
+from ..seeding import seeded
 from ..split import Split
-from .seeding import seeded
 
 __all__ = ["choose_trainable", "new_network", "train_mode"]
 

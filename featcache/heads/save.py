@@ -6,12 +6,8 @@ import csv
 import dataclasses
 import io
 import json
-import os
-import secrets
 import shutil
-import socket
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +15,8 @@ import numpy as np
 from safetensors.torch import save
 
 from ..errors import HeadError, StorePermissionError
+from ..fileset import versions
+from ..storages.local import sync, temporary_beside
 from .estimators import EstimatorLayer, save_estimator
 from .metrics import EpochRecord
 
@@ -70,15 +68,13 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    temporary, replaced = _beside(folder), _beside(folder)
+    temporary, replaced = temporary_beside(folder), temporary_beside(folder)
     try:
         temporary.mkdir(parents=True)
         for name, content in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync(temporary)
+            (temporary / name).write_bytes(content)
+            sync(temporary / name)
+        sync(temporary)
         if folder.exists():
             folder.rename(replaced)
         try:
@@ -87,29 +83,11 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             if replaced.exists():
                 replaced.rename(folder)
             raise
-        _sync(folder.parent)
+        sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _beside(folder: Path) -> Path:
-    # The name says who writes it, so that a store can sweep what a killed process left.
-    owner = f"{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
-    return folder.parent / f".tmp~{owner}~{folder.name}"
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":
-        return  # folders cannot be synced there
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems cannot sync a folder; its files were synced before
-    finally:
-        os.close(descriptor)
 
 
 def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,18 +104,11 @@ def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]
         "options": _fields(head.options),
         "origin": dict(origin),
         "elapsed_s": head.elapsed_s,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(*PACKAGES),
         "history": [_fields(each) for each in head.history],
         "recipe_fingerprint": head.recipe.fingerprint,
         "recipe": head.recipe.to_dict(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _plain(value: Any) -> Any:

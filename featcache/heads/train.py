@@ -15,9 +15,9 @@ from torch import nn
 from ..errors import HeadError, UsageError
 from ..features import FeatureLoader, Features
 from ..progress import ProgressCallback, ProgressEvent
+from ..seeding import seeded
 from .metrics import EpochRecord
 from .options import TrainOptions
-from .seeding import seeded
 
 __all__ = ["class_weight_tensor", "default_learning_rate", "fit", "make_optimizer", "make_schedule", "scores"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import NotAStoreError, StoreError, StorePermissionError
 from . import Entry, safe_path
 
-__all__ = ["LocalStorage"]
+__all__ = ["LocalStorage", "sync", "temporary_beside"]
 
 TEMPORARY_PREFIX = ".tmp~"
 ABANDONED_AFTER_S = 24 * 3600.0
@@ -48,8 +48,7 @@ class LocalStorage:
     def create(self, path: str) -> Iterator[Path]:
         """Give a temporary file in the same folder; commit it as ``path`` when the block ends well."""
         final = self._at(path)
-        owner = f"{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
-        temporary = final.parent / f"{TEMPORARY_PREFIX}{owner}~{final.name}"
+        temporary = temporary_beside(final)
         with _explained("write", final):
             final.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -65,9 +64,9 @@ class LocalStorage:
         """Make a file that :meth:`create` gave appear as ``path``."""
         final = self._at(path)
         with _explained("write", final):
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(final)
-            _sync(final.parent)
+            sync(final.parent)
 
     def fetch(self, path: str) -> Path:
         """Return the file itself."""
@@ -131,7 +130,16 @@ def _is_abandoned(temporary: Path) -> bool:
     return False
 
 
-def _sync(path: Path) -> None:
+def temporary_beside(final: Path) -> Path:
+    """Return a new temporary name in the same folder; it says who writes, so that what a killed process left is swept."""
+    owner = f"{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
+    return final.parent / f"{TEMPORARY_PREFIX}{owner}~{final.name}"
+
+
+def sync(path: Path) -> None:
+    """Have the operating system write a file, or the entries of a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # folders cannot be synced there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Random numbers for training, without disturbing the caller's."""
+"""Seeded random numbers, without disturbing the caller's."""
 
 from __future__ import annotations
 
