@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         chosen = np.asarray(indices)
         if chosen.dtype != bool:
             chosen = chosen.astype(np.int64)
-        return self._like(self._rows, self.frontier, self._positions[chosen])
+        part = copy.copy(self)
+        part._positions = self._positions[chosen]
+        return part
 
     def where(self, split: str) -> Features:
         """Return the rows of one split; raises :class:`UsageError` where the dataset has no such split."""
@@ -206,21 +209,6 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             names=self._names[positions],
             splits=self._splits[positions],
             classes=self.classes,
-            report=self.report,
-        )
-
-    def _like(self, rows: Rows, frontier: Sequence[TensorSpec], positions: Array) -> Features:
-        return Features(
-            rows,
-            self.recipe,
-            frontier,
-            dataset=self.dataset,
-            snapshot=self.snapshot,
-            targets=self._targets,
-            names=self._names,
-            splits=self._splits,
-            classes=self.classes,
-            positions=positions,
             report=self.report,
         )
 

@@ -52,7 +52,11 @@ class FeatureLoader:
         self._held: Features | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.order(0)) // self.batch_size)
+        return -(-self._share() // self.batch_size)
+
+    def _share(self) -> int:
+        """Return how many rows this process gets in an epoch."""
+        return -(-len(self.features) // self.world_size)
 
     def order(self, epoch: int) -> Array:
         """Return the row positions of an epoch in the order in which they are given out, int64."""
@@ -60,8 +64,7 @@ class FeatureLoader:
         order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         if self.world_size == 1 or not count:
             return order
-        each = -(-count // self.world_size)
-        return np.resize(order, each * self.world_size)[self.rank :: self.world_size]
+        return np.resize(order, self._share() * self.world_size)[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1

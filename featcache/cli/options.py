@@ -13,22 +13,15 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["command", "configured_cuts", "cut_option", "project_options", "store_option", "the_project"]
+__all__ = ["command", "configured_cuts", "cut_option", "project_options", "store_option", "stored_cuts", "the_project"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Command(click.Command):
-    """A command whose defaults come from the configuration file."""
+def _use_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    from .main import defaults_from
 
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        from .main import defaults_from
-
-        config = read_config(_named_config(args))
-        extra["default_map"] = defaults_from(config, self, info_name or "")
-        return super().make_context(info_name, args, parent, **extra)
+    context.default_map = defaults_from(read_config(value), context.command, context.info_name or "")
 
 
 def command(name: str) -> Callable[[Function], click.Command]:
@@ -40,9 +33,11 @@ def command(name: str) -> Callable[[Function], click.Command]:
             "--config",
             type=click.Path(),
             expose_value=False,
+            is_eager=True,  # before the options to which it gives defaults
+            callback=_use_config,
             help="The file with defaults.  [default: featcache.toml]",
         )(decorated)
-        return click.command(name, cls=_Command)(decorated)
+        return click.command(name)(decorated)
 
     return decorate
 
@@ -101,17 +96,13 @@ def the_project(options: dict[str, Any]) -> Project:
     return Project(Settings(**{name: options[name] for name in fields if name in options}))
 
 
+def stored_cuts(project: Project, cut: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the cuts that were asked for, or else all that the store holds; raises :class:`UsageError` for none."""
+    return configured_cuts(cut or tuple(info.cut for info in project.store.sets()))
+
+
 def configured_cuts(cut: tuple[str, ...]) -> tuple[str, ...]:
     """Return the cuts that were asked for, each once; raises :class:`UsageError` for none."""
     if not cut:
         raise UsageError("no cut was given: use --cut layer4; `featcache cuts` lists the candidates.")
     return tuple(dict.fromkeys(cut))
-
-
-def _named_config(arguments: list[str]) -> str | None:
-    for position, argument in enumerate(arguments):
-        if argument == "--config" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith("--config="):
-            return argument.partition("=")[2]
-    return None

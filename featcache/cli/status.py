@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import command, configured_cuts, cut_option, project_options, the_project
+from .options import command, cut_option, project_options, stored_cuts, the_project
 from .output import document, size, table, tell
 
 STALE = 3
@@ -21,10 +21,7 @@ def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     Without --cut, every cut that the store holds features of is checked. No image is opened that did not change.
     """
     project = the_project(options)
-    cuts = cut or tuple(dict.fromkeys(info.cut for info in project.store.sets()))
-    if not cuts:
-        configured_cuts(cut)
-    states = [project.status(name) for name in cuts]
+    states = [project.status(name) for name in stored_cuts(project, cut)]
     for note in project.notes:
         tell(f"note: {note}.")
     if as_json:
@@ -58,10 +55,7 @@ def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     Names the recipe fields, the weights and the samples that changed.
     """
     project = the_project(options)
-    cuts = cut or tuple(dict.fromkeys(info.cut for info in project.store.sets()))
-    if not cuts:
-        configured_cuts(cut)
-    explanations = [project.explain(name) for name in cuts]
+    explanations = [project.explain(name) for name in stored_cuts(project, cut)]
     for note in project.notes:
         tell(f"note: {note}.")
     if as_json:

@@ -101,11 +101,8 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
         f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
         f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
     )
-    for metrics in dict.fromkeys(
-        each.split for each in (trained.validation_metrics, trained.metrics) if each is not None
-    ):
-        found = trained.metrics if trained.metrics and trained.metrics.split == metrics else trained.validation_metrics
-        assert found is not None
+    judged = {each.split: each for each in (trained.validation_metrics, trained.metrics) if each is not None}
+    for found in judged.values():
         click.echo(
             f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
             f"macro F1 {100 * found.macro_f1:.2f} %, log loss {found.log_loss:.3f} ({count(found.samples, 'sample')})"
