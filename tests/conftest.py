@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+import featcache
+
 torch.set_num_threads(1)
 
 
@@ -64,6 +66,16 @@ def net() -> SmallNet:
 def pairs() -> TensorPairs:
     generator = torch.Generator().manual_seed(1)
     return TensorPairs(torch.randn(50, 3, 12, 12, generator=generator), torch.arange(50) % 4)
+
+
+@pytest.fixture
+def made(net, pairs) -> featcache.Split:
+    return featcache.split(net, "block", (pairs.inputs[:2],))
+
+
+@pytest.fixture
+def features(made, pairs, tmp_path) -> featcache.Features:
+    return featcache.extract(made, pairs, str(tmp_path / "store"))
 
 
 @pytest.fixture

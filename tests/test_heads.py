@@ -10,9 +10,9 @@ from torch import nn
 
 import featcache
 from featcache import DataError, HeadError, StaleError, UnknownNameError, UsageError
-from featcache.heads import new_network
 
 from .conftest import SmallNet, TensorPairs
+from .reference import usual_loop
 
 OPTIONS = {
     "epochs": 8,
@@ -35,45 +35,17 @@ def task() -> TensorPairs:
     return TensorPairs(inputs, targets, ["right", "down", "left", "flat"])
 
 
-def end_to_end(
-    made: featcache.Split, data: TensorPairs, features: featcache.Features, frozen: tuple[str, ...]
-) -> nn.Module:
-    """The usual loop: the whole network, its frozen modules in evaluation mode and without gradients."""
-    model = new_network(made, 4, OPTIONS["seed"]).model
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=OPTIONS["learning_rate"], weight_decay=OPTIONS["weight_decay"])
-    loader = features.loader(OPTIONS["batch_size"], seed=OPTIONS["seed"])
-    steps = OPTIONS["epochs"] * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 * (1 + np.cos(np.pi * min(1, step / steps)))
-    )
-    torch.manual_seed(OPTIONS["seed"])
-    taken = 0
-    for epoch in range(OPTIONS["epochs"]):
-        model.train()
-        for name, module in model.named_modules():
-            if name.startswith(frozen):
-                module.eval()
-        for rows in torch.from_numpy(loader.order(epoch)).split(OPTIONS["batch_size"]):
-            loss = nn.functional.cross_entropy(model(data.inputs[rows]), data.targets_of[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            taken += 1
-    assert taken >= 30
-    return model.eval()
-
-
 @pytest.mark.parametrize(("cut", "frozen"), [("block", ("stem", "block")), ("tail", ("stem", "block", "tail"))])
 def test_training_from_the_cache_equals_the_whole_network_bit_for_bit_over_30_steps(
     net, task, tmp_path, cut: str, frozen: tuple[str, ...]
 ) -> None:
     made = featcache.split(net, cut, (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"), batch_size=50)
-    expected = end_to_end(made, task, features, frozen)
+    expected = usual_loop(
+        made, task, features, frozen, classes=4, epochs=OPTIONS["epochs"], batch_size=OPTIONS["batch_size"],
+        seed=OPTIONS["seed"], loss_of=nn.CrossEntropyLoss(), lr=OPTIONS["learning_rate"],
+        weight_decay=OPTIONS["weight_decay"],
+    )  # fmt: skip
     trained = featcache.train_head(made, features, **OPTIONS)
     mine, theirs = trained.model.state_dict(), expected.state_dict()
     assert mine.keys() == theirs.keys()

@@ -26,16 +26,6 @@ from .conftest import TensorPairs
 KINDS = ["suffix", "linear", "sklearn:LogisticRegression", "sklearn:SVC", "sklearn:RandomForestClassifier"]
 
 
-@pytest.fixture
-def made(net, pairs) -> featcache.Split:
-    return featcache.split(net, "block", (pairs.inputs[:2],))
-
-
-@pytest.fixture
-def features(made, pairs, tmp_path) -> featcache.Features:
-    return featcache.extract(made, pairs, str(tmp_path / "store"))
-
-
 @pytest.mark.parametrize("head", KINDS)
 def test_the_saved_tensors_have_the_names_of_the_whole_network(made, features, tmp_path, head: str) -> None:
     trained = featcache.train_head(made, features, head=head, epochs=1)

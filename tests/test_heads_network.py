@@ -18,16 +18,6 @@ from featcache.heads.linear import Pool
 from .conftest import SmallNet, TensorPairs
 
 
-@pytest.fixture
-def made(net, pairs) -> featcache.Split:
-    return featcache.split(net, "block", (pairs.inputs[:2],))
-
-
-@pytest.fixture
-def features(made, pairs, tmp_path) -> featcache.Features:
-    return featcache.extract(made, pairs, str(tmp_path / "store"))
-
-
 @pytest.mark.parametrize("head", ["suffix", "linear", "sklearn:RidgeClassifier", "sklearn:KNeighborsClassifier"])
 def test_no_head_shares_anything_with_the_callers_model(made, features, net, tmp_path, head: str) -> None:
     before = copy.deepcopy(net.state_dict())

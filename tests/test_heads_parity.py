@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 import featcache
-from featcache.heads import new_network
 
 from .conftest import SmallNet, TensorPairs
+from .reference import usual_loop
 
 ROWS, CLASSES, BATCH, SEED, EPOCHS = 48, 3, 12, 7, 8  # 32 steps, every batch full
+LOOP = {"classes": CLASSES, "epochs": EPOCHS, "batch_size": BATCH, "seed": SEED, "lr": 3e-3, "weight_decay": 0.01}
 
 
 class SkipNet(nn.Module):
@@ -69,42 +68,6 @@ def data() -> TensorPairs:
     return TensorPairs(torch.randn(ROWS, 3, 10, 10, generator=generator), torch.arange(ROWS) % CLASSES)
 
 
-def usual_loop(
-    split: featcache.Split,
-    data: TensorPairs,
-    features: featcache.Features,
-    frozen: tuple[str, ...],
-    loss_of: nn.Module,
-    optimizer_of: type[torch.optim.Optimizer] = torch.optim.AdamW,
-    **settings: float,
-) -> nn.Module:
-    """The loop that the docstring of train_head describes, written without the package but for the initial weights."""
-    model = new_network(split, CLASSES, SEED).model
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = optimizer_of(trained, lr=3e-3, weight_decay=0.01, **settings)
-    loader = features.loader(BATCH, seed=SEED)
-    total = EPOCHS * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total)))
-    torch.manual_seed(SEED)
-    steps = 0
-    for epoch in range(EPOCHS):
-        model.train()
-        for name, module in model.named_modules():
-            if name.startswith(frozen):
-                module.eval()
-        for rows in torch.from_numpy(loader.order(epoch)).split(BATCH):
-            loss = loss_of(model(data.inputs[rows]), data.targets_of[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            steps += 1
-    assert steps >= 30
-    return model.eval()
-
-
 def assert_equal(mine: nn.Module, theirs: nn.Module) -> None:
     left, right = mine.state_dict(), theirs.state_dict()
     assert left.keys() == right.keys()
@@ -126,7 +89,7 @@ def test_thirty_steps_from_the_cache_equal_the_usual_loop(data, tmp_path, kind, 
     torch.manual_seed(1)
     split = featcache.split(kind().eval(), cut, (data.inputs[:2],))
     features = featcache.extract(split, data, str(tmp_path / "s"), batch_size=BATCH)
-    expected = usual_loop(split, data, features, frozen, nn.CrossEntropyLoss())
+    expected = usual_loop(split, data, features, frozen, loss_of=nn.CrossEntropyLoss(), **LOOP)
     trained = featcache.train_head(
         split, features, epochs=EPOCHS, batch_size=BATCH, learning_rate=3e-3, validation=0, seed=SEED, fold=fold
     )
@@ -139,7 +102,7 @@ def test_with_frozen_layers_behind_the_cut_thirty_steps_equal_the_usual_loop(dat
     torch.manual_seed(1)
     split = featcache.split(SmallNet().eval(), "stem", (data.inputs[:2],))
     features = featcache.extract(split, data, str(tmp_path / "s"), batch_size=BATCH)
-    expected = usual_loop(split, data, features, ("stem", "block"), nn.CrossEntropyLoss())
+    expected = usual_loop(split, data, features, ("stem", "block"), loss_of=nn.CrossEntropyLoss(), **LOOP)
     trained = featcache.train_head(
         split, features, epochs=EPOCHS, batch_size=BATCH, learning_rate=3e-3, validation=0, seed=SEED, fold=fold,
         trainable=["tail", "fc"],
@@ -153,7 +116,9 @@ def test_loss_options_and_optimizers_equal_the_usual_loop(data, tmp_path) -> Non
     features = featcache.extract(split, data, str(tmp_path / "s"), batch_size=BATCH)
     weights = [1.0, 2.0, 0.5]
     loss = nn.CrossEntropyLoss(weight=torch.tensor(weights), label_smoothing=0.1)
-    expected = usual_loop(split, data, features, ("stem", "first"), loss, torch.optim.SGD, momentum=0.9)
+    expected = usual_loop(
+        split, data, features, ("stem", "first"), loss_of=loss, optimizer_of=torch.optim.SGD, momentum=0.9, **LOOP
+    )
     trained = featcache.train_head(
         split, features, epochs=EPOCHS, batch_size=BATCH, learning_rate=3e-3, validation=0, seed=SEED, optimizer="sgd",
         class_weights=weights, label_smoothing=0.1,

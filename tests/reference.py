@@ -1,0 +1,57 @@
+"""The usual frozen loop, which training from the cache must equal step by step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+import featcache
+from featcache.heads import new_network
+
+from .conftest import TensorPairs
+
+
+def usual_loop(
+    split: featcache.Split,
+    data: TensorPairs,
+    features: featcache.Features,
+    frozen: tuple[str, ...],
+    *,
+    classes: int,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    loss_of: nn.Module,
+    optimizer_of: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    **settings: float,
+) -> nn.Module:
+    """The loop that the docstring of train_head describes, written without the package but for the initial weights.
+
+    The whole network runs in every step, its frozen modules in evaluation mode and without gradients.
+    """
+    model = new_network(split, classes, seed).model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = optimizer_of(trained, **settings)
+    loader = features.loader(batch_size, seed=seed)
+    total = epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / total)))
+    torch.manual_seed(seed)
+    steps = 0
+    for epoch in range(epochs):
+        model.train()
+        for name, module in model.named_modules():
+            if name.startswith(frozen):
+                module.eval()
+        for rows in torch.from_numpy(loader.order(epoch)).split(batch_size):
+            loss = loss_of(model(data.inputs[rows]), data.targets_of[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            steps += 1
+    assert steps >= 30
+    return model.eval()
