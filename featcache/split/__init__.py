@@ -5,6 +5,6 @@ from __future__ import annotations
 from ..tensorspec import TensorSpec
 from .candidates import Cut, cuts
 from .fold import fold
-from .splitting import Split, split
+from .splitting import Split, prefixes, split, split_at
 
-__all__ = ["Cut", "Split", "TensorSpec", "cuts", "fold", "split"]
+__all__ = ["Cut", "Split", "TensorSpec", "cuts", "fold", "prefixes", "split", "split_at"]
