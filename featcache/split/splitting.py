@@ -96,6 +96,16 @@ class Split:
             again = self._make_suffix(running)(self.prefix(*args, **kwargs))
         return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
 
+    def runs_before(self, deeper: Split) -> bool:
+        """Return whether this cut is reached before another one of the same recording."""
+        mine, theirs = self._analysis, deeper._analysis
+        return mine.run is theirs.run and mine.cut != theirs.cut and mine.ends_before(theirs)
+
+    def examples(self) -> list[Inputs]:
+        """Return the example inputs at two batch sizes."""
+        given = examples(self.example_inputs)
+        return [kwargs or args for args, kwargs in (given.two, given.three)]
+
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network, whose last layer may have other outputs."""
         return Split(model, self._analysis, self.structure, self._graph, self.example_inputs)
