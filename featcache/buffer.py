@@ -48,9 +48,9 @@ class ShardBuffer:
         """
         arrays = {}
         for spec in self.recipe.frontier:
-            tensor = features[spec.name]
-            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            arrays[spec.name] = self._codec.encode(values[: len(rows)].numpy())
+            tensor = features[spec.name][: len(rows)]
+            known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            arrays[spec.name] = self._codec.encode(known.numpy())
         bad = _non_finite_rows(arrays)
         if bad.any():
             rows, arrays = rows[~bad], {name: values[~bad] for name, values in arrays.items()}

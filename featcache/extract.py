@@ -34,7 +34,7 @@ def extract(
 def extract(
     model: Any, dataset: Any, store: StoreFiles | str, *, cut: str | None = None, **options: Any
 ) -> Features: ...
-def extract(
+def extract(  # type: ignore[misc]  # the overloads stand for the options by one word
     model: torch.nn.Module | Split,
     dataset: Any,
     store: StoreFiles | str,

@@ -195,8 +195,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """Return an iterable of (frontier, targets) batches; each iteration over it is one epoch.
 
         The order of an epoch depends on ``seed`` and the number of the epoch alone. Where random views are stored, each
-        row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of ``world_size`` processes, each
-        gets every ``world_size``-th row, padded by repetition to equal counts, as torch's DistributedSampler does.
+        row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of
+        ``world_size`` processes, each gets every ``world_size``-th row, padded by repetition to equal counts, as torch's
+        DistributedSampler does.
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 

@@ -70,7 +70,8 @@ def missing_rows(snapshot: Snapshot, feature_set: FeatureSet, views: int, retry_
         return rows
     skipped = feature_set.skipped()
     keep = [snapshot.ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()]
-    return rows[np.array(keep, dtype=bool)]
+    kept: Array = rows[np.array(keep, dtype=bool)]
+    return kept
 
 
 def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | None, views: int) -> ExtractReport:

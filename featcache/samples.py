@@ -18,7 +18,7 @@ from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
 
-__all__ = ["Samples", "Unreadable", "length_of"]
+__all__ = ["Samples", "Unreadable", "length_of", "stack_inputs"]
 
 Array = np.ndarray[Any, Any]
 TWICE = 8  # samples that are fetched again to find what is random
@@ -122,25 +122,8 @@ class Samples:
         return value if self.transform is None else self.transform(value)
 
     def batch(self, inputs: list[Any]) -> Any:
-        """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
-
-        A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
-        """
-        from torch.utils.data import default_collate
-
-        stack = getattr(self.transform, "collate", default_collate)
-        try:
-            batch = stack(inputs)
-        except (RuntimeError, TypeError) as error:
-            kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in inputs}
-            raise DataError(
-                f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that "
-                "makes tensors of one shape (--transform, --image-size), or that differ in their first size alone and says "
-                "so by an attribute `ragged = True`."
-            ) from error
-        if isinstance(batch, Mapping):
-            return dict(batch)
-        return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        """Return inputs stacked into a batch; see :func:`stack_inputs`."""
+        return stack_inputs(inputs, self.transform)
 
     @property
     def ragged(self) -> bool:
@@ -254,6 +237,27 @@ class Samples:
             _stack(targets),
             np.array(positions),
         )
+
+
+def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
+    """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
+
+    A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
+    """
+    from torch.utils.data import default_collate
+
+    stack = getattr(transform, "collate", default_collate)
+    try:
+        batch = stack(inputs)
+    except (RuntimeError, TypeError) as error:
+        kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in inputs}
+        raise DataError(
+            f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
+            "tensors of one shape (--transform, --image-size), or one that pads them: `collate(inputs)`."
+        ) from error
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
 def length_of(value: Any) -> tuple[Any, ...] | None:

@@ -125,7 +125,7 @@ class Shard:
 
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
-        damaged = set()
+        damaged: set[tuple[int, int]] = set()
         for name, checked in self._checked.items():
             damaged.update(
                 self._rows_of(name, int(block)) for block in self._damaged_blocks(name, np.arange(len(checked)))
