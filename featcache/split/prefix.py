@@ -34,7 +34,8 @@ def run_prefixes(
     found: dict[int, torch.Tensor] = {}
     taken: dict[str, dict[str, torch.Tensor]] = {}
     given = pytree.tree_leaves((args, kwargs))
-    crossings = {crossing.number: crossing for analysis in analyses for crossing in analysis.crossings}
+    # One object can be the output of several modules, where one of them changes it in place.
+    crossings = {(crossing.number, crossing.source): crossing for each in analyses for crossing in each.crossings}
     for crossing in crossings.values():
         if crossing.carried:
             place = analyses[0].run.origins[crossing.number][1]
