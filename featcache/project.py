@@ -81,20 +81,10 @@ class Project:
         return Samples(self.dataset)
 
     @cached_property
-    def views(self) -> Samples:
-        """Return the dataset's samples with their random views, if there are any, before the transform."""
-        settings = self.settings
-        if settings.augment is None:
-            if settings.views > 1:
-                raise UsageError(f"{settings.views} views need a random augmentation, such as --augment flip.")
-            return self.raw_samples
-        return self.raw_samples.augmented(load_augment(settings.augment), settings.view_seed)
-
-    @cached_property
     def samples(self) -> Samples:
         """Return the dataset's samples with the transform that leads to the backbone's input."""
         transform = load_transform(self.settings.transform, self.settings.image_size, self.backbone)
-        return self.views.transformed(transform)
+        return self._with_views(self.raw_samples).transformed(transform)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -151,11 +141,20 @@ class Project:
             self._recipes[cut] = recipe
         return self._recipes[cut]
 
+    def _with_views(self, samples: Samples) -> Samples:
+        settings = self.settings
+        if settings.augment is None:
+            if settings.views > 1:
+                raise UsageError(f"{settings.views} views need a random augmentation, such as --augment flip.")
+            return samples
+        return samples.augmented(load_augment(settings.augment), settings.view_seed)
+
     def _augmented(self, cut: str) -> tuple[Recipe | None, int]:
         """Return the recipe and the number of the random views, (None, 0) where there are none."""
-        if self.views.augment is None:
+        samples = self._with_views(Samples([]))  # no data is needed to say how it is augmented
+        if samples.augment is None:
             return None, 0
-        return views_recipe(self.recipe(cut), self.views), self.settings.views
+        return views_recipe(self.recipe(cut), samples), self.settings.views
 
     def extract(
         self,

@@ -10,7 +10,7 @@ from torch import nn
 import featcache
 from featcache import FeatureStore, StaleError, UsageError
 
-from .conftest import SmallNet, TensorPairs
+from .conftest import TensorPairs
 from .test_extract import reference
 
 CUTS = ["stem", "block", "tail"]
@@ -62,7 +62,9 @@ def test_a_wrong_cut_among_several_leaves_nothing_behind(net, pairs, tmp_path) -
     assert not (tmp_path / "s").exists()
 
 
-def test_a_deeper_cut_is_derived_from_a_cached_one_bit_for_bit_without_running_what_lies_before(net, pairs, tmp_path) -> None:
+def test_a_deeper_cut_is_derived_from_a_cached_one_bit_for_bit_without_running_what_lies_before(
+    net, pairs, tmp_path
+) -> None:
     store = str(tmp_path / "s")
     featcache.extract(net, pairs, store, cut="stem")
     calls = count_calls(net.stem)
@@ -172,6 +174,8 @@ def test_the_command_extracts_several_cuts_at_once_and_says_what_it_derived(imag
     featcache_command("status", *shared, "--cut", "layer3")
     done = featcache_command("extract", *shared, "--cut", "layer1", "--cut", "layer3")
     assert done.stderr.count("nothing to compute") == 2
-    assert {info.cut for info in FeatureStore(str(featcache_command.folder / "s")).sets()} == {"layer1", "layer2", "layer3"}
-
-
+    assert {info.cut for info in FeatureStore(str(featcache_command.folder / "s")).sets()} == {
+        "layer1",
+        "layer2",
+        "layer3",
+    }
