@@ -75,6 +75,11 @@ class Split:
         return self._graph is not None
 
     @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """Return the names of those tensors of the frontier that are inputs of the model as they are, such as masks."""
+        return tuple(crossing.spec.name for crossing in self._analysis.crossings if crossing.carried)
+
+    @property
     def weights(self) -> dict[str, str]:
         """Return the digests of every parameter and buffer that is used up to the cut, as they are now, by name."""
         return weight_digests(self.model, self._analysis.state_before)
