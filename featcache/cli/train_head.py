@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw, adam or sgd.")
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
-@click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine or constant.")
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
@@ -72,7 +72,7 @@ def train_head_command(
     training = {
         key: options[key]
         for key in (
-            "head", "epochs", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
+            "head", "epochs", "optimizer", "learning_rate", "weight_decay", "lr_schedule", "warmup_epochs", "label_smoothing",
             "validation", "patience", "seed", "device",
         )
     }  # fmt: skip
@@ -103,10 +103,8 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     )
     judged = {each.split: each for each in (trained.validation_metrics, trained.metrics) if each is not None}
     for found in judged.values():
-        click.echo(
-            f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
-            f"macro F1 {100 * found.macro_f1:.2f} %, log loss {found.log_loss:.3f} ({count(found.samples, 'sample')})"
-        )
+        named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
+        click.echo(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
     tell(f"head: {folder}")
 
 
@@ -117,6 +115,7 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
         "recipe": trained.recipe.fingerprint,
         "dataset": trained.dataset,
         "snapshot": trained.snapshot,
+        "task": trained.task.kind,
         "classes": trained.classes,
         "metrics": trained.metrics,
         "validation_metrics": trained.validation_metrics,

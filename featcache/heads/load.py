@@ -18,9 +18,10 @@ from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind
 from .linear import Pool, pooled_width
-from .metrics import EpochRecord, Metrics
+from .metrics import AnyMetrics, EpochRecord, metrics_from
 from .options import TrainOptions
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
+from .tasks import Task
 
 __all__ = ["load_head", "read_head"]
 
@@ -56,39 +57,47 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     try:
         recipe = Recipe.from_dict(described["recipe"])
         options = _options(described["options"])
-        classes = [str(name) for name in described["classes"]]
+        task = _task(described)
         history = [EpochRecord(**each) for each in described["history"]]
-        metrics, validation_metrics = _metrics(described, "metrics"), _metrics(described, "validation_metrics")
+        metrics, validation_metrics = (
+            _metrics(task, described.get(name)) for name in ("metrics", "validation_metrics")
+        )
         dataset, snapshot = str(described["dataset"]), str(described["snapshot"])
         elapsed_s = float(described["elapsed_s"])
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
     _check_backbone(folder, recipe, split)
-    parts = kind.build(split, len(classes), options, pick_device(device))
+    parts = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():
         width = pooled_width(split, Pool(options.pool, split.cut))
         name = options.head.partition(":")[2]
-        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), len(classes))
+        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), task)
     _load_tensors(folder / TENSORS, parts)
     parts.model.eval()
     parts.layers.eval()
-    return TrainedHead(
-        parts, classes, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s
-    )
+    return TrainedHead(parts, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s)
 
 
 def _options(described: dict[str, Any]) -> TrainOptions:
     # A newer minor version may know more options; what it trained still loads.
     known = {each.name for each in dataclasses.fields(TrainOptions)}
     given = {name: value for name, value in described.items() if name in known}
+    if "schedule" in described:  # the name of lr_schedule in heads of 0.1.0 before unfreezing schedules
+        given.setdefault("lr_schedule", described["schedule"])
     if given.get("trainable") is not None:
         given["trainable"] = tuple(given["trainable"])
     return TrainOptions(**{**given, "head": str(given["head"])})
 
 
-def _metrics(described: dict[str, Any], name: str) -> Metrics | None:
-    return None if described.get(name) is None else Metrics(**described[name])
+def _task(described: dict[str, Any]) -> Task:
+    if "task" in described:
+        return Task.from_dict(described["task"], described["classes"])
+    return Task("single_label", tuple(str(name) for name in described["classes"]))  # as all heads were once
+
+
+def _metrics(task: Task, described: dict[str, Any] | None) -> AnyMetrics | None:
+    return None if described is None else metrics_from(task, described)
 
 
 def _load_tensors(path: Path, parts: HeadParts) -> None:

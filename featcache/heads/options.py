@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import UsageError, near_names
 
-__all__ = ["OPTIMIZERS", "POOLS", "SCHEDULES", "TrainOptions"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "POOLS", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
+LR_SCHEDULES = ("cosine", "constant")
 POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 
 
@@ -25,7 +25,7 @@ class TrainOptions:
     optimizer: str = "adamw"
     learning_rate: float | None = None
     weight_decay: float = 0.01
-    schedule: str = "cosine"
+    lr_schedule: str = "cosine"
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     class_weights: str | Sequence[float] | None = None
@@ -36,6 +36,9 @@ class TrainOptions:
     fold: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pool: str = "auto"
+    task: str | None = None
+    metric: str | None = None
+    ignore_index: int = 255
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
@@ -51,7 +54,7 @@ class TrainOptions:
             raise UsageError(f"validation is the share of the training rows from 0 up to 1, not {self.validation}.")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience must be at least 1 epoch, not {self.patience}.")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("pool", POOLS)):
+        for name, known in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES), ("pool", POOLS)):
             given = getattr(self, name)
             if given not in known:
                 raise UsageError(f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")
