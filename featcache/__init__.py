@@ -33,10 +33,22 @@ if TYPE_CHECKING:
     )
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
-    from .heads import Metrics, Predictions, TrainedHead, load_head, predict, train_head
+    from .heads import (
+        DenseMetrics,
+        Metrics,
+        MultiLabelMetrics,
+        Predictions,
+        RegressionMetrics,
+        Task,
+        TrainedHead,
+        load_head,
+        predict,
+        train_head,
+    )
     from .progress import ProgressEvent
     from .project import Project
     from .recipe import Recipe
+    from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
 
@@ -47,6 +59,7 @@ __all__ = [
     "Damage",
     "DataError",
     "DataNotFoundError",
+    "DenseMetrics",
     "Explanation",
     "ExtractReport",
     "FeatCacheError",
@@ -57,12 +70,14 @@ __all__ = [
     "HeadError",
     "Metrics",
     "MissingDependencyError",
+    "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
     "Predictions",
     "ProgressEvent",
     "Project",
     "Recipe",
+    "RegressionMetrics",
     "SetInfo",
     "SetStatus",
     "Settings",
@@ -72,6 +87,7 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StorePermissionError",
+    "Task",
     "TensorSpec",
     "TrainedHead",
     "UnknownCutError",
@@ -85,7 +101,9 @@ __all__ = [
     "load_head",
     "predict",
     "split",
+    "train_freezing",
     "train_head",
+    "train_unfreezing",
 ]
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
@@ -95,10 +113,22 @@ _HOMES = {
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "extract": ("ExtractReport", "extract"),
     "features": ("FeatureLoader", "Features"),
-    "heads": ("Metrics", "Predictions", "TrainedHead", "load_head", "predict", "train_head"),
+    "heads": (
+        "DenseMetrics",
+        "Metrics",
+        "MultiLabelMetrics",
+        "Predictions",
+        "RegressionMetrics",
+        "Task",
+        "TrainedHead",
+        "load_head",
+        "predict",
+        "train_head",
+    ),
     "progress": ("ProgressEvent",),
     "project": ("Project",),
     "recipe": ("Recipe",),
+    "schedules": ("train_freezing", "train_unfreezing"),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
 }

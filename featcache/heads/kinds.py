@@ -25,7 +25,7 @@ from .rows import Division
 from .tasks import Task
 from .train import fit
 
-__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds"]
+__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds", "suffix_parts"]
 
 FOLDED_SHARE = 0.4  # of the free memory that folded features may fill
 
@@ -72,7 +72,7 @@ class SuffixHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
         network = new_network(split, task.outputs, options.seed, device)
         choose_trainable(network.suffix, options.trainable)
-        return HeadParts(network.model, network, _restored(network), network.suffix)
+        return suffix_parts(network)
 
     def train(
         self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
@@ -164,6 +164,11 @@ class Restored(nn.Module):
         else:
             scores = self.suffix({name: values.to(self.dtypes[name]) for name, values in frontier.items()})
         return scores
+
+
+def suffix_parts(network: Split) -> HeadParts:
+    """Return the parts of a head that is all of a network that lies behind a cut."""
+    return HeadParts(network.model, network, _restored(network), network.suffix)
 
 
 def _restored(network: Split) -> nn.Module:

@@ -39,6 +39,8 @@ class TrainOptions:
     task: str | None = None
     metric: str | None = None
     ignore_index: int = 255
+    schedule: str | None = None
+    freeze_schedule: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
