@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -162,3 +163,32 @@ def test_schedules_that_do_not_fit_the_network_or_its_features_are_refused(net, 
         featcache.train_freezing(split, features["tail"], "tail:1,block:1", data, store)
     with pytest.raises(UsageError, match="begins at 'block'"):
         featcache.train_freezing(split, features["tail"], "block:1,tail:1", data, store)
+
+
+@pytest.mark.slow
+def test_schedules_from_the_command_line_train_save_and_predict(featcache_command, image_folder) -> None:
+    (featcache_command.folder / "featcache.toml").write_text(
+        'backbone = "bundled:resnet-mini"\ndata = "folder:images"\n[train-head]\nepochs = 40\n'
+    )
+    featcache_command("extract", "--cut", "layer4", "--cut", "layer3")
+    ends = json.loads(featcache_command("train-head", "--schedule", "head:2,layer4:2,layer3:1", "--json").stdout)
+    assert [record["stage"] for record in ends["history"]] == ["head", "head", "layer4", "layer4", "layer3"]
+    assert ends["cut"] == "layer3"
+    frozen = json.loads(featcache_command("train-head", "--freeze-schedule", "layer3:1,layer4:2", "--json").stdout)
+    assert [record["stage"] for record in frozen["history"]] == ["layer3", "layer4", "layer4"]
+    assert frozen["cut"] == "layer3"
+    assert len(json.loads(featcache_command("predict", "images/ant", "--json").stdout)) == 6
+    assert featcache_command("ls", "--json").stdout.count('"cut": "layer4"') == 2
+    for words, arguments, code in (
+        ("--lr-schedule", ("--schedule", "cosine"), 2),
+        ("--epochs does not go with", ("--schedule", "layer4:1", "--epochs", "3"), 2),
+        ("give one of them", ("--schedule", "layer4:1", "--freeze-schedule", "layer3:1"), 2),
+        ("featcache extract --cut layer2", ("--schedule", "layer4:1,layer2:1"), 3),
+        ("no sample weights", ("--cut", "layer4", "--sample-weights", "featcache.toml"), 1),
+        ("there is no file", ("--cut", "layer4", "--sample-weights", "none.npy"), 1),
+        ("scikit-learn has no scorer 'acuracy'", ("--cut", "layer4", "--metric", "acuracy"), 2),
+        ("a row of 0 and 1", ("--cut", "layer4", "--task", "multi_label"), 1),
+    ):
+        done = featcache_command("train-head", *arguments, expect=code)
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -328,3 +328,22 @@ def test_a_head_of_single_labels_that_was_saved_before_there_were_tasks_still_lo
     again = featcache.load_head(folder, split)
     assert again.options.lr_schedule == "constant"
     assert np.array_equal(again.predict_proba(features), trained.predict_proba(features))
+
+
+def test_other_classes_than_the_heads_are_refused_by_name(inputs, labels, tmp_path) -> None:
+    split, features = cached(inputs, labels[:, 0], tmp_path, classes=["dark", "bright"])
+    trained = featcache.train_head(split, features, epochs=1)
+    assert trained.evaluate(features).samples == ROWS
+    for classes, words in (
+        (["dark", "red"], "number 1 is 'red' there and 'bright' here"),
+        (["bright", "dark"], "number 0 is 'bright' there"),
+        (["dark", "bright", "red"], "number 2 is 'red' there and 'nothing' here"),
+    ):
+        with pytest.raises(DataError, match=words) as caught:
+            featcache.predict(trained, Items(inputs, labels[:, 0], classes))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(DataError, match=words):
+            trained.evaluate(cached(inputs, labels[:, 0], tmp_path, classes=classes)[1])
+    with pytest.raises(DataError, match="not class numbers"):
+        trained.evaluate(cached(inputs, labels, tmp_path)[1])
+    assert len(featcache.predict(trained, Items(inputs, labels[:, 0], ["dark", "bright"])).labels) == ROWS

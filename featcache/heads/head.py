@@ -98,6 +98,12 @@ class TrainedHead:
         _check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
         return outputs_of(self.parts, self.task, features, pick_device(device))
 
+    def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
+        """Return the metrics on cached features; raises :class:`DataError` where their targets or classes are others."""
+        self.task.check_classes(features.classes, features.dataset)
+        self.task.check(features.targets, features.dataset)
+        return measure(split_name, self.task, features.targets, self.outputs(features, device))
+
     def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:
         """Write the head to a folder, in one step, and return the folder; ``origin`` records how to rebuild the backbone.
 

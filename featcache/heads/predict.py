@@ -108,14 +108,18 @@ def predict(
     """Return what the whole network says of every input.
 
     ``inputs`` is a map-style dataset, a sequence or any iterable; its items are inputs, or (input, target) pairs whose
-    target is not looked at. ``transform`` is applied to each input. Names are those of the dataset (``names``), else
-    ``item 0``, … Raises :class:`UnreadableSampleError` for an input that cannot be read, unless ``on_error`` is ``"skip"``.
+    target is not looked at; where it names ``classes``, they must be the head's. ``transform`` is applied to each input.
+    Names are those of the dataset (``names``), else ``item 0``, … Raises :class:`UnreadableSampleError` for an input that
+    cannot be read, unless ``on_error`` is ``"skip"``, and :class:`DataError` for data of other classes.
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
     where, task = pick_device(device), head.task
+    named = getattr(inputs, "classes", None)
+    if named is not None and len(named) > 1:  # one folder of unsorted images is a class to some datasets
+        task.check_classes([str(name) for name in named], str(getattr(inputs, "name", type(inputs).__name__)))
     found = Predictions([], [], head.classes, np.zeros((0, 0)), task=task)
     parts: list[torch.Tensor] = []
     waiting: list[Any] = []

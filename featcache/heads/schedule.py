@@ -16,7 +16,7 @@ from .head import TrainedHead, fit_head
 from .kinds import suffix_parts
 from .metrics import EpochRecord
 from .network import last_layer
-from .options import TrainOptions
+from .options import LR_SCHEDULES, TrainOptions
 from .tasks import find_task
 
 __all__ = ["HEAD", "Stage", "behind", "parse_schedule", "run_stages", "schedule_options"]
@@ -49,8 +49,9 @@ def parse_schedule(text: str, *, freezing: bool = False) -> tuple[Stage, ...]:
     for part in text.split(","):
         cut, separator, epochs = part.strip().rpartition(":")
         if not separator or not cut.strip() or not epochs.strip().isdigit() or int(epochs) < 1:
+            meant = " The schedule of learning rates is --lr-schedule." if part.strip() in LR_SCHEDULES else ""
             raise UsageError(
-                f"a schedule is CUT:EPOCHS,CUT:EPOCHS,… such as layer4:3,layer3:5; {part.strip()!r} is not."
+                f"a schedule is CUT:EPOCHS,CUT:EPOCHS,… such as layer4:3,layer3:5; {part.strip()!r} is not.{meant}"
             )
         named.append((cut.strip(), int(epochs)))
     cuts = [cut for cut, _ in named if cut != HEAD]

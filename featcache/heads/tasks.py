@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,6 +58,20 @@ class Task:
                 raise DataError(
                     f"a target of {dataset!r} is {counted.max()}, but there are {self.outputs} class names. Name every class."
                 )
+
+    def check_classes(self, classes: Sequence[str] | None, dataset: str) -> None:
+        """Raise :class:`DataError` where a dataset names other classes than the task does, or names them in another order."""
+        if classes is None or self.kind == "regression" or list(classes) == list(self.classes):
+            return
+        place = next(
+            (number for number, (a, b) in enumerate(zip(classes, self.classes, strict=False)) if a != b),
+            min(len(classes), len(self.classes)),
+        )
+        theirs, mine = ([*names, "nothing"][min(place, len(names))] for names in (classes, self.classes))
+        raise DataError(
+            f"the classes of {dataset!r} ({len(classes)}) are not those of the head ({self.outputs}): number {place} is "
+            f"{theirs!r} there and {mine!r} here. Train a head on this data, or name its classes as the head does."
+        )
 
     def prepared(self, targets: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return a batch of targets as the loss takes them."""
