@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UnreadableSampleError,
         UsageError,
     )
+    from .export import ExportReport, export_features, export_head
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
     from .heads import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Task,
         TrainedHead,
         load_head,
+        merge,
         predict,
         train_head,
     )
@@ -61,6 +63,7 @@ __all__ = [
     "DataNotFoundError",
     "DenseMetrics",
     "Explanation",
+    "ExportReport",
     "ExtractReport",
     "FeatCacheError",
     "FeatureLoader",
@@ -97,8 +100,11 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "cuts",
+    "export_features",
+    "export_head",
     "extract",
     "load_head",
+    "merge",
     "predict",
     "split",
     "train_freezing",
@@ -111,6 +117,7 @@ _HOMES = {
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "export": ("ExportReport", "export_features", "export_head"),
     "extract": ("ExtractReport", "extract"),
     "features": ("FeatureLoader", "Features"),
     "heads": (
@@ -122,6 +129,7 @@ _HOMES = {
         "Task",
         "TrainedHead",
         "load_head",
+        "merge",
         "predict",
         "train_head",
     ),

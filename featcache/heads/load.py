@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .options import TrainOptions
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
 from .tasks import Task
 
-__all__ = ["load_head", "read_head"]
+__all__ = ["check_backbone", "load_head", "read_head"]
 
 NAMED = 3  # tensors that an error names
 
@@ -67,7 +68,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
-    _check_backbone(folder, recipe, split)
+    check_backbone(f"the head {folder}", recipe, split.cut, split.structure, split.weights)
     parts = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():
         width = pooled_width(split, Pool(options.pool, split.cut))
@@ -126,18 +127,16 @@ def _load_tensors(path: Path, parts: HeadParts) -> None:
         ) from error
 
 
-def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
-    now = dict(split.weights)
-    differing = sorted(name for name in {*now, *recipe.weights} if now.get(name) != recipe.weights.get(name))
-    if split.cut != recipe.cut:
-        found = f"it is cut at {split.cut!r}, the head at {recipe.cut!r}"
-    elif split.structure != recipe.structure:
+def check_backbone(head: str, recipe: Recipe, cut: str, structure: str, weights: Mapping[str, str]) -> None:
+    """Raise :class:`HeadError` unless cut, structure and the digests of weights are those that a head was trained on."""
+    differing = sorted(name for name in {*weights, *recipe.weights} if weights.get(name) != recipe.weights.get(name))
+    if cut != recipe.cut:
+        found = f"it is cut at {cut!r}, the head at {recipe.cut!r}"
+    elif structure != recipe.structure:
         found = f"its structure up to {recipe.cut!r} differs"
     elif differing:
         more = ", …" if len(differing) > NAMED else ""
         found = f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(differing[:NAMED])}{more})"
     else:
         return
-    raise HeadError(
-        f"the head {folder} belongs to another backbone: {found}. Load the backbone that it was trained on."
-    )
+    raise HeadError(f"{head} belongs to another backbone: {found}. Load the backbone that it was trained on.")
