@@ -203,7 +203,7 @@ def test_several_tensors_and_vector_targets_are_exported_too(pairs, tmp_path) ->
     split = featcache.split(SkipNet().eval(), "first", (data.inputs[:2],))
     features = featcache.extract(split, data, str(tmp_path / "s"))
     values, targets = features.numpy()
-    with pytest.raises(UsageError, match="use .npz"):
+    with pytest.raises(UsageError, match=r"use \.npz"):
         featcache.export_features(features, tmp_path / "x.npy")
     featcache.export_features(features, tmp_path / "x.npz")
     featcache.export_features(features, tmp_path / "x.h5")
@@ -261,3 +261,45 @@ def test_a_resnet_of_torchvision_merges_and_exports(tmp_path) -> None:
     assert featcache.export_head(trained, tmp_path / "net.onnx").difference < 1e-4
     start = new_network(split, 2).model
     start.load_state_dict(merged.state_dict(), strict=True)
+
+
+@pytest.mark.slow
+def test_a_network_with_keyword_inputs_and_a_mapping_as_output_is_exported(tmp_path) -> None:
+    """As a language model of Hugging Face."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(20, 8)
+            self.body = nn.Linear(8, 8)
+            self.classifier = nn.Linear(8, 5)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = self.body(self.embedding(input_ids)) * attention_mask.unsqueeze(-1)
+            return {"hidden": hidden, "logits": self.classifier(hidden.mean(1))}
+
+    class Texts(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 24
+
+        def __getitem__(self, index: int):
+            tokens = torch.arange(index, index + 6) % 20
+            return {"input_ids": tokens, "attention_mask": torch.ones(6)}, index % 2
+
+    torch.manual_seed(0)
+    data = Texts()
+    inputs = torch.utils.data.default_collate([data[0][0], data[1][0]])
+    split = featcache.split(Tokens().eval(), "embedding", inputs)
+    features = featcache.extract(split, data, str(tmp_path / "s"))
+    trained = featcache.train_head(split, features, epochs=2)
+    report = featcache.export_head(trained, tmp_path / "net.onnx")
+    assert "input_ids, attention_mask" in report.notes[0]
+    expected = trained.model(**inputs)["logits"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    (found,) = session.run(None, {name: values.numpy() for name, values in inputs.items()})
+    assert np.allclose(found, expected.detach().numpy(), atol=1e-5)
+    featcache.export_head(trained, tmp_path / "net.pt2")
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    assert torch.allclose(program(*inputs.values()), expected, atol=1e-5)
+    assert len(featcache.predict(trained, data).labels) == 24

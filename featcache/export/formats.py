@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError, DataNotFoundError, MissingDependencyError, UsageError, near_names
+from ..errors import DataError, DataNotFoundError, FeatCacheError, MissingDependencyError, UsageError, near_names
 from ..storages.local import sync, temporary_beside
 
 __all__ = ["FEATURE_FORMATS", "HEAD_FORMATS", "ExportReport", "find_format", "missing_extra", "whole_file"]
@@ -69,16 +69,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise DataError(f"cannot write {path}: it is a folder. Name a file.")
+        if not path.parent.is_dir():
+            raise DataNotFoundError(f"cannot write {path}: there is no such folder.")
         yield temporary
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
-    except FileNotFoundError as error:
-        if path.parent.is_dir():
-            raise
-        raise DataNotFoundError(f"cannot write {path}: there is no such folder.") from error
     except OSError as error:
-        if isinstance(error, DataError):
+        if isinstance(error, FeatCacheError):
             raise
         raise DataError(f"cannot write {path}: {error.strerror or error}.") from error
     finally:

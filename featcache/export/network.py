@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import logging
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ..errors import HeadError, UsageError
 from ..heads import TrainedHead, last_layer_differs
@@ -54,8 +56,11 @@ def export_head(
         if chosen == "state_dict":
             _write_state(head, model, path.suffix.lower(), temporary, report)
         else:
-            network = _Scores(copy.deepcopy(head.model).cpu().eval(), head)
-            _write_program(network, inputs or head.split.example_inputs, chosen, temporary, report)
+            given = head.split.example_inputs if inputs is None else inputs
+            keywords = tuple(given) if isinstance(given, Mapping) else None
+            network = _Scores(copy.deepcopy(head.model).cpu().eval(), head, keywords)
+            values = tuple(given.values()) if isinstance(given, Mapping) else tuple(given)
+            _write_program(network, _on_cpu(values), chosen, temporary, report)
         report.size_bytes = temporary.stat().st_size
     return report
 
@@ -63,13 +68,24 @@ def export_head(
 class _Scores(nn.Module):
     """The network's scores alone, whatever else it returns, by code that torch.export can follow."""
 
-    def __init__(self, model: nn.Module, head: TrainedHead) -> None:
+    def __init__(self, model: nn.Module, head: TrainedHead, keywords: tuple[str, ...] | None) -> None:
         super().__init__()
         self.model = model
         self.cut = head.recipe.cut
+        self.keywords = keywords
 
-    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the scores (batch, …)."""
+    def names(self, count: int) -> list[str]:
+        """Return the names of ``count`` inputs, as the model's own code has them."""
+        if self.keywords is not None:
+            return list(self.keywords)
+        model = self.model.backbone if isinstance(self.model, HeadNetwork) else self.model
+        known = list(inspect.signature(model.forward).parameters)
+        return known[:count] if len(known) >= count else [f"input_{number}" for number in range(count)]
+
+    def forward(self, *inputs: Any) -> torch.Tensor:
+        """Return the scores (batch, …); keyword inputs are given by position, which every exporter can follow."""
+        args: tuple[Any, ...] = () if self.keywords is not None else inputs
+        kwargs = dict(zip(self.keywords or (), inputs, strict=False))
         if not isinstance(self.model, HeadNetwork):
             return output_tensor(self.model(*args, **kwargs))
         # The prefix of a split stops by an exception, which no exporter follows; here the rest is run and left unused,
@@ -114,26 +130,25 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
         )
 
 
-def _write_program(network: nn.Module, inputs: Any, chosen: str, path: Path, report: ExportReport) -> None:
-    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
-    args, kwargs = _on_cpu(args), _on_cpu(kwargs)
+def _write_program(network: _Scores, inputs: tuple[Any, ...], chosen: str, path: Path, report: ExportReport) -> None:
+    if network.keywords is not None:
+        report.notes.append(f"takes its inputs by position: {', '.join(network.keywords)}")
     with _quiet():
-        program, batch = _exported(network, args, kwargs, report)
+        program, batch, free = _exported(network, inputs, report)
         if chosen == "torch_export":
             content = io.BytesIO()
             torch.export.save(program, content)
             path.write_bytes(content.getvalue())
             loaded = torch.export.load(io.BytesIO(content.getvalue())).module()
 
-            def run(*given: Any, **named: Any) -> torch.Tensor:
-                scores: torch.Tensor = loaded(*given, **named)
+            def run(*given: Any) -> torch.Tensor:
+                scores: torch.Tensor = loaded(*given)
                 return scores
         else:
-            run = _write_onnx(program, path)
-    for rows in sorted({1, batch, 2 * batch} if not report.notes else {batch}):
-        given, named = _resized(args, rows, batch), _resized(kwargs, rows, batch)
-        expected = network(*given, **named)
-        difference = _difference(expected, run(*given, **named))
+            run = _write_onnx(program, network.names(len(inputs)), path)
+    for rows in sorted({1, batch, 2 * batch} if free else {batch}):
+        given = _resized(inputs, rows, batch)
+        difference = _difference(network(*given), run(*given))
         report.difference = max(report.difference or 0.0, difference)
         if not difference <= TOLERANCE:
             raise HeadError(
@@ -142,19 +157,19 @@ def _write_program(network: nn.Module, inputs: Any, chosen: str, path: Path, rep
             )
 
 
-def _exported(network: nn.Module, args: Any, kwargs: Any, report: ExportReport) -> tuple[Any, int]:
-    """Return a torch.export program and the batch size of its example; the batch is free where the network allows it."""
-    first = next(each for each in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor))
+def _exported(network: nn.Module, inputs: tuple[Any, ...], report: ExportReport) -> tuple[Any, int, bool]:
+    """Return a torch.export program, the batch size of its example, and whether the batch is free."""
+    first = next(each for each in pytree.tree_leaves(inputs) if isinstance(each, torch.Tensor))
     batch = len(first)
     free = torch.export.Dim("batch", min=1)
-    shapes = torch.utils._pytree.tree_map(
+    shapes = pytree.tree_map(
         lambda each: {0: free} if isinstance(each, torch.Tensor) and each.dim() and len(each) == batch else None,
-        {"args": args, "kwargs": kwargs},
+        (inputs,),
     )
     failure: Exception | None = None
     for dynamic in (shapes, None):
         try:
-            program = torch.export.export(network, args, kwargs, dynamic_shapes=dynamic, strict=False)
+            program = torch.export.export(network, inputs, dynamic_shapes=dynamic, strict=False)
         except Exception as error:  # the exporter raises many kinds
             failure = error
             continue
@@ -162,14 +177,14 @@ def _exported(network: nn.Module, args: Any, kwargs: Any, report: ExportReport) 
             report.notes.append(
                 f"takes batches of {batch} samples only: the network does something else for other sizes"
             )
-        return program, batch
+        return program, batch, dynamic is not None
     words = " ".join(str(failure).split())[:300]
     raise HeadError(
         f"torch.export cannot follow the network ({words}): export a state_dict instead, and load it into the model."
     ) from failure
 
 
-def _write_onnx(program: Any, path: Path) -> Any:
+def _write_onnx(program: Any, names: list[str], path: Path) -> Any:
     try:
         import onnx  # noqa: F401
         import onnxruntime
@@ -177,16 +192,18 @@ def _write_onnx(program: Any, path: Path) -> Any:
     except ImportError as error:
         raise missing_extra("ONNX", "onnx") from error
     try:
-        torch.onnx.export(program, dynamo=True, verbose=False).save(path, external_data=False)  # type: ignore[union-attr]
+        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["scores"])
+        made.save(path, external_data=False)  # type: ignore[union-attr]
     except Exception as error:  # the exporter raises many kinds
         words = " ".join(str(error).split())[:300]
         raise HeadError(f"the network cannot be written as ONNX ({words}): use torch_export or state_dict.") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
+    taken = [each.name for each in session.get_inputs()]
 
-    def run(*given: Any, **named: Any) -> torch.Tensor:
-        tensors = [each for each in torch.utils._pytree.tree_leaves((given, named)) if isinstance(each, torch.Tensor)]
-        fed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    def run(*given: Any) -> torch.Tensor:
+        tensors = [each for each in pytree.tree_leaves(given) if isinstance(each, torch.Tensor)]
+        # An input that the scores do not depend on may be dropped; the others keep their names and their order.
+        fed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=False) if name in taken}
         return torch.from_numpy(session.run(None, fed)[0])
 
     return run
@@ -207,13 +224,11 @@ def _resized(inputs: Any, rows: int, batch: int) -> Any:
             return each
         return each[torch.arange(rows) % batch]
 
-    return torch.utils._pytree.tree_map(resize, inputs)
+    return pytree.tree_map(resize, inputs)
 
 
 def _on_cpu(inputs: Any) -> Any:
-    return torch.utils._pytree.tree_map(
-        lambda each: each.detach().cpu() if isinstance(each, torch.Tensor) else each, inputs
-    )
+    return pytree.tree_map(lambda each: each.detach().cpu() if isinstance(each, torch.Tensor) else each, inputs)
 
 
 @contextmanager
