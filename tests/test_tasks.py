@@ -347,3 +347,59 @@ def test_other_classes_than_the_heads_are_refused_by_name(inputs, labels, tmp_pa
     with pytest.raises(DataError, match="not class numbers"):
         trained.evaluate(cached(inputs, labels, tmp_path)[1])
     assert len(featcache.predict(trained, Items(inputs, labels[:, 0], ["dark", "bright"])).labels) == ROWS
+
+
+@pytest.mark.slow
+def test_a_segmentation_network_of_torchvision_that_adds_up_two_maps_learns_masks(tmp_path) -> None:
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    torch.manual_seed(0)
+    inputs = torch.randn(8, 3, 64, 64)
+    inputs[:, :, :32] += 1
+    masks = np.zeros((8, 64, 64), dtype=np.uint8)
+    masks[:, :32] = 1
+    masks[:, 60:] = 255
+    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    split = featcache.split(model, "backbone.16", (inputs[:2],))
+    features = featcache.extract(split, Items(inputs, masks, ["below", "above"]), str(tmp_path / "s"))
+    assert features.targets.dtype == np.uint8
+    trained = featcache.train_head(split, features, epochs=3, batch_size=4, validation=0.25)
+    assert trained.model.classifier.low_classifier.out_channels == 2
+    assert trained.model.classifier.high_classifier.out_channels == 2
+    assert len(trained.metrics.iou) == 2
+    merged = featcache.merge(trained.save(tmp_path / "head"), model)
+    assert torch.equal(merged(inputs)["out"], trained.model(inputs)["out"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single_label", "multi_label", "regression"])
+def test_the_logits_of_a_transformer_of_hugging_face_learn_every_kind_of_target(tmp_path, kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=7
+    )
+    model = transformers.BertForSequenceClassification(config).eval()
+    tokens = torch.randint(1, 30, (ROWS, 8))
+    targets = {
+        "single_label": np.arange(ROWS) % 3,
+        "multi_label": np.stack([np.arange(ROWS) % 2, np.arange(ROWS) % 3 == 0], axis=1).astype(int),
+        "regression": np.linspace(0, 1, ROWS),
+    }[kind]
+
+    class Texts(Items):
+        def __getitem__(self, index: int):
+            mask = (torch.arange(8) < 4 + index % 5).long()
+            return {"input_ids": self.inputs[index], "attention_mask": mask}, self.all_targets[index]
+
+    data = Texts(tokens, targets)
+    example = torch.utils.data.default_collate([data[0][0], data[1][0]])
+    split = featcache.split(model, "bert.encoder.layer.1", example)
+    features = featcache.extract(split, data, str(tmp_path / "s"))
+    trained = featcache.train_head(split, features, epochs=2, batch_size=12)
+    assert trained.task.kind == kind
+    found = featcache.predict(trained, data)
+    assert found.values.shape == targets.shape
+    assert np.allclose(found.values, trained.predict_values(features), atol=1e-5)
+    whole = trained.model(**example)
+    assert whole.logits.shape == (2, trained.task.outputs)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import HeadError, UsageError
-from ..heads import TrainedHead, last_layer_differs
+from ..heads import TrainedHead, differing_layers
 from ..heads.layers import EstimatorLayer
 from ..heads.linear import HeadNetwork
 from ..heads.tasks import output_tensor
@@ -120,13 +120,14 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
         return
     if model is None:
         return
-    changed = last_layer_differs(state, model)
-    if changed is None:
+    changed = differing_layers(state, model)
+    if not changed:
         copy.deepcopy(model).load_state_dict(loaded, strict=True)
         report.notes.append(f"loads into {type(model).__name__} as it is, with strict=True")
     else:
         report.notes.append(
-            f"loads into {type(model).__name__} with strict=True once its layer {changed!r} has {head.task.outputs} outputs"
+            f"loads into {type(model).__name__} with strict=True once its layer {' and '.join(map(repr, changed))} has "
+            f"{head.task.outputs} outputs"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .head import TrainedHead, train_head
 from .kinds import HeadKind, HeadParts, head_kinds
 from .load import load_head, read_head
-from .merge import last_layer_differs, merge
+from .merge import differing_layers, merge
 from .metrics import DenseMetrics, EpochRecord, Metrics, MultiLabelMetrics, RegressionMetrics
 from .network import new_network
 from .options import TrainOptions
@@ -24,8 +24,8 @@ __all__ = [
     "Task",
     "TrainOptions",
     "TrainedHead",
+    "differing_layers",
     "head_kinds",
-    "last_layer_differs",
     "load_head",
     "merge",
     "new_network",

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..devices import available_memory_bytes
-from ..errors import UnknownNameError, UsageError, near_names
+from ..errors import HeadError, UnknownNameError, UsageError, near_names
 from ..features import Features
 from ..progress import ProgressCallback
 from ..registry import Registry
@@ -140,6 +140,8 @@ class EstimatorHead:
 
     def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
         """Put an estimator that was read from a folder in the linear layer's place."""
+        if task.kind == "multi_label" and type(estimator).__name__ != "MultiOutputClassifier":
+            raise HeadError("the saved estimator is not one for several labels: train the head again.")
         self._put(parts, EstimatorLayer(estimator, task), estimator)
 
     def _put(self, parts: HeadParts, layer: nn.Module, estimator: Any) -> None:

@@ -19,7 +19,7 @@ from .head import TrainedHead
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS
 
-__all__ = ["last_layer_differs", "merge"]
+__all__ = ["differing_layers", "merge"]
 
 
 def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module:
@@ -48,7 +48,8 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
         )
     _check_weights(where, recipe, model)
     merged = copy.deepcopy(model)
-    _make_room(merged, tensors)
+    for name in differing_layers(tensors, merged):
+        _make_room(merged, name, tensors)
     state = merged.state_dict()
     unknown = sorted(name for name in tensors if name not in state or state[name].shape != tensors[name].shape)
     if unknown:
@@ -62,19 +63,16 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
     return merged.eval()
 
 
-def last_layer_differs(state: Mapping[str, torch.Tensor], model: nn.Module) -> str | None:
-    """Return the name of the layer that must be made anew before a state loads into a model, None where it just loads."""
+def differing_layers(state: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
+    """Return the names of the layers that must be made anew before a state loads into a model."""
     own = model.state_dict()
-    for name, value in state.items():
-        if name in own and own[name].shape != value.shape:
-            return name.rpartition(".")[0]
-    return None
+    names = (name.rpartition(".")[0] for name, value in state.items() if name in own and own[name].shape != value.shape)
+    return list(dict.fromkeys(names))
 
 
-def _make_room(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Make a last layer anew that has another number of outputs than the head's."""
-    name = last_layer_differs(tensors, model)
-    if name is None or f"{name}.weight" not in tensors:
+def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a last layer as many outputs as the head's has."""
+    if f"{name}.weight" not in tensors:
         return
     layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
     if not isinstance(layer, nn.Linear | nn.Conv2d):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from ..seeding import seeded
 from ..split import Split
 from .tasks import output_tensor
 
-__all__ = ["choose_trainable", "last_layer", "new_network", "train_mode"]
+__all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]
+
+MOST_TOGETHER = 3  # maps that are added up to one output
 
 
 def new_network(split: Split, classes: int, seed: int = 0, device: torch.device | None = None) -> Split:
@@ -28,33 +31,34 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     return _renewed(split, classes, seed, device)[0]
 
 
-def last_layer(split: Split, classes: int) -> str:
-    """Return the name of the layer that :func:`new_network` makes anew."""
+def last_layers(split: Split, classes: int) -> tuple[str, ...]:
+    """Return the names of the layers that :func:`new_network` makes anew: one, but where maps of several are added up."""
     return _renewed(split, classes, 0, None)[1]
 
 
-def _renewed(split: Split, classes: int, seed: int, device: torch.device | None) -> tuple[Split, str]:
+def _renewed(split: Split, classes: int, seed: int, device: torch.device | None) -> tuple[Split, tuple[str, ...]]:
     with torch.inference_mode(False):  # tensors made under it could not be trained
         model = copy.deepcopy(split.model)
         trial = split.rebind(model)
         frontier = _example_frontier(trial)
-        for name in _last_layers(trial, frontier):
-            old = model.get_submodule(name)
-            new = _made_anew(old, classes, seed)
-            _put(model, name, new)
+        for names in _last_layers(trial, frontier):
+            old = [model.get_submodule(name) for name in names]
+            with seeded(seed):
+                new = [_made_anew(layer, classes) for layer in old]
+            _put(model, names, new)
             network = split.rebind(model)
-            if _makes_the_output(network, frontier, new, classes):
+            if _make_the_output(network, frontier, new, classes):
                 break
-            _put(model, name, old)
+            _put(model, names, old)
         else:
             raise HeadError(
-                f"the layer {name!r}, the last one behind the cut {split.cut!r}, does not make the network's output alone, so "
-                "it cannot be made anew for the data's classes: use --head linear."
+                f"the layer {names[0]!r}, the last one behind the cut {split.cut!r}, does not make the network's output alone, "
+                "so it cannot be made anew for the data's classes: use --head linear."
             )
-        if device is not None and device != next(new.parameters()).device:
+        if device is not None and device != next(new[0].parameters()).device:
             model.to(device)
             network = split.rebind(model)  # a flat suffix holds some buffers itself, which must be those on the device
-    return network, name
+    return network, names
 
 
 def _example_frontier(split: Split) -> Any:
@@ -63,30 +67,30 @@ def _example_frontier(split: Split) -> Any:
     return split.prefix(**inputs) if isinstance(inputs, Mapping) else split.prefix(*inputs)
 
 
-def _made_anew(old: nn.Module, classes: int, seed: int) -> nn.Module:
-    """Return a layer like the last one, with seeded weights and as many outputs as there are classes."""
+def _made_anew(old: nn.Module, classes: int) -> nn.Module:
+    """Return a layer like the last one, with random weights and as many outputs as there are classes."""
     new: nn.Module
-    with seeded(seed):
-        if isinstance(old, nn.Linear):
-            new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
-        else:
-            assert isinstance(old, nn.Conv2d)
-            new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
-            new.stride, new.padding = old.stride, old.padding
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
+    else:
+        assert isinstance(old, nn.Conv2d)
+        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
+        new.stride, new.padding = old.stride, old.padding
     parameter = next(old.parameters())
     return new.to(parameter.device, parameter.dtype).train(old.training)
 
 
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, layer)
+def _put(model: nn.Module, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
+    for name, layer in zip(names, layers, strict=True):
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer)
 
 
-def _last_layers(split: Split, frontier: Any) -> list[str]:
-    """Return the layers that may make the output alone, the last one that is run first.
+def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
+    """Return the layers that may make the output, alone or together, in the order in which to try.
 
-    Of a segmentation network with an auxiliary classifier, that is not the last one that is run. Raises
-    :class:`HeadError` where there is none.
+    That is the last one that is run, but of a segmentation network with an auxiliary classifier another one, and of one
+    that adds up maps of several resolutions (LR-ASPP) several. Raises :class:`HeadError` where there is none.
     """
     run: list[str] = []
     handles = [
@@ -111,15 +115,16 @@ def _last_layers(split: Split, frontier: Any) -> list[str]:
         for name, layer in remakable.items()
         if output.dim() in (2, 4) and output.shape[1] == _width(layer) and run.count(name) == 1
     ]
-    # A network of one output a sample ends with its last layer; only of maps may another branch run after it.
-    fitting = fitting if output.dim() == 4 else fitting[:1]
     if not fitting or (output.dim() == 2 and fitting[0] != run[-1]):
         name = run[-1]
         raise HeadError(
             f"the network's output has shape {list(output.shape)}, not (batch, {_width(layers[name])}) as its last layer "
             f"{name!r} would give: use --head linear."
         )
-    return fitting
+    if output.dim() == 2:
+        return [(fitting[0],)]
+    sizes = range(1, min(len(fitting), MOST_TOGETHER) + 1)
+    return [together for size in sizes for together in itertools.combinations(fitting, size)]
 
 
 def _width(layer: nn.Module) -> int:
@@ -130,24 +135,23 @@ def _width(layer: nn.Module) -> int:
     return int(layer.out_channels) if pointwise else 0  # type: ignore[arg-type]
 
 
-def _makes_the_output(network: Split, frontier: Any, layer: nn.Module, classes: int) -> bool:
-    """Return whether the new layer gives the output: its values, and nothing else, decide on that."""
-    seen: list[torch.Tensor] = []
+def _make_the_output(network: Split, frontier: Any, layers: Sequence[nn.Module], classes: int) -> bool:
+    """Return whether the new layers give the output: their values, and nothing else, decide on that."""
+    seen: dict[int, torch.Tensor] = {}
 
-    def first_again(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        seen.append(output)
-        return seen[0]
+    def first_again(number: int) -> Any:  # by number: a suffix that replays runs copies of the modules
+        return lambda _module, _inputs, output: seen.setdefault(number, output)
 
-    handle = layer.register_forward_hook(first_again)
+    handles = [layer.register_forward_hook(first_again(number)) for number, layer in enumerate(layers)]
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))
         other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
-        alone = first.dim() in (2, 4) and first.shape[1] == classes and torch.allclose(first, other, equal_nan=True)
+        return first.dim() in (2, 4) and first.shape[1] == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
         return False
     finally:
-        handle.remove()
-    return alone
+        for handle in handles:
+            handle.remove()
 
 
 def _evaluated(suffix: nn.Module, frontier: Any) -> Any:

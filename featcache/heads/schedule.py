@@ -15,7 +15,7 @@ from ..split import Split
 from .head import TrainedHead, fit_head
 from .kinds import suffix_parts
 from .metrics import EpochRecord
-from .network import last_layer
+from .network import last_layers
 from .options import LR_SCHEDULES, TrainOptions
 from .tasks import find_task
 
@@ -106,7 +106,7 @@ def run_stages(
         rows = len(features)
         alone: tuple[str, ...] | None = None
         if stage.head_only:
-            alone = (last_layer(split, find_task(features, options.task, options.ignore_index).outputs),)
+            alone = last_layers(split, find_task(features, options.task, options.ignore_index).outputs)
         trained = fit_head(
             split,
             features,

@@ -54,6 +54,7 @@ class Task:
             )
         if self.classifies:
             counted = targets[targets != self.ignore_index] if self.kind == "dense" else targets
+            _refuse_negative(counted, dataset)
             if len(counted) and counted.max() >= self.outputs:
                 raise DataError(
                     f"a target of {dataset!r} is {counted.max()}, but there are {self.outputs} class names. Name every class."
@@ -226,11 +227,10 @@ def _check_maps(targets: Array, dataset: str) -> None:
             f"the targets of {dataset!r} are {_words(targets)}, not dense: give each sample a (height, width) map of class "
             "numbers."
         )
-    _refuse_negative(targets, dataset)
 
 
 def _refuse_negative(targets: Array, dataset: str) -> None:
-    if targets.min() < 0:
+    if len(targets) and targets.min() < 0:
         raise DataError(f"the targets of {dataset!r} hold {targets.min()}: class numbers begin at 0.")
 
 

@@ -206,5 +206,5 @@ def _judge(module: nn.Module, loader: FeatureLoader, task: Task, metric: str | N
 
 def _share_of_labelled(task: Task, right: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the sum over samples of the share of labelled pixels that are right."""
-    counted = (targets != task.ignore_index).flatten(1).float()
+    counted = (targets.long() != task.ignore_index).flatten(1).float()
     return ((right * counted).sum(1) / counted.sum(1).clamp(min=1)).sum()
