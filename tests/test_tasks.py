@@ -228,8 +228,8 @@ def test_dense_predictions_are_masks_and_their_metrics_are_scikit_learns(inputs,
     assert everything.metrics is None
     iou = jaccard_score(masks.ravel(), found.values.ravel(), average="macro")
     assert iou == pytest.approx(trained.metrics.mean_iou, abs=0.15)
-    with pytest.raises(UsageError, match="--head suffix"):
-        featcache.train_head(split, features, head="linear")
+    with pytest.raises(UsageError, match="use suffix or linear"):
+        featcache.train_head(split, features, head="sklearn:LogisticRegression")
 
 
 def test_a_mask_of_another_size_than_the_output_is_refused_with_both_sizes(inputs, tmp_path) -> None:
@@ -347,6 +347,51 @@ def test_other_classes_than_the_heads_are_refused_by_name(inputs, labels, tmp_pa
     with pytest.raises(DataError, match="not class numbers"):
         trained.evaluate(cached(inputs, labels, tmp_path)[1])
     assert len(featcache.predict(trained, Items(inputs, labels[:, 0], ["dark", "bright"])).labels) == ROWS
+
+
+def test_a_linear_head_learns_masks_at_each_place_of_a_map(inputs, labels, tmp_path) -> None:
+    masks = labels[:, :1, None].repeat(12, 1).repeat(12, 2)
+    masks[:, :6] = 1 - masks[:, :6]
+    inputs[:, 0, :6] *= -1
+    split, features = cached(inputs, masks, tmp_path, "stem")  # a classifier, half the size of the masks there
+    trained = featcache.train_head(split, features, head="linear", epochs=60, metric="jaccard_macro")
+    assert trained.metrics.pixel_accuracy > 0.7
+    folder = trained.save(tmp_path / "head")
+    again = featcache.load_head(folder, split)
+    found = featcache.predict(again, Items(inputs, masks))
+    assert found.values.shape == masks.shape
+    assert np.array_equal(found.values, trained.predict_values(features))
+    with pytest.raises(HeadError, match="no map"):
+        featcache.train_head(*cached(inputs, masks, tmp_path, "fc"), head="linear")
+
+
+def test_tokens_become_the_square_map_that_they_were_cut_from() -> None:
+    from featcache.heads.linear import Maps
+
+    maps = torch.randn(2, 5, 3, 3)
+    tokens = torch.cat([torch.zeros(2, 2, 5), maps.flatten(2).transpose(1, 2)], dim=1)  # two in front
+    assert torch.equal(Maps()(tokens), maps)
+    wide = torch.randn(2, 4, 4, 6)
+    assert torch.equal(Maps()(wide), wide.permute(0, 3, 1, 2))
+
+
+def test_estimators_are_fitted_with_sample_weights_where_they_take_some(inputs, labels, values, tmp_path) -> None:
+    from sklearn.linear_model import Ridge
+
+    weights = np.linspace(0.1, 2, ROWS)
+    split, features = cached(inputs, values, tmp_path)
+    trained = featcache.train_head(split, features, head="sklearn:Ridge", sample_weights=weights, validation=0)
+    vectors = features.numpy()[0].mean(axis=(2, 3))
+    expected = Ridge().fit(vectors, values, sample_weight=weights / weights.mean())
+    assert np.allclose(trained.predict_values(features), expected.predict(vectors), atol=1e-4)
+    with pytest.raises(UsageError, match="takes no sample weights"):
+        featcache.train_head(split, features, head="sklearn:KNeighborsRegressor", sample_weights=weights)
+
+
+def test_yes_and_no_are_two_classes(inputs, labels, tmp_path) -> None:
+    split, features = cached(inputs, labels[:, 0].astype(bool), tmp_path)
+    trained = featcache.train_head(split, features, epochs=2, metric="roc_auc", class_weights="balanced")
+    assert (trained.task.kind, trained.classes) == ("single_label", ["0", "1"])
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ..registry import Registry
 from ..split import Split, fold
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
-from .linear import HeadNetwork, pooled_network
+from .linear import HeadNetwork, dense_network, pooled_network
 from .metrics import EpochRecord
 from .network import choose_trainable, new_network, train_mode
 from .options import TrainOptions
@@ -99,7 +99,7 @@ class SuffixHead:
 
 
 class LinearHead:
-    """One linear layer on pooled features."""
+    """One linear layer on pooled features, or of dense targets at each place of a map."""
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return prefix, pooling and a new linear layer."""
@@ -125,6 +125,10 @@ class EstimatorHead:
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
+        if task.kind == "dense":
+            raise UsageError(
+                "scikit-learn's estimators give one answer a sample: for dense targets use suffix or linear."
+            )
         return _pooled(split, task, options, device)
 
     def train(
@@ -180,12 +184,13 @@ def _restored(network: Split) -> nn.Module:
 
 
 def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
-    if task.kind == "dense":
-        raise UsageError("a head on pooled features gives one answer a sample: for dense targets use --head suffix.")
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
     with torch.inference_mode(False):
-        network = pooled_network(split, options.pool, task.outputs, options.seed).to(device)
+        if task.size is None:
+            network = pooled_network(split, options.pool, task.outputs, options.seed).to(device)
+        else:
+            network = dense_network(split, task.outputs, task.size, options.seed).to(device)
     cut: Split = network.__dict__["_split"]
     return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, "head.")
 

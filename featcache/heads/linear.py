@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..errors import HeadError
 from ..seeding import seeded
 from ..split import Split
 
-__all__ = ["HeadNetwork", "Pool", "linear_head", "pooled_network", "pooled_width"]
+__all__ = ["DenseHead", "HeadNetwork", "Maps", "Pool", "dense_network", "linear_head", "pooled_network", "pooled_width"]
 
 
 class Pool(nn.Module):
@@ -32,12 +33,7 @@ class Pool(nn.Module):
 
     def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return vectors (batch, width)."""
-        if isinstance(frontier, torch.Tensor):
-            values = frontier
-        else:
-            own = self.tensor_name in frontier
-            values = frontier[str(self.tensor_name)] if own else next(iter(frontier.values()))
-        values = values.to(torch.float32)
+        values = _own(frontier, self.tensor_name).to(torch.float32)
         if values.dim() < 3 or self.kind == "flatten":
             return values.reshape(len(values), -1)
         kind = self.kind if self.kind != "auto" else _layout(tuple(values.shape[1:]))
@@ -52,6 +48,52 @@ class Pool(nn.Module):
         return self.kind
 
 
+class Maps(nn.Module):
+    """Turns what crosses the cut into float32 maps (batch, channels, height, width); of several tensors its own counts.
+
+    Channels-last maps are turned round; tokens of a transformer, which are a square but for some in front (a class token,
+    registers), become that square.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__()
+        self.tensor_name = name
+
+    def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return maps (batch, channels, height, width); raises :class:`HeadError` where there are none."""
+        values = _own(frontier, self.tensor_name).to(torch.float32)
+        if values.dim() == 3:
+            side = math.isqrt(values.shape[1])
+            patches = values[:, values.shape[1] - side * side :]
+            return patches.transpose(1, 2).reshape(len(values), values.shape[2], side, side)
+        if values.dim() != 4:
+            raise HeadError(
+                f"the features at {self.tensor_name!r} have shape {list(values.shape[1:])}, which is no map: choose an earlier "
+                "--cut."
+            )
+        return values.permute(0, 3, 1, 2) if _layout(tuple(values.shape[1:])) == "channels_last" else values
+
+
+class DenseHead(nn.Module):
+    """One linear layer at each place of a map, its scores brought to the size of the masks bilinearly."""
+
+    def __init__(self, channels: int, classes: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.scores = nn.Conv2d(channels, classes, 1, dtype=torch.float32)
+        self.size = size
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return scores (batch, classes, height, width)."""
+        return nn.functional.interpolate(self.scores(maps), size=self.size, mode="bilinear", align_corners=False)
+
+
+def _own(frontier: torch.Tensor | Mapping[str, torch.Tensor], name: str | None) -> torch.Tensor:
+    """Return the cut's own output among the tensors that cross it."""
+    if isinstance(frontier, torch.Tensor):
+        return frontier
+    return frontier[str(name)] if name in frontier else next(iter(frontier.values()))
+
+
 def _layout(shape: tuple[int, ...]) -> str:
     if len(shape) == 2:
         return "channels_last"
@@ -61,7 +103,7 @@ def _layout(shape: tuple[int, ...]) -> str:
 class HeadNetwork(nn.Module):
     """The whole network of a head on pooled features: prefix, pooling, head."""
 
-    def __init__(self, split: Split, pool: Pool, head: nn.Module) -> None:
+    def __init__(self, split: Split, pool: Pool | Maps, head: nn.Module) -> None:
         super().__init__()
         self.backbone = split.model
         self.pool = pool
@@ -75,7 +117,7 @@ class HeadNetwork(nn.Module):
         return scores
 
 
-def pooled_width(split: Split, pool: Pool) -> int:
+def pooled_width(split: Split, pool: Pool | Maps) -> int:
     """Return the length of the vectors that pooling makes of the split's frontier."""
     empty = {
         spec.name: torch.empty((2, *spec.shape), dtype=getattr(torch, spec.dtype), device="meta")
@@ -94,6 +136,15 @@ def pooled_network(split: Split, pool_kind: str, classes: int, seed: int) -> Hea
     copied = split.rebind(copy.deepcopy(split.model))
     pool = Pool(pool_kind, split.cut)
     return HeadNetwork(copied, pool, linear_head(pooled_width(split, pool), classes, seed))
+
+
+def dense_network(split: Split, classes: int, size: tuple[int, int], seed: int) -> HeadNetwork:
+    """Return a copy of the backbone with a new linear layer at each place of its features."""
+    copied = split.rebind(copy.deepcopy(split.model))
+    maps = Maps(split.cut)
+    with seeded(seed):
+        head = DenseHead(pooled_width(split, maps), classes, size)
+    return HeadNetwork(copied, maps, head)
 
 
 def linear_head(width: int, classes: int, seed: int) -> nn.Linear:

@@ -25,13 +25,14 @@ class Task:
     """What is learned: ``kind`` is one of :data:`TASKS`, ``classes`` name the outputs.
 
     ``scalar`` says that a regression's targets are one number a sample, and not a vector; pixels of a dense target that
-    hold ``ignore_index`` do not count.
+    hold ``ignore_index`` do not count, ``size`` is that of its masks.
     """
 
     kind: str
     classes: tuple[str, ...]
     scalar: bool = False
     ignore_index: int = IGNORE_INDEX
+    size: tuple[int, int] | None = None
 
     @property
     def outputs(self) -> int:
@@ -135,7 +136,8 @@ class Task:
         if value["kind"] not in TASKS:
             raise HeadError(f"the task {value['kind']!r} is not known to this featcache. Upgrade it.")
         names = tuple(str(name) for name in classes)
-        return cls(str(value["kind"]), names, bool(value["scalar"]), int(value["ignore_index"]))
+        size = None if value["size"] is None else (int(value["size"][0]), int(value["size"][1]))
+        return cls(str(value["kind"]), names, bool(value["scalar"]), int(value["ignore_index"]), size)
 
 
 def find_task(features: Features, kind: str | None = None, ignore_index: int = IGNORE_INDEX) -> Task:
@@ -152,7 +154,8 @@ def find_task(features: Features, kind: str | None = None, ignore_index: int = I
     chosen = kind or _suggested(targets, dataset)
     _CHECKS[chosen](targets, dataset)
     scalar = chosen == "regression" and targets.ndim == 1
-    task = Task(chosen, tuple(_names(features, chosen, ignore_index)), scalar, ignore_index)
+    size = (targets.shape[1], targets.shape[2]) if chosen == "dense" else None
+    task = Task(chosen, tuple(_names(features, chosen, ignore_index)), scalar, ignore_index, size)
     task.check(targets, dataset)
     return task
 

@@ -123,7 +123,8 @@ def _train_epoch(
 def default_learning_rate(module: nn.Module) -> float:
     """Return 1e-2 where one linear layer alone is trained, which is a convex problem, and 1e-3 for deeper suffixes."""
     owners = [part for part in module.modules() if any(each.requires_grad for each in part.parameters(recurse=False))]
-    return 1e-2 if len(owners) == 1 and isinstance(owners[0], nn.Linear) else 1e-3
+    pointwise = len(owners) == 1 and isinstance(owners[0], nn.Conv2d) and owners[0].kernel_size == (1, 1)
+    return 1e-2 if pointwise or (len(owners) == 1 and isinstance(owners[0], nn.Linear)) else 1e-3
 
 
 def make_optimizer(parameters: list[nn.Parameter], options: TrainOptions) -> torch.optim.Optimizer:
