@@ -112,7 +112,7 @@ def train_freezing(
 def _at(split: Split, cut: str) -> Split:
     from .split import split as split_at
 
-    return split_at(split.model, cut, split.example_inputs)
+    return split_at(split.model, cut, split.example_inputs, split.other_length)
 
 
 def _check_order(schedule: str, stages: Any, frozen: list[set[str]], *, deeper_first: bool) -> None:

@@ -366,7 +366,7 @@ def test_a_linear_head_learns_masks_at_each_place_of_a_map(inputs, labels, tmp_p
 
 
 def test_tokens_become_the_square_map_that_they_were_cut_from() -> None:
-    from featcache.heads.linear import Maps
+    from featcache.heads.dense import Maps
 
     maps = torch.randn(2, 5, 3, 3)
     tokens = torch.cat([torch.zeros(2, 2, 5), maps.flatten(2).transpose(1, 2)], dim=1)  # two in front

@@ -76,7 +76,8 @@ def train_stages(project: Project, options: dict[str, Any], progress: Show) -> t
     rows = project.features(first)
     trained = train_freezing(
         project.split(first), rows, freezing, project.samples, project.store,
-        extraction={"batch_size": project.settings.batch_size}, progress=progress, **_alike(options),
+        extraction={"batch_size": project.settings.batch_size, "views": project.settings.views}, progress=progress,
+        **_alike(options),
     )  # fmt: skip
     return trained, len(rows)
 

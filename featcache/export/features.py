@@ -34,6 +34,13 @@ def export_features(features: Features, path: str | Path, format: str | None = N
     report = ExportReport(str(path), chosen, rows=len(features))
     if not len(features):
         raise UsageError(f"there are no rows of {features.dataset!r} to export.")
+    if features.ragged and path.suffix.lower() != ".npz":
+        raise UsageError(
+            f"the samples of {features.dataset!r} vary in length: use .npz, which pads them and holds their mask, or extract "
+            "with --pool."
+        )
+    if features.views:
+        report.notes.append(f"holds the samples as they are, without their {features.views} random views")
     with whole_file(path) as temporary:
         if chosen == "npy":
             (_write_npz if path.suffix.lower() == ".npz" else _write_npy)(features, temporary)
@@ -69,7 +76,7 @@ def _write_npy(features: Features, path: Path) -> None:
             f"{len(specs)} tensors cross the cut {features.recipe.cut!r} and .npy holds one: use .npz, .parquet or .h5."
         )
     ((spec, dtype),) = specs
-    whole = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(features), *spec.shape))
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(features), *spec.value_shape))
     for rows, values, _ in _blocks(features):
         whole[rows] = values[spec.name]
     whole.flush()
@@ -95,11 +102,11 @@ def _write_parquet(features: Features, path: Path) -> None:
         raise missing_extra("parquet", "parquet") from error
     specs = _specs(features)
     names, splits = features.names, features.splits
-    sizes = {spec.name: int(np.prod(spec.shape)) for spec, _ in specs}
+    sizes = {spec.name: int(np.prod(spec.value_shape)) for spec, _ in specs}
     described = {
         "cut": features.recipe.cut,
         "recipe": features.recipe.fingerprint,
-        "shapes": {spec.name: list(spec.shape) for spec, _ in specs},
+        "shapes": {spec.name: list(spec.value_shape) for spec, _ in specs},
         "target_shape": list(features.targets.shape[1:]),
         "classes": features.classes,
     }
@@ -139,7 +146,7 @@ def _write_hdf5(features: Features, path: Path) -> None:
     with create_file(path, attributes) as file:
         made = {
             spec.name: file.create_dataset(
-                f"features/{spec.name}", (len(features), *spec.shape), dtype, track_times=False
+                f"features/{spec.name}", (len(features), *spec.value_shape), dtype, track_times=False
             )
             for spec, dtype in _specs(features)
         }

@@ -200,6 +200,9 @@ def fit_head(
     if options.metric is not None:
         check_scorer(options.metric)
     _check_origin(split, features)
+    options = replace(options, pool=_pool_of(features, options.head, options.pool))
+    if options.head == "suffix" and features.ragged:
+        _refuse_unmasked(split, features)
     task = find_task(features, options.task, options.ignore_index)
     rows = divide(
         features, options.validation, options.seed if division_seed is None else division_seed, task, sample_weights
@@ -248,6 +251,39 @@ def _check_origin(split: Split, features: Features) -> None:
     if len(features) == 0:
         raise HeadError("there are no rows to train on.")
     _check_same_prefix(features, split.cut, split.structure, split.weights)
+
+
+def _pool_of(features: Features, head: str, pool: str) -> str:
+    """Return how a head on pooled features makes vectors: as stored ones were made."""
+    stored = features.recipe.pool
+    if stored is None:
+        return pool
+    if head == "suffix":
+        raise HeadError(
+            f"the features at {features.recipe.cut!r} were pooled ({stored}) when they were stored, and the suffix needs them "
+            "whole: use --head linear, or extract without --pool."
+        )
+    if pool not in ("auto", stored):
+        raise UsageError(f"pool {pool!r} was asked for, but the stored features were pooled by {stored!r}.")
+    return stored
+
+
+def _refuse_unmasked(split: Split, features: Features) -> None:
+    """Raise :class:`HeadError` where what lies behind the cut could take padding for content."""
+    cut = features.recipe.cut
+    for spec in features.frontier:
+        computed = spec.ragged and spec.name not in split.side_inputs and spec.name != cut
+        if computed and (not spec.value_shape or "float" not in spec.dtype):
+            raise HeadError(
+                f"{spec.name!r}, which the model computes before the cut {cut!r} and needs behind it, varies in length, and "
+                "what it should hold for padding is not known: give the model a mask of its own, or use --head linear."
+            )
+    if not any("mask" in name for name in split.side_inputs):
+        raise HeadError(
+            f"the samples of {features.dataset!r} vary in length, and no mask crosses the cut {cut!r}: what lies behind it "
+            "would take padding for content. Give the model its mask with the inputs (a transform that returns it), or use "
+            "--head linear, or pooled features."
+        )
 
 
 def _check_same_prefix(features: Features, cut: str, structure: str, weights: Mapping[str, str]) -> None:

@@ -15,9 +15,10 @@ from ..features import Features
 from ..progress import ProgressCallback
 from ..registry import Registry
 from ..split import Split, fold
+from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
-from .linear import HeadNetwork, dense_network, pooled_network
+from .linear import HeadNetwork, pooled_network
 from .metrics import EpochRecord
 from .network import choose_trainable, new_network, train_mode
 from .options import TrainOptions

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError, near_names
+from ..pooling import POOLS
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "POOLS", "TrainOptions"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 LR_SCHEDULES = ("cosine", "constant")
-POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 
 
 @dataclass(frozen=True)
