@@ -448,3 +448,70 @@ def test_the_logits_of_a_transformer_of_hugging_face_learn_every_kind_of_target(
     assert np.allclose(found.values, trained.predict_values(features), atol=1e-5)
     whole = trained.model(**example)
     assert whole.logits.shape == (2, trained.task.outputs)
+
+
+DATA_FILE = """
+import numpy as np
+import torch
+from PIL import Image
+
+
+class Squares(torch.utils.data.Dataset):
+    def __init__(self, kind):
+        self.kind = kind
+        if kind == "labels":
+            self.classes = ["left", "right"]
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(index).integers(0, 60, (16, 16), dtype=np.uint8)
+        there = np.array([index % 2, index // 2 % 2])
+        pixels[:, :8] += np.uint8(150 * there[0])
+        pixels[:, 8:] += np.uint8(150 * there[1])
+        targets = {"labels": there, "values": there.sum() / 2.0, "masks": (pixels > 100).repeat(2, 0).repeat(2, 1).astype(int)}
+        return Image.fromarray(pixels), targets[self.kind]
+
+
+def labels():
+    return Squares("labels")
+
+
+def values():
+    return Squares("values")
+
+
+def masks():
+    return Squares("masks")
+"""
+
+
+@pytest.mark.slow
+def test_labels_values_and_masks_are_learned_from_the_command_line(featcache_command) -> None:
+    folder = featcache_command.folder
+    (folder / "squares.py").write_text(DATA_FILE)
+    (folder / "images").mkdir()
+    from PIL import Image
+
+    for number in range(3):
+        Image.new("L", (16, 16), 80 * number).save(folder / "images" / f"{number}.png")
+    for kind, extra, header, words in (
+        ("labels", (), "name,labels,left,right", "micro F1"),
+        ("values", ("--metric", "r2"), "name,value", "mean absolute error"),
+        ("masks", ("--head", "linear"), "name,label,0,1", "mean IoU"),
+    ):
+        data = ("--backbone", "bundled:resnet-mini", "--data", f"squares.py:{kind}", "--store", kind)
+        featcache_command("extract", "--cut", "layer2", *data)
+        trained = featcache_command("train-head", "--cut", "layer2", "--epochs", "3", *data, *extra)
+        assert words in trained.stdout
+        predicted = featcache_command("predict", "images", "--store", kind)
+        assert predicted.stdout.splitlines()[0] == header
+        assert len(predicted.stdout.splitlines()) == 4
+    featcache_command("predict", "images", "--store", "masks", "--format", "npz", "--out", "masks.npz")
+    with np.load(folder / "masks.npz", allow_pickle=False) as found:
+        assert found["values"].shape == (3, 32, 32)
+    assert "--out" in featcache_command("predict", "images", "--store", "masks", "--format", "npz", expect=2).stderr
+    wrong = ("--cut", "layer2", "--backbone", "bundled:resnet-mini", "--data", "squares.py:masks", "--store", "masks")
+    refused = featcache_command("train-head", *wrong, expect=1)
+    assert "32×32" in refused.stderr or "need [batch, classes, height, width]" in refused.stderr
