@@ -89,6 +89,32 @@ def test_merge_refuses_another_backbone_than_the_heads_own(net, made, trained, f
         featcache.merge(linear, net)
 
 
+def test_merge_refuses_a_folder_that_lacks_tensors_or_holds_others(net, trained, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = trained.save(tmp_path / "head")
+    whole = load_file(folder / "head.safetensors")
+    for spoilt, words in (
+        ({name: value for name, value in whole.items() if name != "fc.bias"}, "damaged"),
+        ({**{name: value for name, value in whole.items() if name != "fc.bias"}, "x": torch.zeros(1)}, "does not fit"),
+        ({**whole, "fc.weight": torch.zeros(4, 9)}, "does not fit"),
+    ):
+        save_file(spoilt, folder / "head.safetensors")
+        with pytest.raises(HeadError, match=words) as caught:
+            featcache.merge(folder, net)
+        assert "\n" not in str(caught.value)
+    (folder / "head.safetensors").write_bytes(b"damaged")
+    with pytest.raises(HeadError, match="cannot be read"):
+        featcache.merge(folder, net)
+
+
+def test_the_state_of_a_linear_head_says_what_its_names_begin_with(made, features, tmp_path) -> None:
+    trained = featcache.train_head(made, features, head="linear", epochs=1)
+    report = featcache.export_head(trained, tmp_path / "whole.safetensors")
+    assert "backbone, head" in report.notes[0]
+    assert report.size_bytes > 0
+
+
 def cached(net, pairs, tmp_path, cut: str = "tail") -> featcache.Features:
     return featcache.extract(net, pairs, str(tmp_path / "cached"), cut=cut)
 

@@ -42,6 +42,8 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
         described = read_head(where)
         kind, recipe = str(described["head"]), _recipe(where, described)
         tensors = _read(where / TENSORS)
+        if len(tensors) != described.get("tensors", len(tensors)):
+            raise HeadError(f"{where / TENSORS} is damaged: tensors are missing. Train the head again.")
     if kind != "suffix":
         raise UsageError(
             f"a {kind} head is no part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
@@ -75,7 +77,7 @@ def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor])
     if f"{name}.weight" not in tensors:
         return
     layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or weight.shape[1:] != layer.weight.shape[1:]:
         return
     # Filled later: no random numbers are drawn.
     for each, values in (("weight", weight), ("bias", tensors.get(f"{name}.bias"))):

@@ -97,6 +97,7 @@ def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]
         "head": head.head,
         "classes": head.classes,
         "task": head.task.to_dict(),
+        "tensors": len(head.parts.stored.state_dict()),
         "cut": head.recipe.cut,
         "dataset": head.dataset,
         "snapshot": head.snapshot,
