@@ -51,7 +51,7 @@ class DatasetSourceContract:
         dataset = open_dataset(self.spec)
         for position in range(min(len(dataset), LOOKED_AT)):
             item, target = dataset[position]
-            assert target == dataset.targets[position]
+            assert np.array_equal(target, dataset.targets[position])
             assert content_id(item) == content_id(dataset[position][0])
 
     def test_ids_tell_samples_apart_by_content(self) -> None:
