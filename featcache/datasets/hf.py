@@ -96,6 +96,8 @@ class HuggingFaceSamples:
             content: bytes = value["bytes"]
             return content
 
+        if not files:  # held in memory, where nothing says whether they changed
+            memo = FileMemo()
         # Rows may be in another order in another selection of the same files, so the fingerprint is part of their name.
         return memo.part_ids(files, [f"{part._fingerprint}:{self.column}:{row}" for row in range(len(part))], read)
 
@@ -211,7 +213,8 @@ def _choose_input(library: Any, features: Any, options: dict[str, str], spec: st
         usual = texts[0]
     if usual is None:
         raise DataError(
-            f"{spec} does not say which column holds its samples. It has: {', '.join(columns)}. Add image=, text= or audio=COLUMN."
+            f"{spec} does not say which column holds its samples. It has: {', '.join(columns)}. "
+            "Add image=, text= or audio=COLUMN."
         )
     return usual, "text"
 

@@ -48,16 +48,13 @@ class TorchvisionSamples:
         self.splits = [split for split, dataset in parts for _ in range(len(dataset))]
         self.names = [f"{split or 'item'}/{row:06d}" for split, dataset in parts for row in range(len(dataset))]
         targets = [target for dataset in self._parts for target in _targets(dataset, spec)]
-        self.targets, self.classes = encode_targets([list(map(str, targets))], ["target"], self._where, kind)
         names = getattr(self._parts[0], "classes", None)
-        if (
-            self.classes is not None
-            and names
-            and len(names) >= len(self.classes) == len({*map(str, names)} & {*self.classes})
-        ):
-            return
-        if self.classes is not None and isinstance(names, (list, tuple)) and len(names) >= len(self.classes):
-            self.classes = [str(each) for each in names]
+        self.targets: Array
+        self.classes: list[str] | None
+        if kind != "float" and isinstance(names, (list, tuple)) and {*targets} <= {*range(len(names))}:
+            self.targets, self.classes = np.array(targets, dtype=np.int64), [str(each) for each in names]
+        else:
+            self.targets, self.classes = encode_targets([list(map(str, targets))], ["target"], self._where, kind)
 
     def __len__(self) -> int:
         return len(self.names)
