@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from featcache import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
 from featcache.backbones import backbone_identity, load_backbone
+from featcache.datasets import open_dataset
 from featcache.fingerprint import digest, identity
 from featcache.testing import BackboneSourceContract
 
@@ -154,6 +155,49 @@ def test_efficientnet_lite0_through_timm_is_the_network_of_its_own_package(
     save_file({**state, "classifier.bias": torch.zeros(3)}, lite0.parent / "wrong.safetensors")
     with pytest.raises(UsageError, match=r"shapes classifier.bias \[3\] for \[1000\]"):
         load_backbone("timm:tf_efficientnet_lite0", str(lite0.parent / "wrong.safetensors"))
+
+
+@pytest.mark.slow
+def test_sentences_of_scipys_documentation_are_told_apart_by_what_minilm_makes_of_them(
+    minilm: Path, tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    subprocess.run([sys.executable, ROOT / "data" / "make_docs.py", "--out", tmp_path / "docs.csv"], check=True)
+    dataset, backbone = open_dataset(f"csv:{tmp_path / 'docs.csv'}"), load_backbone(f"hf:{minilm}")
+    assert backbone.make_transform is not None
+    transform = backbone.make_transform(None)
+    inputs = [transform(dataset[row][0]) for row in range(len(dataset))]
+    order = sorted(range(len(inputs)), key=lambda row: len(inputs[row]["input_ids"]))
+    pooled = np.empty((len(inputs), 384), dtype=np.float32)
+    for start in range(0, len(order), 32):
+        rows = order[start : start + 32]
+        batch = transform.collate([inputs[row] for row in rows])
+        with torch.no_grad():
+            hidden = backbone.model.bert(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        pooled[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    trained = np.array(dataset.splits) == "train"
+    head = LogisticRegression(max_iter=1000).fit(pooled[trained], dataset.targets[trained])
+    assert head.score(pooled[~trained], dataset.targets[~trained]) > 0.9  # the largest class is a third
+
+
+@pytest.mark.slow
+def test_a_table_of_photographs_is_extracted_once_through_timm(lite0: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "data" / "make_photos.py", "--out", tmp_path / "photos"], check=True)
+    files = sorted((tmp_path / "photos").glob("*/*"))
+    rows = "".join(f"{path.relative_to(tmp_path)},{path.parent.name}\n" for path in files)
+    (tmp_path / "photos.csv").write_text(f"path,label\n{rows}")
+    command = [
+        *(sys.executable, "-m", "featcache", "extract", "--json", "--cut", "global_pool", "--image-size", "96"),
+        *("--backbone", "timm:tf_efficientnet_lite0", "--weights", str(lite0), "--data", "csv:photos.csv?target=label"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = [
+        json.loads(subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True).stdout)[0]
+        for _ in range(2)
+    ]
+    assert [run["computed"] for run in runs] == [len(files), 0]
 
 
 def test_timm_lists_near_names_and_weights_and_says_what_to_do_without_a_network() -> None:
