@@ -320,6 +320,25 @@ def test_the_identity_of_a_folder_follows_its_files(small: Path, tmp_path: Path)
     assert backbone_identity("hf:owner/model") is None
 
 
+def test_a_model_of_the_hub_is_taken_from_its_cache(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    revision = "0" * 40
+    cached = tmp_path / "models--owner--vit"
+    shutil.copytree(small / "vit", cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    of_hub, of_folder = load_backbone("hf:owner/vit"), load_backbone(f"hf:{small / 'vit'}")
+    state = of_folder.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in of_hub.model.state_dict().items())
+    assert of_hub.make_transform is not None
+    assert of_folder.make_transform is not None
+    assert digest(of_hub.make_transform(None)) == digest(of_folder.make_transform(None))
+
+
 def test_a_model_in_a_folder_below_is_found_as_sentence_transformers_keeps_it(minilm: Path, tmp_path: Path) -> None:
     inner = tmp_path / "0_Transformer"
     inner.mkdir()

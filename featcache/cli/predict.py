@@ -13,7 +13,7 @@ from .output import progress_bar, tell
 
 
 @command("predict")
-@click.argument("inputs", nargs=-1, type=click.Path(), metavar="IMAGE|FOLDER...")
+@click.argument("inputs", nargs=-1, type=click.Path(), metavar="FILE|FOLDER...")
 @store_option
 @click.option("--head", metavar="NAME|FOLDER", help="The head to use.  [default: the one trained last]")
 @click.option("--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
@@ -30,12 +30,12 @@ def predict_command(
     out: str | None,
     **options: Any,
 ) -> None:
-    """Run the whole trained network on images; class names and probabilities as CSV or JSON.
+    """Run the whole trained network on images, sounds (wav, flac) or texts (txt); class names and probabilities as CSV or JSON.
 
-    Folders are searched for images. --json is the same as --format json.
+    Folders are searched for images and sounds. --json is the same as --format json.
     """
     if not inputs:
-        raise UsageError("no input was given: name images, or folders of images.")
+        raise UsageError("no input was given: name images or other files, or folders of them.")
     from ..project import load_saved_head
 
     trained, transform, _ = load_saved_head(store, head)

@@ -1,4 +1,4 @@
-"""Images and sounds by path, for prediction: no classes, no targets."""
+"""Images, sounds and texts by path, for prediction: no classes, no targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ImageFiles"]
 
 
 class ImageFiles:
-    """The named images or sounds, and all of these below the named folders, as ``folder:`` gives them; targets are 0."""
+    """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths: list[Path] = []
@@ -35,4 +35,4 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path = self.paths[index]
-        return open_media("sound" if kind_of(path.name) == "sound" else "image", path), 0
+        return open_media(kind_of(path.name) or "image", path), 0

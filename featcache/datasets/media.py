@@ -85,15 +85,16 @@ def _sound(file: BinaryIO, where: object) -> tuple[torch.Tensor, int]:
 
     start = file.read(4)
     file.seek(0)
-    samples, rate = _wav(file, where) if start in (b"RIFF", b"RIFX") else _other_sound(file, where)
+    plain = _wav(file, where) if start in (b"RIFF", b"RIFX") else None
+    samples, rate = _other_sound(file, where) if plain is None else plain
     if not len(samples):
         raise UnreadableSampleError(f"{where} holds no sound: it has 0 samples")
     mono = samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32)), int(rate)
 
 
-def _wav(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int]:
-    """Return the samples of a wav file, (samples,) or (samples, channels), by scipy: scikit-learn brings it along."""
+def _wav(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int] | None:
+    """Return the samples of a wav file, (samples,) or (samples, channels), None for an encoding that scipy does not know."""
     import warnings
 
     from scipy.io import wavfile
@@ -102,6 +103,11 @@ def _wav(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of notes that it does not know
             rate, samples = wavfile.read(file)
+    except ValueError as error:
+        if "Unknown wave file format" in str(error):
+            file.seek(0)
+            return None
+        raise UnreadableSampleError(f"{where} is damaged, or no wav file ({_line(error)})") from error
     except Exception as error:  # scipy raises whatever the damage leads to
         raise UnreadableSampleError(f"{where} is damaged, or no wav file ({_line(error)})") from error
     if samples.dtype == np.uint8:
@@ -116,7 +122,7 @@ def _other_sound(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], i
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the library behind it is not there
         raise MissingDependencyError(
-            f"{where} is no wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
+            f"{where} is no plain wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
         ) from error
     try:
         samples, rate = soundfile.read(file, dtype="float32")
