@@ -4,82 +4,132 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from .devices import transferred
-from .request import as_inputs, collate
-from .samples import Samples, Unreadable
+from .samples import Samples, Unreadable, length_of
 
-__all__ = ["Batch", "Collate", "InputDataset", "default_workers", "pieces", "transferred_batches"]
+if TYPE_CHECKING:
+    from .split import Split
+
+__all__ = ["Batch", "SampleBatches", "default_workers", "pieces"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
+RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
 @dataclass
 class Batch:
-    """A padded batch on its way: which of its rows are real, and which samples could not be read."""
+    """A batch on its way: which rows (position in the snapshot, view) it holds, and which could not be read.
 
-    positions: list[int]
+    ``inputs`` may hold more rows than are named: it is filled up to the size that all batches have.
+    """
+
+    rows: Array
     inputs: Inputs
     unreadable: list[Unreadable]
 
 
-class InputDataset(Dataset[Any]):
-    """The model inputs of a snapshot's samples; a sample that cannot be read comes back as what went wrong."""
+class SampleBatches:
+    """Batches of the samples' inputs, and the prefixes that are run on them."""
 
-    def __init__(self, samples: Samples, positions: Array) -> None:
+    reads = "samples"
+
+    def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device) -> None:
+        self.samples, self.batch_size, self.workers, self.device = samples, batch_size, workers, device
+
+    def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
+        """Yield the batches of each run of rows (k, 2), run by run."""
+        ragged = self.samples.ragged
+        size = self.batch_size * (RAGGED_WINDOW if ragged else 1)
+        windows = [rows[start : start + size] for rows in runs for start in range(0, len(rows), size)]
+        loader = DataLoader(
+            _InputDataset(self.samples),
+            batch_sampler=[list(map(tuple, window.tolist())) for window in windows],
+            num_workers=min(self.workers, len(windows)),
+            collate_fn=_Collate(self.samples, self.batch_size, ragged),
+            generator=torch.Generator(),  # it would draw its workers' seed from the caller's
+        )
+        pin = self.device.type == "cuda"
+
+        def pinned() -> Iterator[Any]:
+            for batches in loader:
+                for batch in batches:
+                    yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, batch.unreadable
+
+        for rows, inputs, unreadable in transferred(pinned(), self.device):
+            yield Batch(rows, inputs, unreadable)
+
+    def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
+        """Return what crosses the cut of each split."""
+        from .split import prefixes
+
+        return prefixes(splits, **inputs) if isinstance(inputs, dict) else prefixes(splits, *inputs)
+
+    def check(self, inputs: Inputs, split: Split) -> float:
+        """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
+        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
+
+
+class _InputDataset(Dataset[Any]):
+    """The model inputs of a snapshot's rows; one that cannot be read comes back as what went wrong."""
+
+    def __init__(self, samples: Samples) -> None:
         self.samples = samples
-        self.positions = positions
+        self.positions = samples.positions()
+        self.ids = samples.snapshot().ids
 
-    def __getitem__(self, row: int) -> tuple[int, Any]:
-        position = int(self.positions[row])
+    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any]:
+        number, view = row
+        position = int(self.positions[number])
         try:
-            return row, self.samples.input(position)
+            return row, self.samples.input(position, view, self.ids[number].tobytes())
         except OSError as error:  # UnreadableSampleError is one
-            return row, Unreadable(row, self.samples.label(position), str(error))
+            return row, Unreadable(number, self.samples.label(position), str(error))
 
 
 @dataclass
-class Collate:
-    """Stacks the readable samples of a batch and fills it up to its full size.
+class _Collate:
+    """Stacks the readable rows of a window into batches.
 
-    A row's value can depend on the size of the batch it is computed in, at rounding level; so all batches have the same.
+    A row's value can depend on the size of the batch it is computed in, at rounding level; so batches are filled up to
+    one size. Rows that vary in length are batched with their equals, without padding, and not filled up.
     """
 
+    samples: Samples
     batch_size: int
+    ragged: bool
 
-    def __call__(self, items: list[tuple[int, Any]]) -> Batch:
-        """Return the batch of items of :class:`InputDataset`."""
+    def __call__(self, items: list[tuple[tuple[int, int], Any]]) -> list[Batch]:
+        """Return the batches of items of :class:`_InputDataset`; the first carries what could not be read."""
         readable = [(row, value) for row, value in items if not isinstance(value, Unreadable)]
         unreadable = [value for _, value in items if isinstance(value, Unreadable)]
-        if not readable:
-            return Batch([], None, unreadable)
-        values = [value for _, value in readable]
-        values += [values[-1]] * (self.batch_size - len(values))
-        return Batch([row for row, _ in readable], as_inputs(collate(values, default_collate)), unreadable)
+        batches = []
+        if self.ragged:
+            groups: dict[Any, list[Any]] = {}
+            for row, value in readable:
+                groups.setdefault(length_of(value), []).append((row, value))
+            for group in groups.values():
+                for start in range(0, len(group), self.batch_size):
+                    batches.append(self._batch(group[start : start + self.batch_size]))
+        elif readable:
+            batches.append(self._batch(readable + [readable[-1]] * (self.batch_size - len(readable)), len(readable)))
+        if not batches:
+            batches.append(Batch(np.empty((0, 2), dtype=np.int64), None, []))
+        batches[0].unreadable = unreadable
+        return batches
 
-
-def transferred_batches(batches: DataLoader[Any], device: torch.device) -> Iterator[Batch]:
-    """Yield batches with their inputs on the device."""
-
-    def pinned() -> Iterator[Any]:
-        for batch in batches:
-            yield (
-                batch.positions,
-                _pin(batch.inputs) if device.type == "cuda" else batch.inputs,
-                batch.unreadable,
-            )
-
-    for positions, inputs, unreadable in transferred(pinned(), device):
-        yield Batch(positions, inputs, unreadable)
+    def _batch(self, items: list[tuple[tuple[int, int], Any]], count: int | None = None) -> Batch:
+        rows = np.array([row for row, _ in items[:count]], dtype=np.int64).reshape(-1, 2)
+        return Batch(rows, self.samples.batch([value for _, value in items]), [])
 
 
 def default_workers(samples: Samples, count: int, device: torch.device) -> int:

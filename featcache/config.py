@@ -32,6 +32,11 @@ class Settings:
     batch_size: int = 64
     device: str | None = None
     dtype: str = "float32"
+    pool: str | None = None
+    views: int = 1
+    augment: str | None = None
+    view_seed: int = 0
+    from_lossy: bool = False
 
 
 def read_config(path: str | Path | None = None) -> dict[str, Any]:

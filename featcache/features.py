@@ -19,7 +19,7 @@ from .store import FeatureSet
 from .tensorspec import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 __all__ = ["FeatureLoader", "Features"]
 
@@ -32,12 +32,14 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     """The cached frontier of every sample of a dataset, with its target: a map-style torch Dataset.
 
     ``features[i]`` is ``(frontier, target)``: the frontier is a tensor, or a dict of tensors where several cross the
-    cut; floating values come back as float32. Rows are in the dataset's order. It pickles, and reopens its files.
+    cut; floating values come back as float32. Where samples vary in length, a batch is padded with zeros, and its dict
+    holds a boolean ``mask`` of the samples' own steps. Rows are in the dataset's order. ``views`` is the number of random
+    views that are there beside the plain one. It pickles, and reopens its files.
     """
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Sequence[Rows],
         recipe: Recipe,
         frontier: Sequence[TensorSpec],
         *,
@@ -50,7 +52,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         positions: Array | None = None,
         report: Any = None,
     ) -> None:
-        self._rows = rows
+        self._rows = tuple(rows)  # by view: the plain one first
         self._positions = np.arange(len(targets)) if positions is None else positions
         self.recipe = recipe
         self.frontier = tuple(frontier)
@@ -61,10 +63,22 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         self._targets, self._names, self._splits = targets, names, splits
 
     @classmethod
-    def join(cls, feature_set: FeatureSet, snapshot: Snapshot, report: Any = None) -> Features:
-        """Return the rows that the set holds of the samples in the snapshot, in its order; others are left out."""
-        rows = ShardRows(feature_set, snapshot.ids)
-        kept = np.flatnonzero(rows.present)
+    def join(
+        cls,
+        feature_set: FeatureSet,
+        snapshot: Snapshot,
+        report: Any = None,
+        augmented: FeatureSet | None = None,
+        views: int = 0,
+    ) -> Features:
+        """Return the rows that the set holds of the samples in the snapshot, in its order; others are left out.
+
+        ``augmented`` is the set of their random views, of which the first ``views`` are taken.
+        """
+        rows = [ShardRows(feature_set, snapshot.ids)]
+        if augmented is not None:
+            rows += [ShardRows(augmented, snapshot.ids, view) for view in range(1, views + 1)]
+        kept = np.flatnonzero(np.logical_and.reduce([each.present for each in rows]))
         return cls(
             rows,
             feature_set.recipe,
@@ -78,6 +92,16 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             positions=kept,
             report=report,
         )
+
+    @property
+    def views(self) -> int:
+        """Return the number of random views of each sample beside the plain one."""
+        return len(self._rows) - 1
+
+    @property
+    def ragged(self) -> bool:
+        """Return whether samples vary in length."""
+        return any(spec.ragged for spec in self.frontier)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -103,8 +127,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes of all rows in memory, decoded."""
-        return len(self) * sum(spec.size_bytes for spec in self.frontier)
+        """Return the bytes of all rows and views in memory, decoded."""
+        fixed = len(self) * sum(spec.size_bytes for spec in self.frontier if not spec.ragged)
+        step = sum(spec.size_bytes for spec in self.frontier if spec.ragged)
+        return sum(fixed + (step * rows.steps(self._positions) if step else 0) for rows in self._rows)
 
     def __getitem__(self, index: int) -> tuple[Frontier, torch.Tensor]:
         if not -len(self) <= index < len(self):
@@ -117,10 +143,20 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return [({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))]
         return [(frontier[n], targets[n]) for n in range(len(indices))]
 
-    def batch(self, indices: Array) -> tuple[Frontier, torch.Tensor]:
-        """Return (frontier, targets) of several rows, stacked, in the order asked for."""
+    def batch(self, indices: Array, views: Array | None = None) -> tuple[Frontier, torch.Tensor]:
+        """Return (frontier, targets) of several rows, stacked, in the order asked for.
+
+        ``views`` says for each row which view is wanted (0: the plain one, which is the default).
+        """
         positions = self._positions[indices]
-        return self._shaped(self._rows.gather(positions)), torch.from_numpy(self._targets[positions])
+        targets = torch.from_numpy(self._targets[positions])
+        if views is None:
+            return self._shaped(self._rows[0].gather(positions)), targets
+        parts = []
+        for view in np.unique(views).tolist():
+            places = np.flatnonzero(views == view)
+            parts.append((torch.from_numpy(places), self._rows[view].gather(positions[places])))
+        return self._shaped(_merged(parts, len(positions))), targets
 
     def subset(self, indices: Sequence[int] | Array) -> Features:
         """Return the features of some rows, which share the files (or the memory) of this one."""
@@ -154,20 +190,22 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         device: str | torch.device | None = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        augmented: bool | None = None,
     ) -> FeatureLoader:
         """Return an iterable of (frontier, targets) batches; each iteration over it is one epoch.
 
-        The order of an epoch depends on ``seed`` and the number of the epoch alone. Of ``world_size`` processes, each
-        gets every ``world_size``-th row, padded by repetition to equal counts, as torch's DistributedSampler does.
+        The order of an epoch depends on ``seed`` and the number of the epoch alone. Where random views are stored, each
+        row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of
+        ``world_size`` processes, each gets every ``world_size``-th row, padded by repetition to equal counts, as torch's
+        DistributedSampler does.
         """
-        return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size)
+        return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
     def resident(self) -> Features:
         """Return the same features with all rows in memory."""
-        if isinstance(self._rows, ResidentRows):
+        if all(isinstance(rows, ResidentRows) for rows in self._rows):
             return self
-        gathered = self._rows.gather(self._positions)
-        return self._in_memory(gathered, self.frontier)
+        return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
 
     @property
     def fits_in_memory(self) -> bool:
@@ -182,25 +220,31 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         Targets, names, splits and recipe stay as they are.
         """
         where = pick_device(None if device is None else str(device))
+        mapped = [self._mapped(module, batch_size, where, view) for view in range(len(self._rows))]
+        specs = [
+            TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
+            for name, values in mapped[0].items()
+        ]
+        return self._in_memory([ResidentRows(values) for values in mapped], specs)
+
+    def _mapped(
+        self, module: Callable[[Any], Any], batch_size: int, where: torch.device, view: int
+    ) -> dict[str, torch.Tensor]:
         parts: dict[str, list[torch.Tensor]] = {}
         with torch.no_grad():
             for start in range(0, len(self), batch_size):
-                frontier, _ = self.batch(np.arange(start, min(start + batch_size, len(self))))
+                indices = np.arange(start, min(start + batch_size, len(self)))
+                frontier, _ = self.batch(indices, np.full(len(indices), view) if view else None)
                 result = module(to_device(frontier, where))
                 named = result if isinstance(result, dict) else {self.frontier[0].name: result}
                 for name, values in HostCopy(named).result().items():
                     parts.setdefault(name, []).append(values)
-        joined = {name: torch.cat(values) for name, values in parts.items()}
-        specs = [
-            TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
-            for name, values in joined.items()
-        ]
-        return self._in_memory(joined, specs)
+        return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _in_memory(self, values: Mapping[str, torch.Tensor], frontier: Iterable[TensorSpec]) -> Features:
+    def _in_memory(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
         positions = self._positions
         return Features(
-            ResidentRows(dict(values)),
+            rows,
             self.recipe,
             tuple(frontier),
             dataset=self.dataset,
@@ -214,3 +258,16 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
         return values if len(values) > 1 else next(iter(values.values()))
+
+
+def _merged(parts: list[tuple[torch.Tensor, dict[str, torch.Tensor]]], count: int) -> dict[str, torch.Tensor]:
+    """Return rows that were gathered apart in their places, padded alike where they vary in length."""
+    merged = {}
+    for name, first in parts[0][1].items():
+        shape = [max(sizes) for sizes in zip(*(tuple(part[name].shape[1:]) for _, part in parts), strict=True)]
+        merged[name] = torch.zeros((count, *shape), dtype=first.dtype)
+        for places, part in parts:
+            values = part[name]
+            target = merged[name] if not shape else merged[name][:, : values.shape[1]]
+            target[places] = values
+    return merged

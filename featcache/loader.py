@@ -36,6 +36,7 @@ class FeatureLoader:
         device: str | torch.device | None = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        augmented: bool | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
@@ -48,6 +49,7 @@ class FeatureLoader:
         self.device = pick_device(None if device is None else str(device))
         self.rank = rank
         self.world_size = world_size
+        self.augmented = bool(features.views) and (shuffle if augmented is None else augmented)
         self.epoch = 0
         self._held: Features | None = None
 
@@ -66,16 +68,23 @@ class FeatureLoader:
             return order
         return np.resize(order, self._share() * self.world_size)[self.rank :: self.world_size]
 
+    def views(self, epoch: int) -> Array | None:
+        """Return which view each row of the features is seen in, None for the plain one."""
+        if not self.augmented:
+            return None
+        return np.random.default_rng([self.seed, epoch, 1]).integers(1, self.features.views + 1, len(self.features))
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         if self._held is None:
             self._held = self.features.resident() if self.features.fits_in_memory else self.features
-        yield from transferred(self._batches(self._held, self.order(epoch)), self.device)
+        yield from transferred(self._batches(self._held, self.order(epoch), self.views(epoch)), self.device)
 
-    def _batches(self, features: Features, order: Array) -> Iterator[Batch]:
+    def _batches(self, features: Features, order: Array, views: Array | None) -> Iterator[Batch]:
         pin = self.device.type == "cuda"
         for start in range(0, len(order), self.batch_size):
-            frontier, targets = features.batch(order[start : start + self.batch_size])
+            rows = order[start : start + self.batch_size]
+            frontier, targets = features.batch(rows, None if views is None else views[rows])
             yield (_pinned(frontier), targets.pin_memory()) if pin else (frontier, targets)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .augment import load_augment
 from .backbones import backbone_identity, load_backbone
 from .catalog import FeatureStore
 from .catalog.explain import Explanation, explain
@@ -23,13 +25,14 @@ from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
-from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, near_names
-from .extract import ExtractReport, extract, report_if_complete
+from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, UsageError, near_names
+from .extract import extract
 from .fileset import versions
 from .fingerprint import digest_json
+from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
-from .request import example_inputs, make_recipe, remembered_snapshot, stored_example
+from .request import Stored, example_inputs, make_recipe, remembered_snapshot, stored_example, views_recipe
 from .samples import Samples
 from .snapshot import Snapshot
 from .store import check_name
@@ -81,7 +84,7 @@ class Project:
     def samples(self) -> Samples:
         """Return the dataset's samples with the transform that leads to the backbone's input."""
         transform = load_transform(self.settings.transform, self.settings.image_size, self.backbone)
-        return self.raw_samples.transformed(transform)
+        return self._with_views(self.raw_samples).transformed(transform)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -117,53 +120,100 @@ class Project:
 
     def recipe(self, cut: str) -> Recipe:
         """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
+        known = self._known_recipe(cut)
+        if known is None:
+            stored = Stored(self.settings.dtype, self.settings.pool)
+            made = make_recipe(self.split(cut), self.samples, stored)
+            self._remember(self._memory_path(cut), made)
+            return self._known_recipe(cut, made) or made
+        return known
+
+    def _known_recipe(self, cut: str, made: Recipe | None = None) -> Recipe | None:
+        """Return the recipe if it was just made, or is remembered; the rounded set that it derives from is looked for anew."""
         if cut not in self._recipes:
-            path = self._memory_path(cut)
-            recipe = self._remembered(path)
+            recipe = made or self._remembered(self._memory_path(cut))
             if recipe is None:
-                recipe = make_recipe(self.split(cut), self.samples, dtype=self.settings.dtype)
-                self._remember(path, recipe)
+                return None
+            if self.settings.from_lossy:
+                from .derive import lossy_recipe
+
+                recipe = lossy_recipe(recipe, self.store)
             self._recipes[cut] = recipe
         return self._recipes[cut]
 
+    def _with_views(self, samples: Samples) -> Samples:
+        settings = self.settings
+        if settings.augment is None:
+            if settings.views > 1:
+                raise UsageError(f"{settings.views} views need a random augmentation, such as --augment flip.")
+            return samples
+        return samples.augmented(load_augment(settings.augment), settings.view_seed)
+
+    def _augmented(self, cut: str) -> tuple[Recipe | None, int]:
+        """Return the recipe and the number of the random views, (None, 0) where there are none."""
+        samples = self._with_views(Samples([]))  # no data is needed to say how it is augmented
+        if samples.augment is None:
+            return None, 0
+        return views_recipe(self.recipe(cut), samples), self.settings.views
+
     def extract(
         self,
-        cut: str,
+        cuts: Sequence[str],
         *,
         workers: int | None = None,
         on_error: str = "raise",
         engine: str = "local",
         progress: ProgressCallback = silent,
-    ) -> ExtractReport:
-        """Return the report of computing what is missing; where nothing is, torch is not even loaded."""
+    ) -> list[ExtractReport]:
+        """Return a report for each cut, what is missing computed in one pass; where nothing is, torch is not even loaded."""
         started_s = time.perf_counter()
-        feature_set = self.store.set(self.recipe(cut))
         snapshot = remembered_snapshot(
             self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress
         )
-        report = report_if_complete(self.raw_samples, feature_set, retry_skipped=on_error == "raise")
-        if report is not None:
+        reports = {cut: self._report_if_complete(cut, on_error) for cut in cuts}
+        lacking = [cut for cut, report in reports.items() if report is None]
+        if lacking:
+            settings = self.settings
+            made = extract(
+                self.backbone.model,
+                self.samples,
+                self.store,
+                cut=lacking,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                dtype=settings.dtype,
+                pool=settings.pool,
+                views=settings.views,
+                from_lossy=settings.from_lossy,
+                engine=engine,
+                workers=workers,
+                on_error=on_error,
+                progress=progress,
+            )
+            for cut, features in made.items():
+                if not settings.from_lossy:
+                    self._remember(self._memory_path(cut), features.recipe)
+                reports[cut] = features.report
+        else:
             self.store.save_snapshot(snapshot)
-            self._note_cut(cut)
+        self._note_cut(cuts[-1])
+        done = [report for report in reports.values() if report is not None]
+        for report in done:
             report.elapsed_s = time.perf_counter() - started_s
-            return report
-        features = extract(
-            self.split(cut),
-            self.samples,
-            self.store,
-            batch_size=self.settings.batch_size,
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-            engine=engine,
-            workers=workers,
-            on_error=on_error,
-            progress=progress,
+        return done
+
+    def _report_if_complete(self, cut: str, on_error: str) -> ExtractReport | None:
+        recipe = self._known_recipe(cut)
+        if recipe is None:
+            return None
+        augmented, views = self._augmented(cut)
+        return report_if_complete(
+            self.raw_samples,
+            self.store.set(recipe),
+            retry_skipped=on_error == "raise",
+            augmented=None if augmented is None else self.store.set(augmented),
+            views=views,
         )
-        self._remember(self._memory_path(cut), features.recipe)
-        self._note_cut(cut)
-        made: ExtractReport = features.report
-        made.elapsed_s = time.perf_counter() - started_s
-        return made
 
     def last_cut(self) -> str | None:
         """Return the cut that was extracted last into the store, None where none was."""
@@ -178,7 +228,7 @@ class Project:
 
     def status(self, cut: str) -> SetStatus:
         """Return how the set of a cut stands against the present configuration."""
-        return set_status(self.store, self.recipe(cut), self.snapshot)
+        return set_status(self.store, self.recipe(cut), self.snapshot, *self._augmented(cut))
 
     def explain(self, cut: str) -> Explanation:
         """Return in words why the set of a cut is fresh or not."""
@@ -196,7 +246,9 @@ class Project:
                 f"The store {self.settings.store} holds: {', '.join(there) or 'nothing'}. "
                 f"Run `featcache extract --cut {cut}` first; `featcache explain --cut {cut}` says why."
             )
-        return Features.join(self.store.set(self.recipe(cut)), self.snapshot)
+        augmented, views = self._augmented(cut)
+        of_views = None if augmented is None else self.store.set(augmented)
+        return Features.join(self.store.set(self.recipe(cut)), self.snapshot, None, of_views, views)
 
     def save_head(self, trained: TrainedHead, name: str) -> Path:
         """Write a trained head to the store under a name, and return its folder."""
@@ -221,6 +273,7 @@ class Project:
             "cut": cut,
             "data": settings.data,
             "dtype": settings.dtype,
+            "pool": settings.pool,
             "image_size": settings.image_size,
             "versions": versions(*VERSIONS),
         }

@@ -32,7 +32,9 @@ class Recipe:
 
     ``structure`` digests the torch calls up to the cut, ``weights`` the parameters and buffers that they consume,
     ``transform`` and ``decoding`` say how a sample's bytes become the backbone's input, ``dtype`` is the stored
-    precision and ``numerics`` the way of computing.
+    precision and ``numerics`` the way of computing. Only sets that have them name ``pool``, which made vectors of the
+    features before they were stored, ``views``, the random augmentation and its seed, and ``derived_from``, the rounded
+    set that the values were computed from.
     """
 
     cut: str
@@ -43,10 +45,15 @@ class Recipe:
     decoding: Any
     dtype: str = "float32"
     numerics: str = "exact"
+    pool: str | None = None
+    views: Any = None
+    derived_from: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values."""
+        special = {"pool": self.pool, "views": self.views, "derived_from": self.derived_from}
         return {
+            **{name: value for name, value in special.items() if value is not None},
             "recipe_version": RECIPE_VERSION,
             "cut": self.cut,
             "structure": self.structure,
@@ -76,6 +83,9 @@ class Recipe:
                 decoding=value["decoding"],
                 dtype=str(value["dtype"]),
                 numerics=str(value["numerics"]),
+                pool=value.get("pool"),
+                views=value.get("views"),
+                derived_from=value.get("derived_from"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, CorruptError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .codecs import load_codec
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Request",
-    "as_inputs",
-    "collate",
+    "Stored",
     "example_inputs",
     "make_recipe",
     "make_request",
@@ -33,6 +32,7 @@ __all__ = [
     "remembered_snapshot",
     "save_example",
     "stored_example",
+    "views_recipe",
 ]
 
 
@@ -65,10 +65,9 @@ def _memo_path(samples: Samples) -> str:
 def example_inputs(samples: Samples, count: int = 2) -> Any:
     """Return a small batch of real inputs: a tuple of positional inputs, or a dict of keyword inputs.
 
-    Raises :class:`DataError` where no sample can be read, or the samples have different shapes.
+    Raises :class:`DataError` where no sample can be read, or the samples have different shapes. Where samples vary in
+    length, they are cut to the shortest of the few.
     """
-    from torch.utils.data import default_collate
-
     found: list[Any] = []
     failure: Exception | None = None
     for position in range(min(len(samples.dataset), 100)):
@@ -82,39 +81,41 @@ def example_inputs(samples: Samples, count: int = 2) -> Any:
         raise DataError(f"no sample of {samples.name!r} can be read: {failure}. Check the data.") from failure
     while len(found) < count:
         found.append(found[0])
-    return as_inputs(collate(found, default_collate))
-
-
-def collate(items: list[Any], default_collate: Callable[[list[Any]], Any]) -> Any:
-    """Return a batch of inputs; raises :class:`DataError` where they cannot be stacked."""
-    try:
-        return default_collate(items)
-    except (RuntimeError, TypeError) as error:
-        kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in items}
-        raise DataError(
-            f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
-            "tensors of one shape (--transform, --image-size)."
-        ) from error
-
-
-def as_inputs(batch: Any) -> Any:
-    """Return the inputs of a model: a dict as keywords, a tuple or list as positions, anything else as the only one."""
-    if isinstance(batch, dict):
-        return batch
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    return samples.batch(found)
 
 
 EXAMPLE_FILE = "example.safetensors"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a caller asks to have cached: a split, its samples as they are now, and the recipe of their features."""
+class Stored:
+    """How features are stored: the precision, and the pooling that makes vectors of them first, if any.
 
-    split: Split
+    ``views`` is the number of random views of each sample beside the plain one.
+    """
+
+    dtype: str = "float32"
+    pool: str | None = None
+    views: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a caller asks to have cached: samples as they are now, and at each cut the split and the recipe.
+
+    The random views, if there are any, have a recipe of their own: :func:`views_recipe`.
+    """
+
     samples: Samples
     snapshot: Snapshot
-    recipe: Recipe
+    stored: Stored
+    splits: tuple[Split, ...]
+    recipes: tuple[Recipe, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the first cut."""
+        return self.recipes[0]
 
 
 def make_request(
@@ -122,9 +123,13 @@ def make_request(
     dataset: Any,
     store: StoreFiles,
     *,
-    cut: str | None = None,
+    cut: str | Sequence[str] | None = None,
     transform: Callable[[Any], Any] | None = None,
     dtype: str = "float32",
+    pool: str | None = None,
+    views: int = 1,
+    augment: Callable[[Any], Any] | None = None,
+    seed: int = 0,
     name: str | None = None,
     skip_unreadable: bool = False,
     progress: ProgressCallback = silent,
@@ -134,42 +139,72 @@ def make_request(
     Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
     is written.
     """
-    from .split import Split
-    from .split import split as split_model
+    from .randomcheck import refuse_random
 
     load_codec(dtype)
+    samples = _samples(dataset, transform, name)
+    if augment is not None:
+        samples = samples.augmented(augment, seed)
+    if views < 1:
+        raise UsageError(f"views must be at least 1, not {views}.")
+    if views > 1 and samples.augment is None:
+        raise UsageError(
+            f"{views} views need a random augmentation, such as --augment flip: without one all are equal."
+        )
+    refuse_random(samples)
+    splits = tuple(_splits(model, cut, samples))
+    stored = Stored(dtype, pool, views if samples.augment is not None else 0)
+    recipes = tuple(make_recipe(split, samples, stored) for split in splits)
+    snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
+    return Request(samples, snapshot, stored, splits, recipes)
+
+
+def _samples(dataset: Any, transform: Callable[[Any], Any] | None, name: str | None) -> Samples:
     if isinstance(dataset, Samples):
-        samples = dataset
-    else:
-        samples = Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
-    samples.refuse_random()
+        return dataset
+    return Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
+
+
+def _splits(model: torch.nn.Module | Split, cut: str | Sequence[str] | None, samples: Samples) -> Sequence[Split]:
+    from .split import Split, split_at
+
     if isinstance(model, Split):
         if cut not in (None, model.cut):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
-        split = model
-    elif cut is None:
+        return [model]
+    cuts = [cut] if isinstance(cut, str) else list(dict.fromkeys(cut or ()))
+    if not cuts:
         raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")
-    else:
-        split = split_model(model, cut, example_inputs(samples))
-    recipe = make_recipe(split, samples, dtype=dtype)
-    snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
-    return Request(split, samples, snapshot, recipe)
+    return split_at(model, cuts, example_inputs(samples))
 
 
-def make_recipe(split: Split, samples: Samples, *, dtype: str = "float32") -> Recipe:
-    """Return the recipe of a split applied to a dataset's samples.
+def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) -> Recipe:
+    """Return the recipe of a split applied to a dataset's samples; :func:`views_recipe` makes that of their views.
 
-    Raises :class:`FingerprintError` for a transform that has no identity.
+    Raises :class:`FingerprintError` for a transform that has no identity, :class:`UsageError` for features that cannot
+    be pooled.
     """
+    stored = stored or Stored()
+    frontier = tuple(split.frontier)
+    if stored.pool is not None:
+        from .pooling import pooled_spec
+
+        frontier = (pooled_spec(stored.pool, split.cut, frontier),)
     return Recipe(
         cut=split.cut,
         structure=split.structure,
         weights=dict(split.weights),
-        frontier=tuple(split.frontier),
+        frontier=frontier,
         transform=samples.transform_identity,
         decoding=samples.decoding,
-        dtype=dtype,
+        dtype=stored.dtype,
+        pool=stored.pool,
     )
+
+
+def views_recipe(recipe: Recipe, samples: Samples) -> Recipe:
+    """Return the recipe of the random views of the samples whose plain features have the given one."""
+    return replace(recipe, views=samples.views_identity)
 
 
 def save_example(feature_set: FeatureSet, inputs: Any) -> None:

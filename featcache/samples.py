@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import copy
-import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .augment import view_of
 from .errors import DataError, FingerprintError
 from .filememo import FileMemo
 from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
 
-__all__ = ["Samples", "Unreadable"]
+__all__ = ["Samples", "Unreadable", "length_of", "stack_inputs"]
 
 Array = np.ndarray[Any, Any]
 TWICE = 8  # samples that are fetched again to find what is random
-TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class _Taken:
     positions: Array | None = None
     memo: FileMemo | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
+    ragged: dict[int, bool] = field(default_factory=dict)  # by transform
 
 
 class Samples:
@@ -60,6 +60,8 @@ class Samples:
             )
         self.dataset = dataset
         self.transform = transform
+        self.augment: Callable[[Any], Any] | None = None
+        self.view_seed = 0
         self.name = name or getattr(dataset, "name", None) or _slug(type(dataset).__name__)
         self._taken = _Taken()
 
@@ -67,6 +69,12 @@ class Samples:
         """Return the same samples with a transform; they share the snapshot, since it is taken before the transform."""
         other = copy.copy(self)
         other.transform = transform
+        return other
+
+    def augmented(self, augment: Callable[[Any], Any] | None, seed: int = 0) -> Samples:
+        """Return the same samples with random views; they share the snapshot, as in :meth:`transformed`."""
+        other = copy.copy(self)
+        other.augment, other.view_seed = augment, seed
         return other
 
     @property
@@ -86,12 +94,14 @@ class Samples:
     @property
     def transform_identity(self) -> Any:
         """Return the transform as JSON-able values, None if there is none: a part of the recipe."""
-        if self.transform is None:
+        return None if self.transform is None else _identified(self.transform, "transform")
+
+    @property
+    def views_identity(self) -> Any:
+        """Return the augmentation and its seed as JSON-able values, None if there is none: a part of the views' recipe."""
+        if self.augment is None:
             return None
-        try:
-            return identity(self.transform)
-        except FingerprintError as error:
-            raise FingerprintError(f"the transform cannot be fingerprinted: {error}") from error
+        return {"augment": _identified(self.augment, "augmentation"), "seed": self.view_seed}
 
     def raw(self, position: int) -> tuple[Any, Any]:
         """Return (input, target) as the dataset gives them."""
@@ -103,10 +113,42 @@ class Samples:
             )
         return item[0], item[1]
 
-    def input(self, position: int) -> Any:
-        """Return what the backbone gets to see of a sample."""
+    def input(self, position: int, view: int = 0, sample_id: bytes = b"") -> Any:
+        """Return what the backbone gets to see of a sample, or of one of its random views (from 1 on)."""
         value = self.raw(position)[0]
+        if view:
+            assert self.augment is not None
+            value = view_of(value, self.augment, sample_id, view, self.view_seed)
         return value if self.transform is None else self.transform(value)
+
+    def batch(self, inputs: list[Any]) -> Any:
+        """Return inputs stacked into a batch; see :func:`stack_inputs`."""
+        return stack_inputs(inputs, self.transform)
+
+    @property
+    def ragged(self) -> bool:
+        """Return whether samples vary in length: the transform says so, or a few samples show it."""
+        declared = getattr(self.transform, "ragged", None)
+        if declared is None:
+            declared = self._taken.ragged.get(id(self.transform))
+        if declared is None:
+            lengths = {length_of(each) for each in self._some_inputs()}
+            declared = len(lengths) > 1 and None not in lengths
+            self._taken.ragged[id(self.transform)] = declared
+        return bool(declared)
+
+    def _some_inputs(self) -> list[Any]:
+        found = []
+        for position in self.spread():
+            with suppress(OSError):  # an unreadable sample is named when its turn comes
+                found.append(self.input(position))
+        return found
+
+    def spread(self) -> list[int]:
+        """Return the positions of a few samples from all over the dataset, to try things on."""
+        count = len(self.dataset)
+        positions: list[int] = np.unique(np.linspace(0, count - 1, min(TWICE, count)).astype(int)).tolist()
+        return positions
 
     def label(self, position: int) -> str:
         """Return the name of a sample, for words about it."""
@@ -161,31 +203,6 @@ class Samples:
             )
         return taken.snapshot
 
-    def refuse_random(self) -> None:
-        """Check on a few samples that item and transform give the same result twice; raises :class:`DataError` if not."""
-        count = len(self.dataset)
-        if not count:
-            raise DataError(f"the dataset {self.name!r} is empty: it needs at least one sample.")
-        for position in np.unique(np.linspace(0, count - 1, min(TWICE, count)).astype(int)).tolist():
-            try:
-                fetched = [self.raw(position)[0] for _ in range(2)]
-            except OSError:
-                continue  # an unreadable sample is named when its turn comes
-            if _differ(fetched) or _draws(partial(self.raw, position)):
-                raise DataError(
-                    f"{self.label(position)} of {self.name!r} differs when it is fetched twice: the dataset draws random "
-                    "numbers. Take random augmentation out of the dataset; cached features need the same input every time."
-                )
-            transform = self.transform
-            if transform is None:
-                continue
-            item = fetched[0]
-            if _differ([transform(item), transform(item)]) or _draws(partial(transform, item)):
-                raise DataError(
-                    f"the transform draws random numbers ({self.label(position)} of {self.name!r}): random augmentation "
-                    "cannot be cached. Use a deterministic transform for extract."
-                )
-
     def _aligned(self, attribute: str, default: list[str]) -> Sequence[str]:
         values = getattr(self.dataset, attribute, None)
         if values is None or len(values) != len(self.dataset):
@@ -222,36 +239,45 @@ class Samples:
         )
 
 
-def _differ(items: list[Any]) -> bool:
-    return len({content_id(item) for item in items}) > 1
+def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
+    """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
 
-
-def _draws(run: Callable[[], Any]) -> bool:
-    """Return whether a function draws from a global random generator, whose state is put back.
-
-    Comparing results would miss an augmentation that is seldom applied. Other threads may draw meanwhile, so only what
-    draws every time counts.
+    A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
     """
-    import torch
+    from torch.utils.data import default_collate
 
-    for _ in range(TRIES):
-        before = _random_state()
-        torch_before = torch.get_rng_state()
-        python_before, numpy_before = random.getstate(), np.random.get_state()
-        run()
-        if _random_state() == before:
-            return False
-        random.setstate(python_before)
-        np.random.set_state(numpy_before)
-        torch.set_rng_state(torch_before)
-    return True
+    stack = getattr(transform, "collate", default_collate)
+    try:
+        batch = stack(inputs)
+    except (RuntimeError, TypeError) as error:
+        kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in inputs}
+        raise DataError(
+            f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
+            "tensors of one shape (--transform, --image-size), or one that pads them: `collate(inputs)`."
+        ) from error
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
 
 
-def _random_state() -> tuple[Any, ...]:
-    import torch
+def length_of(value: Any) -> tuple[Any, ...] | None:
+    """Return what tells inputs of different length apart, None for what cannot be stacked with its like at any length.
 
-    kind: Any = np.random.get_state(legacy=True)
-    return random.getstate(), np.asarray(kind[1]).tobytes(), kind[2:], torch.get_rng_state().numpy().tobytes()
+    Inputs that share all sizes but the first, tensor by tensor, share everything but this.
+    """
+    parts = (
+        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else [value]
+    )
+    if not all(hasattr(part, "shape") for part in parts):
+        return None
+    return tuple(int(part.shape[0]) if len(part.shape) else -1 for part in parts)
+
+
+def _identified(value: Any, noun: str) -> Any:
+    try:
+        return identity(value)
+    except FingerprintError as error:
+        raise FingerprintError(f"the {noun} cannot be fingerprinted: {error}") from error
 
 
 def _declared_id(value: Any) -> bytes:

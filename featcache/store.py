@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
 from .recipe import Recipe
-from .shard import Shard, read_ids, write_shard
+from .shard import Ragged, Shard, read_ids, write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
@@ -105,17 +105,17 @@ class FeatureSet:
         """Return one shard opened for reading."""
         return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
 
-    def missing(self, ids: Array) -> Array:
-        """Return the positions of the first occurrence of each id that has no row."""
-        keys = row_keys(ids)
+    def missing(self, ids: Array, view: int = 0) -> Array:
+        """Return the positions of the first occurrence of each id that has no row of the view."""
+        keys = row_keys(ids, view)
         _, first = np.unique(keys, return_index=True)
         first.sort()
         present, _, _ = self.index().find(keys[first])
         return first[~present]
 
-    def present(self, ids: Array) -> Array:
-        """Return for each id whether it has a row, as booleans."""
-        return self.index().find(row_keys(ids))[0]
+    def present(self, ids: Array, view: int = 0) -> Array:
+        """Return for each id whether it has a row of the view, as booleans."""
+        return self.index().find(row_keys(ids, view))[0]
 
     def skipped(self) -> dict[str, tuple[str, str]]:
         """Return the samples that could not be read: name and reason by hexadecimal id."""
@@ -135,10 +135,12 @@ class FeatureSet:
         noted = {**self.skipped(), **unreadable}
         self.storage.write_bytes(f"{self.path}/skipped.json", json.dumps(noted, indent=1, sort_keys=True).encode())
 
-    def add(self, ids: Array, features: Mapping[str, Array], provenance: Mapping[str, Any]) -> str:
+    def add(
+        self, ids: Array, views: Array, features: Mapping[str, Array | Ragged], provenance: Mapping[str, Any]
+    ) -> str:
         """Commit encoded rows as one new shard and return its file name."""
         self.declare()
-        views = np.zeros(len(ids), dtype="<u4")
+        views = views.astype("<u4")
         with self.storage.create(f"{self.path}/shard") as temporary:
             digest = write_shard(temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance)
             name = f"{digest}.h5"

@@ -16,16 +16,29 @@ ITEM_SIZE_BYTES = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape (of one sample, so without the batch dimension) and dtype of a tensor that crosses a cut."""
+    """Name, shape (of one sample, so without the batch dimension) and dtype of a tensor that crosses a cut.
+
+    Where samples vary in length, as texts and sounds do, the first size is None.
+    """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: str
 
     @property
+    def ragged(self) -> bool:
+        """Return whether samples vary in length."""
+        return bool(self.shape) and self.shape[0] is None
+
+    @property
+    def value_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample's value, or, where samples vary in length, of one step of it."""
+        return tuple(size for size in self.shape if size is not None)
+
+    @property
     def size_bytes(self) -> int:
-        """Return the bytes that one sample's value takes in memory."""
-        return math.prod(self.shape) * ITEM_SIZE_BYTES.get(self.dtype, 4)
+        """Return the bytes that one sample's value takes in memory, or one step of it where samples vary in length."""
+        return math.prod(self.value_shape) * ITEM_SIZE_BYTES.get(self.dtype, 4)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the specification as JSON-able values."""
@@ -34,4 +47,6 @@ class TensorSpec:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TensorSpec:
         """Return the specification that :meth:`to_dict` wrote."""
-        return cls(str(value["name"]), tuple(int(n) for n in value["shape"]), str(value["dtype"]))
+        return cls(
+            str(value["name"]), tuple(None if n is None else int(n) for n in value["shape"]), str(value["dtype"])
+        )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..request import make_request
+from ..request import make_request, views_recipe
 from ..store import StoreFiles
 from .explain import Explanation, explain
 from .ls import SetInfo, list_sets
@@ -31,32 +30,22 @@ class FeatureStore(StoreFiles):
         """Return every feature set of the store with its rows, bytes and recipe."""
         return list_sets(self)
 
-    def status(
-        self,
-        model: torch.nn.Module | Split,
-        dataset: Any,
-        *,
-        cut: str | None = None,
-        transform: Callable[[Any], Any] | None = None,
-        dtype: str = "float32",
-        name: str | None = None,
-    ) -> SetStatus:
-        """Return how the set that :func:`featcache.extract` would make stands: fresh, partial, missing or stale."""
-        request = make_request(model, dataset, self, cut=cut, transform=transform, dtype=dtype, name=name)
-        return set_status(self, request.recipe, request.snapshot)
+    def status(self, model: torch.nn.Module | Split, dataset: Any, **options: Any) -> SetStatus:
+        """Return how the set that :func:`featcache.extract` would make stands: fresh, partial, missing or stale.
 
-    def explain(
-        self,
-        model: torch.nn.Module | Split,
-        dataset: Any,
-        *,
-        cut: str | None = None,
-        transform: Callable[[Any], Any] | None = None,
-        dtype: str = "float32",
-        name: str | None = None,
-    ) -> Explanation:
-        """Return in words why that set is fresh or not: the recipe fields, tensors and samples that differ."""
-        request = make_request(model, dataset, self, cut=cut, transform=transform, dtype=dtype, name=name)
+        ``options`` are those of extract that say what is asked for: ``cut``, ``transform``, ``dtype``, ``pool``, ``views``,
+        ``augment``, ``seed`` and ``name``.
+        """
+        request = make_request(model, dataset, self, **options)
+        augmented = views_recipe(request.recipe, request.samples) if request.stored.views else None
+        return set_status(self, request.recipe, request.snapshot, augmented, request.stored.views)
+
+    def explain(self, model: torch.nn.Module | Split, dataset: Any, **options: Any) -> Explanation:
+        """Return in words why that set is fresh or not: the recipe fields, tensors and samples that differ.
+
+        ``options`` are those of :meth:`status`.
+        """
+        request = make_request(model, dataset, self, **options)
         return explain(self, request.recipe, request.snapshot)
 
     def verify(self) -> VerifyReport:

@@ -35,10 +35,21 @@ class SetStatus:
         return self.state == "fresh"
 
 
-def set_status(store: StoreFiles, recipe: Recipe, snapshot: Snapshot) -> SetStatus:
-    """Return how the set of ``recipe`` stands against the samples in ``snapshot``."""
+def set_status(
+    store: StoreFiles, recipe: Recipe, snapshot: Snapshot, augmented: Recipe | None = None, views: int = 0
+) -> SetStatus:
+    """Return how the set of ``recipe`` stands against the samples in ``snapshot``.
+
+    With ``augmented``, the recipe of their random views, a sample is present if its ``views`` are, too.
+    """
     feature_set = store.set(recipe)
     there = feature_set.present(snapshot.ids)
+    size_bytes = sum(entry.size_bytes for entry in feature_set.shard_entries())
+    if augmented is not None:
+        of_views = store.set(augmented)
+        for view in range(1, views + 1):
+            there &= of_views.present(snapshot.ids, view)
+        size_bytes += sum(entry.size_bytes for entry in of_views.shard_entries())
     present, skipped = int(there.sum()), 0
     if present < len(snapshot):
         unreadable = feature_set.skipped()
@@ -60,5 +71,5 @@ def set_status(store: StoreFiles, recipe: Recipe, snapshot: Snapshot) -> SetStat
         present,
         missing,
         skipped,
-        sum(entry.size_bytes for entry in feature_set.shard_entries()),
+        size_bytes,
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..errors import CorruptError, FeatCacheError
 from ..recipe import Recipe
 from ..snapshot import read_snapshot
@@ -76,6 +74,6 @@ def _verify_set(feature_set: FeatureSet, report: VerifyReport) -> None:
             report.damaged.append(Damage(path, (), str(error)))
             continue
         report.rows += len(shard)
-        rows = shard.damaged_rows(np.arange(-(-len(shard) // shard.block_rows)))
+        rows = shard.damaged_rows()
         if rows:
             report.damaged.append(Damage(path, tuple(rows), "rows do not match their checksum"))

@@ -26,19 +26,22 @@ SHOWN = 5
     show_default=True,
     help="What to do with a sample that cannot be read.",
 )
-def extract_command(as_json: bool, cut: tuple[str, ...], workers: int | None, on_error: str, **options: Any) -> None:
+@click.option("--seed", type=int, help="The same as --view-seed.")
+def extract_command(
+    as_json: bool, cut: tuple[str, ...], workers: int | None, on_error: str, seed: int | None, **options: Any
+) -> None:
     """Compute the features that are missing, and store them.
 
     Rows that are there are reused; an extraction that was killed goes on at its last whole shard. With several --cut
-    each makes its own set.
+    each makes its own set, in one pass over the data. What can be derived from a cached set at a shallower cut is.
     """
+    if seed is not None:
+        options["view_seed"] = seed
     project = the_project(options)
-    reports = []
-    for name in configured_cuts(cut):
-        with progress_bar() as progress:
-            report = project.extract(name, workers=workers, on_error=on_error, progress=progress)
+    with progress_bar() as progress:
+        reports = project.extract(configured_cuts(cut), workers=workers, on_error=on_error, progress=progress)
+    for report in reports:
         _describe(report, options["store"])
-        reports.append(report)
     for note in project.notes:
         tell(f"note: {note}.")
     if as_json:
@@ -46,13 +49,14 @@ def extract_command(as_json: bool, cut: tuple[str, ...], workers: int | None, on
 
 
 def _describe(report: ExtractReport, store: str) -> None:
-    done = f"{report.cut}: {count(report.samples, 'sample')}, {report.computed:,} computed, {report.reused:,} reused"
+    what = count(report.samples, "sample") + (f" and {count(report.views, 'view')} of each" if report.views else "")
+    done = f"{report.cut}: {what}, {report.computed:,} computed, {report.reused:,} reused"
     if report.derived:
         done += f", {report.derived:,} derived"
     if report.skipped:
         done += f", {report.skipped:,} skipped"
-    if report.computed:
-        rate = report.computed / max(report.elapsed_s, 1e-9)
+    if report.computed or report.derived:
+        rate = (report.computed + report.derived) / max(report.elapsed_s, 1e-9)
         done += f" in {duration(report.elapsed_s)} on {report.device} ({rate:,.0f} samples/s, {size(report.size_bytes)} written)"
     else:
         done += f" in {duration(report.elapsed_s)}: nothing to compute"

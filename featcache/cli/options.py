@@ -82,6 +82,21 @@ def project_options(function: Function) -> Function:
         click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
         click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
         click.option("--dtype", default="float32", show_default=True, help="Stored precision: float32 or float16."),
+        click.option(
+            "--pool",
+            metavar="KIND",
+            help="Store one vector a sample: auto, first, flatten, channels_first or channels_last.  [default: all values]",
+        ),
+        click.option(
+            "--views",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Random views of each sample beside the plain one, with --augment.",
+        ),
+        click.option("--augment", metavar="SPEC", help="flip, trivial, FILE.py:factory or MODULE:factory."),
+        click.option("--view-seed", type=int, default=0, show_default=True, help="Seed of the random views."),
+        click.option("--from-lossy", is_flag=True, help="Derive from the rounded set of a shallower cut."),
     ]
     for option in reversed(options):
         function = option(function)

@@ -22,6 +22,9 @@ class Codec(Protocol):
     def storage_dtype(self, dtype: str) -> np.dtype[Any]:
         """Return the dtype on disk of a frontier tensor of the named torch dtype."""
 
+    def is_exact(self, dtype: str) -> bool:
+        """Return whether values of the named torch dtype are read back as they were."""
+
     def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return ``values`` as they are stored; the first dimension is the row."""
 

@@ -22,6 +22,10 @@ class Cast:
         """Return the dtype on disk of a frontier tensor of the named torch dtype."""
         return np.dtype(self.name if dtype in FLOATING else dtype)
 
+    def is_exact(self, dtype: str) -> bool:
+        """Return whether values of the named torch dtype are read back as they were: as float32 at most."""
+        return dtype not in FLOATING or dtype == self.name or (self.name == "float32" and dtype != "float64")
+
     def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return ``values`` rounded to the precision, where they are floating."""
         if values.dtype.kind != "f" or values.dtype == self.name:

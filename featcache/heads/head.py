@@ -145,6 +145,7 @@ def train_head(
     network.
     """
     started_s = time.perf_counter()
+    pool = _pool_of(features, head, pool)
     options = TrainOptions(
         head, epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, warmup_epochs, label_smoothing,
         class_weights, validation, patience, seed, None if trainable is None else tuple(trainable), fold,
@@ -178,6 +179,21 @@ def _check_origin(split: Split, features: Features) -> None:
     if len(features) == 0:
         raise HeadError("there are no rows to train on.")
     _check_same_prefix(features, split.cut, split.structure, split.weights)
+
+
+def _pool_of(features: Features, head: str, pool: str) -> str:
+    """Return how a head on pooled features makes vectors: as stored ones were made."""
+    stored = features.recipe.pool
+    if stored is None:
+        return pool
+    if head == "suffix":
+        raise HeadError(
+            f"the features at {features.recipe.cut!r} were pooled ({stored}) when they were stored, and the suffix needs them "
+            "whole: use --head linear, or extract without --pool."
+        )
+    if pool not in ("auto", stored):
+        raise UsageError(f"pool {pool!r} was asked for, but the stored features were pooled by {stored!r}.")
+    return stored
 
 
 def _check_same_prefix(features: Features, cut: str, structure: str, weights: Mapping[str, str]) -> None:

@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import HeadError
+from ..pooling import Pool, pooled_spec
 from ..seeding import seeded
 from ..split import Split
 
-__all__ = ["HeadNetwork", "Pool", "linear_head", "pooled_network", "pooled_width"]
-
-
-class Pool(nn.Module):
-    """Turns what crosses the cut into one float32 vector a sample; of several tensors the cut's own output counts.
-
-    ``kind`` is one of :data:`featcache.heads.options.POOLS`: ``channels_first`` averages over all dimensions but the
-    first, ``channels_last`` over all but the last, ``first`` takes the first token, ``flatten`` keeps every value. ``auto``
-    averages (tokens, width) over tokens, and maps over places: (channels, height, width), or (height, width, channels)
-    where only the first two are equal, as in Swin. A vector stays as it is.
-    """
-
-    def __init__(self, kind: str = "auto", name: str | None = None) -> None:
-        super().__init__()
-        self.kind = kind
-        self.tensor_name = name
-
-    def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return vectors (batch, width)."""
-        if isinstance(frontier, torch.Tensor):
-            values = frontier
-        else:
-            own = self.tensor_name in frontier
-            values = frontier[str(self.tensor_name)] if own else next(iter(frontier.values()))
-        values = values.to(torch.float32)
-        if values.dim() < 3 or self.kind == "flatten":
-            return values.reshape(len(values), -1)
-        kind = self.kind if self.kind != "auto" else _layout(tuple(values.shape[1:]))
-        if kind == "first":
-            return values[:, 0].reshape(len(values), -1)
-        if kind == "channels_last":
-            return values.flatten(1, -2).mean(dim=1)
-        return values.flatten(2).mean(dim=2)
-
-    def extra_repr(self) -> str:
-        """Return the kind of pooling."""
-        return self.kind
-
-
-def _layout(shape: tuple[int, ...]) -> str:
-    if len(shape) == 2:
-        return "channels_last"
-    return "channels_last" if shape[0] == shape[1] != shape[-1] else "channels_first"
+__all__ = ["HeadNetwork", "linear_head", "pooled_network", "pooled_width"]
 
 
 class HeadNetwork(nn.Module):
@@ -77,16 +34,7 @@ class HeadNetwork(nn.Module):
 
 def pooled_width(split: Split, pool: Pool) -> int:
     """Return the length of the vectors that pooling makes of the split's frontier."""
-    empty = {
-        spec.name: torch.empty((2, *spec.shape), dtype=getattr(torch, spec.dtype), device="meta")
-        for spec in split.frontier
-    }
-    try:
-        return int(pool(empty).shape[1])
-    except (IndexError, RuntimeError) as error:
-        raise HeadError(
-            f"the features at {split.cut!r} cannot be pooled to vectors ({error}): choose another --cut or another pool."
-        ) from error
+    return pooled_spec(pool.kind, split.cut, split.frontier).value_shape[0]
 
 
 def pooled_network(split: Split, pool_kind: str, classes: int, seed: int) -> HeadNetwork:

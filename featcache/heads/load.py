@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 
 from ..devices import pick_device
 from ..errors import DataNotFoundError, FeatCacheError, HeadError
+from ..pooling import Pool
 from ..recipe import Recipe
 from ..split import Split
 from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind
-from .linear import Pool, pooled_width
+from .linear import pooled_width
 from .metrics import EpochRecord, Metrics
 from .options import TrainOptions
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS

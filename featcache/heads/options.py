@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError, near_names
+from ..pooling import POOLS
 
-__all__ = ["OPTIMIZERS", "POOLS", "SCHEDULES", "TrainOptions"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant")
-POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 
 
 @dataclass(frozen=True)

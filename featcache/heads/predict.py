@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 
 from ..devices import exact_numerics, on_device, pick_device, to_device
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..request import as_inputs, collate
-from ..samples import Unreadable
+from ..samples import Unreadable, stack_inputs
 from .head import TrainedHead
 
 __all__ = ["Predictions", "predict"]
@@ -99,11 +97,11 @@ def predict(
                     ) from error
                 found.skipped.append(Unreadable(position, name, str(error)))
             if len(waiting) == batch_size:
-                parts.append(_scores(head, waiting, where))
+                parts.append(_scores(head, stack_inputs(waiting, transform), where))
                 waiting = []
                 progress(ProgressEvent("predict", done, max(total, done), "samples"))
         if waiting:
-            parts.append(_scores(head, waiting, where))
+            parts.append(_scores(head, stack_inputs(waiting, transform), where))
             progress(ProgressEvent("predict", done, max(total, done), "samples"))
     if not parts:
         raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
@@ -135,7 +133,7 @@ def _input(item: Any) -> Any:
     return item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
 
 
-def _scores(head: TrainedHead, values: list[Any], device: torch.device) -> torch.Tensor:
-    inputs = to_device(as_inputs(collate(values, default_collate)), device)
+def _scores(head: TrainedHead, batch: Any, device: torch.device) -> torch.Tensor:
+    inputs = to_device(batch, device)
     output: torch.Tensor = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
     return output.float().cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..tensorspec import TensorSpec
 from .candidates import Cut, cuts
 from .fold import fold
-from .splitting import Split, split
+from .middle import middle
+from .splitting import Split, prefixes, split, split_at
 
-__all__ = ["Cut", "Split", "TensorSpec", "cuts", "fold", "split"]
+__all__ = ["Cut", "Split", "TensorSpec", "cuts", "fold", "middle", "prefixes", "split", "split_at"]

@@ -45,6 +45,12 @@ class CutAnalysis:
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
 
+    def ends_before(self, deeper: CutAnalysis) -> bool:
+        """Return whether this cut is reached before another one of the same run."""
+        if self.end != deeper.end:
+            return self.end < deeper.end
+        return self.cut_call > deeper.cut_call  # of two that end with one call, the outer one ends last
+
     @property
     def hookable(self) -> bool:
         """Return whether every crossing tensor can be picked up by a module hook."""
@@ -86,7 +92,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
             f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
         )
     open_calls = ancestors(run, cut_call)
-    post = {call.name for position, call in enumerate(run.modules) if _is_behind(run, position, cut_call)}
+    post = {call.name for position, call in enumerate(run.modules) if is_behind(run, position, cut_call)}
     pre = {call.name for call in run.modules} - post - {run.modules[position].name for position in open_calls}
     return CutAnalysis(
         cut,
@@ -260,7 +266,8 @@ def ancestors(run: Run, position: int) -> set[int]:
     return found
 
 
-def _is_behind(run: Run, position: int, cut_call: int) -> bool:
+def is_behind(run: Run, position: int, cut_call: int) -> bool:
+    """Return whether a module call begins after a cut."""
     return position > cut_call and cut_call not in ancestors(run, position)
 
 
@@ -270,7 +277,7 @@ def behind(run: Run, cut_call: int) -> list[tuple[int, ModuleCall]]:
     return [
         (position, call)
         for position, call in enumerate(run.modules)
-        if _is_behind(run, position, cut_call) and call.parent in above
+        if is_behind(run, position, cut_call) and call.parent in above
     ]
 
 

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .analysis import CutAnalysis, affine, ancestors, behind
+from .analysis import CutAnalysis, affine, ancestors, behind, is_behind
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
@@ -64,14 +64,18 @@ def build_flat(
     return made
 
 
-def flat_graph(analysis: CutAnalysis) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
-    """Return the graph behind a cut and the constants that it uses; raises :class:`NotFlatError` where there is none."""
-    return _Builder(analysis).build()
+def flat_graph(analysis: CutAnalysis, until: CutAnalysis | None = None) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """Return the graph behind a cut and the constants that it uses; raises :class:`NotFlatError` where there is none.
+
+    With ``until``, a deeper cut of the same recording, it is the section between the two, whose outputs are what
+    crosses the deeper one, by name.
+    """
+    return _Builder(analysis, until).build()
 
 
 class _Builder:
-    def __init__(self, analysis: CutAnalysis) -> None:
-        self.analysis = analysis
+    def __init__(self, analysis: CutAnalysis, until: CutAnalysis | None) -> None:
+        self.analysis, self.until = analysis, until
         self.run, self.other = analysis.run, analysis.other
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
@@ -84,7 +88,8 @@ class _Builder:
         others = self._events(self.other)
         if [event.name for event in events] != [event.name for event in others]:
             raise NotFlatError("the path behind the cut depends on the batch")
-        for event in (*events, *self.run.calls[self.analysis.end :]):
+        last = len(self.run.calls) if self.until is None else self.until.end
+        for event in (*events, *self.run.calls[self.analysis.end : last]):
             if event.context:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
@@ -95,17 +100,34 @@ class _Builder:
                 self._module(mine, theirs)
             else:
                 self._call(mine, theirs)
-        self.graph.output(self._tree(self.run.outputs, self.other.outputs))
+        if self.until is None:
+            self.graph.output(self._tree(self.run.outputs, self.other.outputs))
+        else:
+            self.graph.output({each.spec.name: self._tensor(each.number) for each in self.until.crossings})
         for node in (self.batch, self.device):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
         return self.graph, self.constants
 
     def _events(self, run: Any) -> list[Any]:
-        cut_call = self.analysis.cut_call
+        cut_call, until = self.analysis.cut_call, self.until
         above = ancestors(run, cut_call) | {-1}
-        calls = [call for call in run.calls[self.analysis.end :] if call.parent in above]
-        modules = [call for _, call in behind(run, cut_call)]
+        if until is None:
+            calls = [call for call in run.calls[self.analysis.end :] if call.parent in above]
+            modules = [call for _, call in behind(run, cut_call)]
+        else:
+            # What is still running at the deeper cut is entered; its calls up to there count one by one.
+            still_open = ancestors(run, until.cut_call)
+            above |= still_open
+            calls = [call for call in run.calls[self.analysis.end : until.end] if call.parent in above]
+            modules = [
+                call
+                for position, call in enumerate(run.modules)
+                if position not in still_open
+                and call.parent in above
+                and is_behind(run, position, cut_call)
+                and not is_behind(run, position, until.cut_call)
+            ]
         return sorted([*calls, *modules], key=lambda event: event.time)
 
     def _frontier(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,44 +17,68 @@ from .analysis import CutAnalysis
 from .names import call_name, is_metadata
 from .record import StopAtCutError
 
-__all__ = ["at_end_of_call", "run_prefix"]
+__all__ = ["at_end_of_call", "run_prefix", "run_prefixes"]
 
 
 def run_prefix(
     running: nn.Module, analysis: CutAnalysis, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Return the tensors that cross the cut, by name; ``running`` is a fresh skeleton in evaluation mode."""
+    return run_prefixes(running, [analysis], args, kwargs)[0]
+
+
+def run_prefixes(
+    running: nn.Module, analyses: Sequence[CutAnalysis], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[dict[str, torch.Tensor]]:
+    """Return what crosses each of several cuts of one recorded model, from a single run up to the last of them."""
     found: dict[int, torch.Tensor] = {}
+    taken: dict[str, dict[str, torch.Tensor]] = {}
     given = pytree.tree_leaves((args, kwargs))
-    for crossing in analysis.crossings:
+    # One object can be the output of several modules, where one of them changes it in place.
+    crossings = {(crossing.number, crossing.source): crossing for each in analyses for crossing in each.crossings}
+    for crossing in crossings.values():
         if crossing.carried:
-            place = analysis.run.origins[crossing.number][1]
+            place = analyses[0].run.origins[crossing.number][1]
             if place < len(given) and isinstance(given[place], torch.Tensor):
                 found[crossing.number] = given[place]
         if crossing.source is not None:
             _pick_up(running, crossing.source, crossing.number, found)
 
-    def stop() -> None:
-        raise StopAtCutError
+    def reach(analysis: CutAnalysis) -> None:
+        taken[analysis.cut] = _taken(analysis, found, keep=len(taken) + 1 < len(analyses))
+        if len(taken) == len(analyses):
+            raise StopAtCutError
 
-    last = analysis.run.modules[analysis.cut_call]
-    at_end_of_call(running, last.name, last.nth, stop)
+    for analysis in analyses:
+        last = analysis.run.modules[analysis.cut_call]
+        at_end_of_call(running, last.name, last.nth, partial(reach, analysis))
     try:
         with torch.no_grad():
-            if analysis.hookable:
+            if all(analysis.hookable for analysis in analyses):
                 running(*args, **kwargs)
             else:
-                with _Capture(analysis, found):
+                with _Capture(analyses, found):
                     running(*args, **kwargs)
     except StopAtCutError:
         pass
+    # A cut that was not reached has no entry: what it lacks is named.
+    return [taken.get(analysis.cut) or _taken(analysis, {}, keep=False) for analysis in analyses]
+
+
+def _taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
+    """Return what crosses a cut that was just reached; ``keep`` where more is computed, which may overwrite it."""
     missing = [crossing.spec.name for crossing in analysis.crossings if crossing.number not in found]
     if missing:
         raise SplitError(
             f"the cut {analysis.cut!r} was not reached as it was recorded ({', '.join(missing)} missing): give the inputs "
             "as the example gave them; if they are so, the model took another path for this batch."
         )
-    return {crossing.spec.name: found[crossing.number] for crossing in analysis.crossings}
+    return {
+        crossing.spec.name: found[crossing.number].clone()
+        if keep and crossing.number in analysis.overwritten
+        else found[crossing.number]
+        for crossing in analysis.crossings
+    }
 
 
 def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
@@ -83,14 +108,14 @@ def at_end_of_call(running: nn.Module, name: str, nth: int, then: Callable[[], N
 class _Capture(TorchFunctionMode):
     """Keeps the results of recorded calls that cross the cut and are no module's output."""
 
-    def __init__(self, analysis: CutAnalysis, found: dict[int, torch.Tensor]) -> None:
+    def __init__(self, analyses: Sequence[CutAnalysis], found: dict[int, torch.Tensor]) -> None:
         super().__init__()
-        self.analysis, self.found = analysis, found
+        self.analysis, self.found = max(analyses, key=lambda each: each.end), found
         self.wanted: dict[int, list[tuple[int, int]]] = {}
-        for crossing in analysis.crossings:
-            kind, *where = analysis.run.origins[crossing.number]
+        for number in {crossing.number for analysis in analyses for crossing in analysis.crossings}:
+            kind, *where = self.analysis.run.origins[number]
             if kind == "call":
-                self.wanted.setdefault(where[0], []).append((where[1], crossing.number))
+                self.wanted.setdefault(where[0], []).append((where[1], number))
         self.position = 0
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .compare import compare
 from .examples import Examples, examples
 from .flat import build_flat, flat_graph
 from .nearest import nearest_cuts
-from .prefix import run_prefix
+from .prefix import run_prefix, run_prefixes
 from .randomness import quiet
 from .record import Run, record
 from .replay import ReplaySuffix
@@ -34,7 +34,7 @@ from .trial import (
     with_training_path,
 )
 
-__all__ = ["Split", "recorded", "split"]
+__all__ = ["Split", "prefixes", "recorded", "split", "split_at"]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 TRIES = 3
@@ -96,6 +96,16 @@ class Split:
             again = self._make_suffix(running)(self.prefix(*args, **kwargs))
         return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
 
+    def runs_before(self, deeper: Split) -> bool:
+        """Return whether this cut is reached before another one of the same recording."""
+        mine, theirs = self._analysis, deeper._analysis
+        return mine.run is theirs.run and mine.cut != theirs.cut and mine.ends_before(theirs)
+
+    def examples(self) -> list[Inputs]:
+        """Return the example inputs at two batch sizes."""
+        given = examples(self.example_inputs)
+        return [kwargs or args for args, kwargs in (given.two, given.three)]
+
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network, whose last layer may have other outputs."""
         return Split(model, self._analysis, self.structure, self._graph, self.example_inputs)
@@ -126,21 +136,37 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs) -> Split:
     first dimension; it is run a few times in evaluation mode. Raises :class:`UnknownCutError` for a name that is no
     module, :class:`SplitError` where caching at that cut would be unsound or does not reproduce the model.
     """
+    return split_at(model, [cut], example_inputs)[0]
+
+
+def split_at(model: nn.Module, cuts: Sequence[str], example_inputs: Inputs) -> list[Split]:
+    """Return ``model`` cut behind each of several modules, from one recording; otherwise as :func:`split`."""
     known = [name for name, _ in model.named_modules() if name]
-    if cut not in known:
-        raise UnknownCutError(
-            f"the backbone has no module {cut!r}.{near_names(cut, known)} `featcache cuts` lists the candidates."
-        )
+    for cut in cuts:
+        if cut not in known:
+            raise UnknownCutError(
+                f"the backbone has no module {cut!r}.{near_names(cut, known)} `featcache cuts` lists the candidates."
+            )
     given = examples(example_inputs)
+    made = []
     with torch.inference_mode(False):
         runs = recorded(model, given)
-        try:
-            made = _split(model, cut, given, runs)
-        except SplitError as error:
-            raise SplitError(f"{error} {nearest_cuts(model, cut, given, runs)}") from None
+        for cut in cuts:
+            try:
+                made.append(_split(model, cut, given, runs))
+            except SplitError as error:
+                raise SplitError(f"{error} {nearest_cuts(model, cut, given, runs)}") from None
     for run in runs:
         run.release()
     return made
+
+
+def prefixes(splits: Sequence[Split], *args: Any, **kwargs: Any) -> list[dict[str, torch.Tensor]]:
+    """Return what crosses the cut of each split, by name, from a single run of the model.
+
+    The splits must come from one call of :func:`split_at`.
+    """
+    return run_prefixes(skeleton(splits[0].model), [each._analysis for each in splits], args, kwargs)
 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: tuple[Run, Run, Run]) -> Split:

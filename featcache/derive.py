@@ -1,0 +1,205 @@
+"""Deriving: rows of a set computed from another set that is cached already, instead of from the samples.
+
+A deeper cut is computed from a shallower one through the section between them, a pooled or rounded set from the whole
+one at the same cut. Stored values that are exact give exactly what the samples would give, so the recipe is the same;
+what comes from rounded values says so in its recipe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .batches import Batch, SampleBatches
+from .codecs import load_codec
+from .devices import to_device
+from .errors import StaleError
+from .recipe import Recipe
+from .request import Request, Stored, example_inputs, make_recipe, views_recipe
+from .rows import ShardRows
+from .store import FeatureSet, StoreFiles
+
+if TYPE_CHECKING:
+    from .split import Split
+
+__all__ = ["CachedBatches", "cached_source", "lossy_recipe"]
+
+Array = np.ndarray[Any, Any]
+Frontier = dict[str, torch.Tensor]
+WORTH_MEASURING = 16  # batches; below, whichever way is a matter of seconds
+CLEARLY = 1.5  # how much faster the samples must be to be preferred to what is cached
+
+
+class CachedBatches:
+    """Batches of the rows of a cached set, and the section that leads from them to a deeper cut."""
+
+    def __init__(
+        self,
+        source: FeatureSet,
+        section: Callable[[Frontier], Frontier],
+        ids: Array,
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self.source, self.section, self.ids = source, section, ids
+        self.batch_size, self.device = batch_size, device
+        self.reads = f"the set {source.recipe.fingerprint} at {source.recipe.cut} ({source.recipe.dtype})"
+        self._dtypes = {spec.name: getattr(torch, spec.dtype) for spec in source.recipe.frontier}
+        self._ragged = any(spec.ragged for spec in source.recipe.frontier)
+
+    def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
+        """Yield the batches of each run of rows (k, 2), run by run."""
+        for rows in runs:
+            cached = ShardRows(self.source, self.ids[rows[:, 0]], rows[:, 1])
+            for chosen in self._groups(cached, len(rows)):
+                # Filled up as batches of samples are: a row's last bits can depend on the size of its batch.
+                count = len(chosen) if self._ragged else self.batch_size
+                padded = np.concatenate([chosen, np.repeat(chosen[-1:], count - len(chosen))])
+                values = cached.gather(padded)
+                inputs = {name: values[name].to(dtype) for name, dtype in self._dtypes.items()}
+                yield Batch(rows[chosen], to_device(inputs, self.device), [])
+
+    def compute(self, inputs: Frontier, splits: Sequence[Split]) -> list[Frontier]:
+        """Return what crosses the deeper cut."""
+        return [self.section(inputs) for _ in splits]
+
+    def check(self, inputs: Frontier, split: Split) -> float:
+        """Return 0: the section was compared with the prefix bit for bit when it was made."""
+        return 0.0
+
+    def _groups(self, cached: ShardRows, count: int) -> Iterator[Array]:
+        everything = np.arange(count)
+        groups = [everything]
+        if self._ragged:
+            lengths = cached.lengths(everything)
+            groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+        for group in groups:
+            for start in range(0, len(group), self.batch_size):
+                yield group[start : start + self.batch_size]
+
+
+def cached_source(
+    request: Request,
+    number: int,
+    target: FeatureSet,
+    rows: Array,
+    store: StoreFiles,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[CachedBatches, Array] | None:
+    """Return batches of a cached set from which rows of ``target`` are derived, and which of the rows those are.
+
+    None where no set allows it, or where the samples themselves are clearly faster. Raises :class:`StaleError` where the
+    recipe names a set that lacks rows.
+    """
+    ids = request.snapshot.ids
+    for recipe in _candidates(target.recipe, store):
+        source = store.set(recipe)
+        present = source.index().find(_keys(ids, rows))[0]
+        if target.recipe.derived_from and not present.all():
+            raise StaleError(
+                f"{int((~present).sum())} rows are missing in the {recipe.dtype} set at {recipe.cut!r} that --from-lossy "
+                f"derives from: run `featcache extract --cut {recipe.cut} --dtype {recipe.dtype}` first."
+            )
+        section = _section(request, number, recipe) if present.any() else None
+        if section is None:
+            continue
+        found = CachedBatches(source, section, ids, batch_size, device)
+        if target.recipe.derived_from or not _samples_are_faster(request, number, found, rows[present]):
+            return found, present
+    return None
+
+
+def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
+    """Return the recipe of the set that is derived from the deepest rounded set before or at its cut.
+
+    Raises :class:`StaleError` where the store holds none.
+    """
+    found = [each for each in _comparable(recipe, store) if not _exact(each) and each.cut != recipe.cut]
+    if not found:
+        held = sorted({f"{each.cut} ({each.dtype})" for each in store.recipes()})
+        raise StaleError(
+            f"there is no rounded set before {recipe.cut!r} to derive from; the store holds {', '.join(held) or 'nothing'}. "
+            "Extract a shallower cut first, or leave out --from-lossy."
+        )
+    source = found[0]
+    origin = {"cut": source.cut, "dtype": source.dtype, "recipe": source.fingerprint}
+    return replace(recipe, derived_from=origin)
+
+
+def _candidates(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
+    if recipe.derived_from:
+        return [each for each in store.recipes() if each.fingerprint == recipe.derived_from["recipe"]]
+    return [each for each in _comparable(recipe, store) if _exact(each)]
+
+
+def _comparable(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
+    """Return the recipes of sets before or at the cut that see the same inputs, the deepest first."""
+    same = ("transform", "decoding", "numerics", "views")
+    found = [
+        each
+        for each in store.recipes()
+        if each.pool is None
+        and each.derived_from is None
+        and each.fingerprint != recipe.fingerprint
+        and all(getattr(each, name) == getattr(recipe, name) for name in same)
+        and each.weights.items() <= recipe.weights.items()
+    ]
+    return sorted(
+        found, key=lambda each: (each.cut == recipe.cut, len(each.weights), each.cut, each.dtype), reverse=True
+    )
+
+
+def _exact(recipe: Recipe) -> bool:
+    codec = load_codec(recipe.dtype)
+    return all(codec.is_exact(spec.dtype) for spec in recipe.frontier)
+
+
+def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontier], Frontier] | None:
+    """Return the section from a cached set to a cut of the request, None where the set is not what the model makes now."""
+    from .errors import FeatCacheError
+    from .split import middle, split_at
+
+    deep = request.splits[number]
+    if recipe.cut == deep.cut:
+        splits = [deep, deep]
+    elif recipe.cut not in dict(deep.model.named_modules()):
+        return None
+    else:
+        try:
+            splits = split_at(deep.model, [recipe.cut, deep.cut], example_inputs(request.samples))
+        except FeatCacheError:
+            return None
+    now = make_recipe(splits[0], request.samples, Stored(recipe.dtype))
+    if recipe.views is not None:
+        now = views_recipe(now, request.samples)
+    return middle(*splits) if now.fingerprint == recipe.fingerprint else None
+
+
+def _samples_are_faster(request: Request, number: int, cached: CachedBatches, rows: Array) -> bool:
+    size = cached.batch_size
+    if len(rows) < WORTH_MEASURING * size:
+        return False
+    split = request.splits[number]
+    samples = SampleBatches(request.samples, size, 0, cached.device)
+    took_s = []
+    for source in (samples, cached):
+        for part in (rows[:size], rows[size : 2 * size]):  # the first warms up
+            started_s = time.perf_counter()
+            for batch in source.batches([part]):
+                if len(batch.rows):
+                    source.compute(batch.inputs, [split])
+            elapsed_s = time.perf_counter() - started_s
+        took_s.append(elapsed_s)
+    return took_s[0] * CLEARLY < took_s[1]
+
+
+def _keys(ids: Array, rows: Array) -> Array:
+    from .store import row_keys
+
+    return row_keys(ids[rows[:, 0]], rows[:, 1])

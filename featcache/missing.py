@@ -1,0 +1,93 @@
+"""What a set lacks of a dataset, and the report of an extraction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .samples import Samples, Unreadable
+from .snapshot import Snapshot
+from .store import FeatureSet
+
+__all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class ExtractReport:
+    """What an extraction did: counts of samples, bytes written, seconds, and the fingerprint of the recipe.
+
+    ``computed`` rows are new, ``reused`` ones were there, ``derived`` ones came from another cached set, ``skipped``
+    samples could not be read. Equal samples share a row, so the counts are of samples, not of rows; of samples with
+    ``views``, the plain one and every view count.
+    """
+
+    cut: str
+    dataset: str
+    recipe: str
+    snapshot: str
+    samples: int
+    views: int = 0
+    computed: int = 0
+    reused: int = 0
+    derived: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+    elapsed_s: float = 0.0
+    device: str | None = None
+    skipped_samples: list[Unreadable] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def report_if_complete(
+    samples: Samples,
+    feature_set: FeatureSet,
+    *,
+    retry_skipped: bool,
+    augmented: FeatureSet | None = None,
+    views: int = 0,
+) -> ExtractReport | None:
+    """Return the report of an extraction that has nothing to do, or None if there is something; loads no torch."""
+    snapshot = samples.snapshot()
+    sets = [feature_set] if augmented is None else [feature_set, augmented]
+    if any(len(missing_rows(snapshot, each, views, retry_skipped)) for each in sets):
+        return None
+    return describe(samples, feature_set, augmented, views)
+
+
+def missing_rows(snapshot: Snapshot, feature_set: FeatureSet, views: int, retry_skipped: bool) -> Array:
+    """Return the rows (position in the snapshot, view) that a set lacks, (n, 2); a set of views holds views 1 to ``views``."""
+    wanted = range(1, views + 1) if feature_set.recipe.views is not None else (0,)
+    parts = []
+    for view in wanted:
+        positions = feature_set.missing(snapshot.ids, view)
+        parts.append(np.stack([positions, np.full_like(positions, view)], axis=1))
+    rows: Array = np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.int64)
+    if retry_skipped or not len(rows):
+        return rows
+    skipped = feature_set.skipped()
+    keep = [snapshot.ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()]
+    kept: Array = rows[np.array(keep, dtype=bool)]
+    return kept
+
+
+def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | None, views: int) -> ExtractReport:
+    """Return a report in which every row that is there counts as reused."""
+    snapshot = samples.snapshot()
+    present = feature_set.present(snapshot.ids)
+    recipe = feature_set.recipe
+    count = len(snapshot) + len(samples.unreadable)
+    report = ExtractReport(recipe.cut, snapshot.dataset, recipe.fingerprint, snapshot.digest, count, views)
+    report.reused = int(present.sum())
+    if augmented is not None:
+        report.reused += sum(int(augmented.present(snapshot.ids, view).sum()) for view in range(1, views + 1))
+    reasons = feature_set.skipped() if not present.all() else {}
+    for position in np.flatnonzero(~present).tolist():
+        _, reason = reasons.get(snapshot.ids[position].tobytes().hex(), ("", "it could not be read"))
+        report.skipped_samples.append(Unreadable(position, snapshot.names[position], reason))
+    report.skipped_samples += samples.unreadable
+    report.skipped = len(report.skipped_samples)
+    return report
