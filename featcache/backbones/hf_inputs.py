@@ -23,6 +23,7 @@ TOKENIZER_FILES = (
 NOTES = ("name_or_path", "tokenizer_file", "special_tokens_map_file", "transformers_version", "processor_class")
 UNBOUNDED = 1_000_000  # tokenizers that know no maximum say some huge number
 PROBE_S = (1.0, 1.5)
+LONGEST_SETTING = 64  # numbers; longer ones are in the identity by their digest
 
 Inputs = dict[str, torch.Tensor]
 
@@ -80,7 +81,7 @@ class ImageInputs:
         return {
             "processor": type(self.processor).__name__,
             "backend": str(getattr(self.processor, "backend", None) or fast),
-            "settings": json.loads(json.dumps(settings, sort_keys=True, default=str)),
+            "settings": settings,
             "input": self.name,
         }
 
@@ -215,10 +216,10 @@ def _file_digest(path: Path) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Return settings as JSON-able values; filter banks and windows by their digest."""
-    if isinstance(value, (np.ndarray, torch.Tensor, list, tuple)) and np.size(value) > 64:
+    """Return a setting as it is; filter banks and windows by their digest."""
+    if isinstance(value, (np.ndarray, torch.Tensor, list, tuple)) and np.size(value) > LONGEST_SETTING:
         return content_id(np.asarray(value)).hex()
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DatasetSource", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]
 
-
 PLACES = ("csv", "wds")  # what these specifications name is a file, wherever one is
 
 
@@ -27,8 +26,8 @@ class SourceDataset(Protocol):
     """A map-style dataset of (input, target) that knows its samples without opening them.
 
     ``spec`` is the specification that opens it again; ``name`` names its snapshots; ``names``, ``targets`` and ``splits``
-    (``""`` where there are none) are aligned with the items; ``classes`` are the names of the targets; ``decoding`` says
-    how a sample's bytes become its item.
+    (``""`` where there are none) are aligned with the items, ``targets`` with one number or vector a sample; ``classes``
+    are the names of the targets; ``decoding`` says how a sample's bytes become its item.
     """
 
     spec: str

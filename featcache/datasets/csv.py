@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,26 +71,32 @@ class FileTable(_Rows):
                 f"{table.where(empty)} names no file in the column {column!r}. Fill it in, or drop the row."
             )
         self.root = table.path.parent.absolute()
-        self.paths = [self.root / Path(value).expanduser() for value in given]
+        self.given = given
         self.kind = _kind(table, given, column)
         self.decoding = DECODING[self.kind]
         self.names = _unlike(given, table.lines)
-        if not any(path.is_file() for path in self.paths):
+        if not any(os.path.isfile(self._path(row)) for row in range(len(given))):  # noqa: PTH113
             raise DataNotFoundError(
-                f"{table.where(0)} names {given[0]!r}, but there is no file {self.paths[0]}, nor any other that the column "
+                f"{table.where(0)} names {given[0]!r}, but there is no file {self._path(0)}, nor any other that the column "
                 f"{column!r} names. Paths are relative to the folder of the CSV file."
             )
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         try:
-            return open_media(self.kind, self.paths[index]), target_of(self.targets, index)
+            return open_media(self.kind, Path(self._path(index))), target_of(self.targets, index)
         except UnreadableSampleError as error:
             raise UnreadableSampleError(f"{self.table} line {self.lines[index]}: {error}") from error
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the files' contents (samples, 16)."""
-        anchor = Path(self.root.anchor)
-        return (memo or FileMemo()).ids(anchor, [str(path.relative_to(anchor)) for path in self.paths])
+        anchor = self.root.anchor
+        below = [self._path(row).removeprefix(anchor) for row in range(len(self))]
+        return (memo or FileMemo()).ids(Path(anchor), below)
+
+    def _path(self, row: int) -> str:
+        # Text, not Path objects, which would take most of the time with a million rows.
+        value = self.given[row]
+        return os.path.join(self.root, os.path.expanduser(value) if value[0] == "~" else value)  # noqa: PTH111, PTH118
 
 
 class TextTable(_Rows):

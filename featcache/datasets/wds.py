@@ -31,7 +31,7 @@ JSON_FIELDS = ("label", "cls", "target", "class")
 Array = np.ndarray[Any, Any]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sample:
     """The members of one sample: extension -> (offset, size) in its tar file."""
 
