@@ -17,6 +17,7 @@ from .filememo import FileMemo
 from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
+from .transforms import apply
 
 __all__ = ["Samples", "Unreadable", "length_of", "stack_inputs"]
 
@@ -119,7 +120,7 @@ class Samples:
         if view:
             assert self.augment is not None
             value = view_of(value, self.augment, sample_id, view, self.view_seed)
-        return value if self.transform is None else self.transform(value)
+        return value if self.transform is None else apply(self.transform, value)
 
     def batch(self, inputs: list[Any]) -> Any:
         """Return inputs stacked into a batch; see :func:`stack_inputs`."""

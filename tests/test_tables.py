@@ -168,6 +168,14 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         open_dataset(f"csv:{tmp_path}/u.csv")
 
 
+def test_texts_for_a_network_of_images_are_refused_in_one_line(featcache_command, reviews: Path) -> None:
+    data = f"csv:{reviews}?target=stars"
+    for ask in (("cuts",), ("extract", "--cut", "layer4")):
+        done = featcache_command(*ask, "--backbone", "bundled:resnet-mini", "--data", data, expect=1)
+        assert done.stderr.strip().startswith("error: the transform does not take a sample that is a text")
+        assert done.stderr.strip().count("\n") == 0
+
+
 def test_a_row_whose_file_is_missing_is_named_with_its_line(photos: Path) -> None:
     (photos.parent / "a" / "1.png").unlink()
     dataset = open_dataset(f"csv:{photos}")
