@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .devices import transferred
-from .samples import Samples, Unreadable, length_of
+from .samples import Samples, Unreadable
+from .stacking import length_of
 
 if TYPE_CHECKING:
     from .split import Split

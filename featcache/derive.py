@@ -19,8 +19,9 @@ from .batches import Batch, SampleBatches
 from .codecs import load_codec
 from .devices import to_device
 from .errors import StaleError
+from .example import example_of
 from .recipe import Recipe
-from .request import Request, Stored, example_inputs, make_recipe, views_recipe
+from .request import Request, Stored, make_recipe, views_recipe
 from .rows import ShardRows
 from .store import FeatureSet, StoreFiles
 
@@ -172,7 +173,8 @@ def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontie
         return None
     else:
         try:
-            splits = split_at(deep.model, [recipe.cut, deep.cut], example_inputs(request.samples))
+            example = example_of(request.samples)
+            splits = split_at(deep.model, [recipe.cut, deep.cut], example.inputs, example.other_length)
         except FeatCacheError:
             return None
     now = make_recipe(splits[0], request.samples, Stored(recipe.dtype))

@@ -10,10 +10,11 @@ import numpy as np
 from .codecs import load_codec
 from .engines import load_engine
 from .errors import StoreError
+from .example import example_of, save_example
 from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
-from .request import Request, example_inputs, save_example, views_recipe
+from .request import Request, views_recipe
 from .store import FeatureSet, StoreFiles, row_keys
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class _Filling:
             notes += [note for note in job.notes if note not in notes]
 
     def _prepare(self, destinations: list[Destination]) -> None:
-        example = example_inputs(self.request.samples)
+        example = example_of(self.request.samples)
         for each in destinations:
             each.feature_set.declare()
             save_example(each.feature_set, example)

@@ -26,13 +26,14 @@ from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, UsageError, near_names
+from .example import Example, example_of, stored_example
 from .extract import extract
 from .fileset import versions
 from .fingerprint import digest_json
 from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
-from .request import Stored, example_inputs, make_recipe, remembered_snapshot, stored_example, views_recipe
+from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
 from .snapshot import Snapshot
 from .store import check_name
@@ -109,14 +110,16 @@ class Project:
         if cut not in self._splits:
             from .split import split
 
-            self._splits[cut] = split(self.backbone.model, cut, self._example(cut))
+            example = self._example(cut)
+            self._splits[cut] = split(self.backbone.model, cut, example.inputs, example.other_length)
         return self._splits[cut]
 
     def cuts(self) -> list[Cut]:
         """Return the candidate cuts of the backbone, in the order in which they are computed."""
         from .split import cuts
 
-        return cuts(self.backbone.model, example_inputs(self.samples))
+        example = example_of(self.samples)
+        return cuts(self.backbone.model, example.inputs, example.other_length)
 
     def recipe(self, cut: str) -> Recipe:
         """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
@@ -255,13 +258,13 @@ class Project:
         folder = head_folder(self.store, check_name(name, "head"))
         return trained.save(folder, asdict(self.settings))
 
-    def _example(self, cut: str) -> Any:
+    def _example(self, cut: str) -> Example:
         recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))
         if recipe is not None:
             stored = stored_example(self.store.set(recipe))
             if stored is not None:
                 return stored
-        return example_inputs(self.samples)
+        return example_of(self.samples)
 
     def _memory_path(self, cut: str) -> str | None:
         settings = self.settings

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from .codecs import load_codec
 from .datasets import open_dataset
-from .errors import DataError, UsageError
+from .errors import UsageError
+from .example import example_of
 from .filememo import FileMemo
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
 from .samples import Samples
 from .snapshot import Snapshot
-from .store import FeatureSet, StoreFiles
+from .store import StoreFiles
 
 if TYPE_CHECKING:
     import torch
@@ -25,13 +26,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Request",
     "Stored",
-    "example_inputs",
     "make_recipe",
     "make_request",
     "remember_files",
     "remembered_snapshot",
-    "save_example",
-    "stored_example",
     "views_recipe",
 ]
 
@@ -60,31 +58,6 @@ def remember_files(samples: Samples, store: StoreFiles) -> None:
 
 def _memo_path(samples: Samples) -> str:
     return f"cache/files/{samples.name}.memo"
-
-
-def example_inputs(samples: Samples, count: int = 2) -> Any:
-    """Return a small batch of real inputs: a tuple of positional inputs, or a dict of keyword inputs.
-
-    Raises :class:`DataError` where no sample can be read, or the samples have different shapes. Where samples vary in
-    length, they are cut to the shortest of the few.
-    """
-    found: list[Any] = []
-    failure: Exception | None = None
-    for position in range(min(len(samples.dataset), 100)):
-        if len(found) == count:
-            break
-        try:
-            found.append(samples.input(position))
-        except OSError as error:
-            failure = error
-    if not found:
-        raise DataError(f"no sample of {samples.name!r} can be read: {failure}. Check the data.") from failure
-    while len(found) < count:
-        found.append(found[0])
-    return samples.batch(found)
-
-
-EXAMPLE_FILE = "example.safetensors"
 
 
 @dataclass(frozen=True)
@@ -175,7 +148,8 @@ def _splits(model: torch.nn.Module | Split, cut: str | Sequence[str] | None, sam
     cuts = [cut] if isinstance(cut, str) else list(dict.fromkeys(cut or ()))
     if not cuts:
         raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")
-    return split_at(model, cuts, example_inputs(samples))
+    example = example_of(samples)
+    return split_at(model, cuts, example.inputs, example.other_length)
 
 
 def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) -> Recipe:
@@ -205,32 +179,3 @@ def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) ->
 def views_recipe(recipe: Recipe, samples: Samples) -> Recipe:
     """Return the recipe of the random views of the samples whose plain features have the given one."""
     return replace(recipe, views=samples.views_identity)
-
-
-def save_example(feature_set: FeatureSet, inputs: Any) -> None:
-    """Keep a few model inputs beside the shards, so that a head can be trained where the samples are not at hand."""
-    from safetensors.torch import save
-
-    path = f"{feature_set.path}/{EXAMPLE_FILE}"
-    if feature_set.storage.exists(path):
-        return
-    named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
-    tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
-    layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional"}
-    feature_set.storage.write_bytes(path, save(tensors, layout))
-
-
-def stored_example(feature_set: FeatureSet) -> Any | None:
-    """Return the inputs that :func:`save_example` kept, None where there are none that can be read."""
-    from safetensors import SafetensorError, safe_open
-
-    path = f"{feature_set.path}/{EXAMPLE_FILE}"
-    if not feature_set.storage.exists(path):
-        return None
-    try:
-        with safe_open(feature_set.storage.fetch(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            keyword = (file.metadata() or {}).get("inputs") == "keyword"
-    except (SafetensorError, OSError):
-        return None
-    return tensors if keyword else tuple(tensors[name] for name in sorted(tensors, key=int))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +17,10 @@ from .filememo import FileMemo
 from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
+from .stacking import length_of, stack_inputs
 from .transforms import apply
 
-__all__ = ["Samples", "Unreadable", "length_of", "stack_inputs"]
+__all__ = ["Samples", "Unreadable"]
 
 Array = np.ndarray[Any, Any]
 TWICE = 8  # samples that are fetched again to find what is random
@@ -238,40 +239,6 @@ class Samples:
             _stack(targets),
             np.array(positions),
         )
-
-
-def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
-    """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
-
-    A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
-    """
-    from torch.utils.data import default_collate
-
-    stack = getattr(transform, "collate", default_collate)
-    try:
-        batch = stack(inputs)
-    except (RuntimeError, TypeError) as error:
-        kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in inputs}
-        raise DataError(
-            f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
-            "tensors of one shape (--transform, --image-size), or one that pads them: `collate(inputs)`."
-        ) from error
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-
-
-def length_of(value: Any) -> tuple[Any, ...] | None:
-    """Return what tells inputs of different length apart, None for what cannot be stacked with its like at any length.
-
-    Inputs that share all sizes but the first, tensor by tensor, share everything but this.
-    """
-    parts = (
-        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else [value]
-    )
-    if not all(hasattr(part, "shape") for part in parts):
-        return None
-    return tuple(int(part.shape[0]) if len(part.shape) else -1 for part in parts)
 
 
 def _identified(value: Any, noun: str) -> Any:

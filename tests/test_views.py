@@ -117,7 +117,16 @@ class Unseeded:
 
 
 def test_the_command_extracts_views_and_trains_on_them(image_folder, featcache_command) -> None:
-    shared = ("--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", "s", "--augment", "flip")
+    shared = (
+        "--backbone",
+        "bundled:resnet-mini",
+        "--data",
+        f"folder:{image_folder}",
+        "--store",
+        "s",
+        "--augment",
+        "flip",
+    )
     done = featcache_command("extract", *shared, "--cut", "layer3", "--views", "2", "--seed", "4", "--json")
     assert json.loads(done.stdout)[0]["computed"] == 54
     done = featcache_command("extract", *shared, "--cut", "layer3", "--views", "3", "--view-seed", "4")

@@ -146,6 +146,8 @@ def train_head(
     """
     started_s = time.perf_counter()
     pool = _pool_of(features, head, pool)
+    if head == "suffix" and features.ragged:
+        _refuse_unmasked(split, features)
     options = TrainOptions(
         head, epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, warmup_epochs, label_smoothing,
         class_weights, validation, patience, seed, None if trainable is None else tuple(trainable), fold,
@@ -194,6 +196,24 @@ def _pool_of(features: Features, head: str, pool: str) -> str:
     if pool not in ("auto", stored):
         raise UsageError(f"pool {pool!r} was asked for, but the stored features were pooled by {stored!r}.")
     return stored
+
+
+def _refuse_unmasked(split: Split, features: Features) -> None:
+    """Raise :class:`HeadError` where what lies behind the cut could take padding for content."""
+    cut = features.recipe.cut
+    for spec in features.frontier:
+        computed = spec.ragged and spec.name not in split.side_inputs and spec.name != cut
+        if computed and (not spec.value_shape or "float" not in spec.dtype):
+            raise HeadError(
+                f"{spec.name!r}, which the model computes before the cut {cut!r} and needs behind it, varies in length, and "
+                "what it should hold for padding is not known: give the model a mask of its own, or use --head linear."
+            )
+    if not any("mask" in name for name in split.side_inputs):
+        raise HeadError(
+            f"the samples of {features.dataset!r} vary in length, and no mask crosses the cut {cut!r}: what lies behind it "
+            "would take padding for content. Give the model its mask with the inputs (a transform that returns it), or use "
+            "--head linear, or pooled features."
+        )
 
 
 def _check_same_prefix(features: Features, cut: str, structure: str, weights: Mapping[str, str]) -> None:

@@ -15,7 +15,8 @@ import torch
 from ..devices import exact_numerics, on_device, pick_device, to_device
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..samples import Unreadable, stack_inputs
+from ..samples import Unreadable
+from ..stacking import stack_inputs
 from .head import TrainedHead
 
 __all__ = ["Predictions", "predict"]

@@ -10,9 +10,10 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .record import ModuleCall, Ref, Run
+from .record import ModuleCall, Ref, Run, Runs
+from .sizes import Growth, growth
 
-__all__ = ["Crossing", "CutAnalysis", "affine", "analyse", "refs_in"]
+__all__ = ["Crossing", "CutAnalysis", "analyse", "refs_in"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,30 @@ class CutAnalysis:
     open: frozenset[str]  # modules that are still running at the cut
     state_before: frozenset[str]
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
+    resized: Run | None = None  # the same with samples of another length, where they vary in it
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
+
+    @property
+    def basis(self) -> tuple[Crossing, int, int] | None:
+        """Return a crossing tensor that varies in length, with its recorded and its other length."""
+        for crossing in self.crossings:
+            if crossing.spec.ragged and self.resized is not None:
+                return crossing, self.run.shapes[crossing.number][1], self.resized.shapes[crossing.number][1]
+        return None
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Return the recorded and the other length of the inputs, and of what crosses the cut, where they vary."""
+        if self.resized is None:
+            return []
+        numbers = [number for number, origin in enumerate(self.run.origins) if origin[0] == "input"]
+        pairs = [(self.run.shapes[n], self.resized.shapes[n]) for n in numbers]
+        found = [(mine[1], other[1]) for mine, other in pairs if len(mine) > 1 and mine[1] != other[1]][:1]
+        return found if self.basis is None else [*found, self.basis[1:]]
+
+    def growth(self, mine: int, larger: int, resized: int) -> Growth:
+        """Return how a size grows that was recorded three times."""
+        return growth((mine, larger, resized), (self.run.batch, self.other.batch))
 
     def ends_before(self, deeper: CutAnalysis) -> bool:
         """Return whether this cut is reached before another one of the same run."""
@@ -62,19 +86,14 @@ def refs_in(tree: Any) -> list[int]:
     return [leaf.number for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
 
 
-def affine(one: int, other: int, batch_one: int, batch_other: int) -> tuple[int, int]:
-    """Return (a, b) such that a size is a · batch + b at both batch sizes."""
-    slope, rest = divmod(other - one, batch_other - batch_one)
-    if rest:
-        raise SplitError(f"a size of {one} becomes {other} when the batch grows from {batch_one} to {batch_other}")
-    return slope, one - slope * batch_one
-
-
-def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
+def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
     """Return what crosses the cut; raises :class:`SplitError` where caching there would be unsound."""
+    run, other = runs.run, runs.larger
     cut_call = _last_call(run, cut)
     end = run.modules[cut_call].end
-    _same_path(cut, run, other, end)
+    _same_path(cut, run, other, end, "another batch size or other values")
+    if runs.resized is not None:
+        _same_path(cut, run, runs.resized, end, "another length")
     main = _main_inputs(model, run)
     inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
     tainted = _tainted(run, end, main)
@@ -86,7 +105,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
     own = refs_in(run.modules[cut_call].outputs)
     ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))
     names: set[str] = set()
-    made = [_crossing(cut, run, other, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
+    made = [_crossing(cut, runs, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
     if not made:
         raise SplitError(
             f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
@@ -106,6 +125,7 @@ def analyse(model: nn.Module, cut: str, run: Run, other: Run) -> CutAnalysis:
         frozenset(run.modules[position].name for position in open_calls),
         frozenset(_state_names(run, range(end))),
         frozenset(number for call in run.calls[end:] for number in call.writes),
+        runs.resized,
     )
 
 
@@ -118,13 +138,13 @@ def _last_call(run: Run, cut: str) -> int:
     return positions[-1]
 
 
-def _same_path(cut: str, run: Run, other: Run, end: int) -> None:
+def _same_path(cut: str, run: Run, other: Run, end: int, what: str) -> None:
     for position in range(end):
         theirs = other.calls[position] if position < len(other.calls) else None
         ours = run.calls[position]
         if theirs is None or theirs.name != ours.name or theirs.reads != ours.reads:
             raise SplitError(
-                f"before the cut {cut!r} the model takes another path for another batch size or other values "
+                f"before the cut {cut!r} the model takes another path for {what} "
                 f"({module_of(run, ours.parent)}: {ours.name})."
             )
 
@@ -203,7 +223,8 @@ def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
     return needed
 
 
-def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carried: bool, names: set[str]) -> Crossing:
+def _crossing(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, names: set[str]) -> Crossing:
+    run, other = runs.run, runs.larger
     tensor, origin = run.objects[number], run.origins[number]
     source = _source(run, number, cut_call)
     if origin[0] == "input":
@@ -225,10 +246,21 @@ def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carrie
             f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
             f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
         )
+    shape: list[int | None] = list(mine[1:])
+    if runs.resized is not None:
+        sized = runs.resized.shapes[number]
+        varying = [place for place, (a, b) in enumerate(zip(mine, sized, strict=False)) if a != b]
+        if len(mine) != len(sized) or varying not in ([], [1]):
+            raise SplitError(
+                f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} and, for samples of another length, "
+                f"{list(sized)}: only what varies in its first dimension behind the batch can be stored without padding."
+            )
+        if varying:
+            shape[0] = None
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
         number,
-        TensorSpec(unique, tuple(mine[1:]), dtype),
+        TensorSpec(unique, tuple(shape), dtype),
         None if origin[0] == "input" else source,
         carried or origin[0] == "input",
     )

@@ -36,22 +36,23 @@ class Cut:
     refused: str | None = None
 
 
-def cuts(model: nn.Module, example_inputs: Any) -> list[Cut]:
+def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> list[Cut]:
     """Return the candidate cuts of a network in the order in which it computes them.
 
     Candidates are the blocks: modules that are called once, have parameters or children, and are not buried inside a
     single block, one for each place. FLOPs are counted by torch's flop counter (multiply and add as two).
+    ``other_length`` is as for :func:`split`.
     """
-    given = examples(example_inputs)
+    given = examples(example_inputs, other_length)
     runs = recorded(model, given)
-    flops = _flops(model, given.two, runs[0])
+    flops = _flops(model, given.two, runs.run)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     total_flops, total_parameters = max(1, flops[-1]), max(1, sum(sizes.values()))
     found = []
-    for name in candidate_names(model, runs[0]):
-        end = next(call.end for call in reversed(runs[0].modules) if call.name == name)
+    for name in candidate_names(model, runs.run):
+        end = next(call.end for call in reversed(runs.run.modules) if call.name == name)
         try:
-            analysis = analyse(model, name, runs[0], runs[1])
+            analysis = analyse(model, name, runs)
             refuse_tied(model, analysis)
         except FeatCacheError as error:
             found.append(Cut(name, (), 0, flops[end] / total_flops, 0.0, str(error)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +20,33 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 @dataclass(frozen=True)
 class Examples:
     """The example input as (args, kwargs): with a batch of two, of three, of two with other values in all rows, and of
-    two with other values in the second row only."""
+    two with other values in the second row only; of two at another length where samples vary in it."""
 
     two: Call
     three: Call
     other: Call
     other_row: Call
+    resized: Call | None = None
+
+    def trials(self) -> list[Call]:
+        """Return the variants on which a suffix must equal the model."""
+        return [self.two, self.three, self.other, *([self.resized] if self.resized is not None else [])]
 
 
-def examples(example_inputs: Any) -> Examples:
+def examples(example_inputs: Any, other_length: Any = None) -> Examples:
     """Return the variants of an example input that a recording needs; raises :class:`UsageError` if it has no batch."""
+    made = _examples(example_inputs)
+    if other_length is None:
+        return made
+    resized = _examples(other_length).two
+    if _shapes(made.two) == _shapes(resized):
+        raise UsageError(
+            "other_length has the same shapes as example_inputs: give samples of another length, or leave it out."
+        )
+    return dataclasses.replace(made, resized=resized)
+
+
+def _examples(example_inputs: Any) -> Examples:
     if isinstance(example_inputs, Mapping):
         call: Call = ((), dict(example_inputs))
     elif isinstance(example_inputs, (tuple, list)):
@@ -55,6 +73,10 @@ def examples(example_inputs: Any) -> Examples:
             return pytree.tree_map_only(torch.Tensor, pick, call)  # type: ignore[no-any-return]
 
     return Examples(rows([0, 1]), rows([0, 1, 0]), rows([1, 0], (0, 1)), rows([0, 1], (1,)))
+
+
+def _shapes(call: Call) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
 
 
 def _changed(row: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import builtins
 import enum
 import operator
 import types
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .analysis import CutAnalysis, affine, ancestors, behind, is_behind
+from .analysis import CutAnalysis, ancestors, behind, is_behind
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
@@ -77,17 +78,20 @@ class _Builder:
     def __init__(self, analysis: CutAnalysis, until: CutAnalysis | None) -> None:
         self.analysis, self.until = analysis, until
         self.run, self.other = analysis.run, analysis.other
+        # Where samples do not vary in length, the run stands for the one at another length, which then shows no growth.
+        self.resized = analysis.run if analysis.resized is None else analysis.resized
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.batch: fx.Node | None = None
+        self.length: fx.Node | None = None
         self.device: fx.Node | None = None
 
     def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
         events = self._events(self.run)
-        others = self._events(self.other)
-        if [event.name for event in events] != [event.name for event in others]:
-            raise NotFlatError("the path behind the cut depends on the batch")
+        others, resized = self._events(self.other), self._events(self.resized)
+        if any([event.name for event in events] != [event.name for event in each] for each in (others, resized)):
+            raise NotFlatError("the path behind the cut depends on the batch or the length")
         last = len(self.run.calls) if self.until is None else self.until.end
         for event in (*events, *self.run.calls[self.analysis.end : last]):
             if event.context:
@@ -95,16 +99,16 @@ class _Builder:
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
             raise NotFlatError("the model itself switches gradients")
         self._frontier()
-        for mine, theirs in zip(events, others, strict=True):
-            if isinstance(mine, ModuleCall):
-                self._module(mine, theirs)
+        for event in zip(events, others, resized, strict=True):
+            if isinstance(event[0], ModuleCall):
+                self._module(*event)
             else:
-                self._call(mine, theirs)
+                self._call(*event)
         if self.until is None:
-            self.graph.output(self._tree(self.run.outputs, self.other.outputs))
+            self.graph.output(self._tree(self.run.outputs, self.other.outputs, self.resized.outputs))
         else:
             self.graph.output({each.spec.name: self._tensor(each.number) for each in self.until.crossings})
-        for node in (self.batch, self.device):
+        for node in (self.batch, self.length, self.device):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
         return self.graph, self.constants
@@ -137,21 +141,23 @@ class _Builder:
             if len(self.analysis.crossings) > 1:
                 node = self.graph.call_function(operator.getitem, (given, crossing.spec.name))
             self.batch = self.batch or self.graph.call_method("size", (node, 0))
+            if crossing.spec.ragged:
+                self.length = self.length or self.graph.call_method("size", (node, 1))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
             if crossing.number in self.analysis.overwritten:
                 # The caller's tensor may be a cached row: what is changed in place must be a copy.
                 node = self.graph.call_method("clone", (node,))
             self.nodes[crossing.number] = node
 
-    def _module(self, mine: ModuleCall, theirs: ModuleCall) -> None:
-        args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+    def _module(self, mine: ModuleCall, *others: ModuleCall) -> None:
+        args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         node = self.graph.call_module(mine.name, args, kwargs)
         self._results(node, mine.outputs)
 
-    def _call(self, mine: Call, theirs: Call) -> None:
+    def _call(self, mine: Call, *others: Call) -> None:
         if mine.escapes:
             raise NotFlatError(f"{mine.name} takes a Python value")
-        args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+        args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         function: Any = mine.function
         owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":
@@ -178,39 +184,46 @@ class _Builder:
                     part = self.graph.call_function(operator.getitem, (part, index))
             self.nodes[leaf.number] = part
 
-    def _tree(self, mine: Any, theirs: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(mine)
-        counterparts = pytree.tree_leaves(theirs)
-        if len(leaves) != len(counterparts):
-            raise NotFlatError("arguments depend on the batch")
-        return _plain(
-            pytree.tree_unflatten([self._leaf(a, b) for a, b in zip(leaves, counterparts, strict=True)], spec)
-        )
+    def _tree(self, *trees: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(trees[0])
+        others = [pytree.tree_leaves(each) for each in trees[1:]]
+        if any(len(leaves) != len(each) for each in others):
+            raise NotFlatError("arguments depend on the batch or the length")
+        return _plain(pytree.tree_unflatten([self._leaf(*each) for each in zip(leaves, *others, strict=True)], spec))
 
-    def _leaf(self, mine: Any, theirs: Any) -> Any:
+    def _leaf(self, mine: Any, *others: Any) -> Any:
         if isinstance(mine, Ref):
             return self._tensor(mine.number)
-        if isinstance(mine, int) and not isinstance(mine, (bool, enum.Enum)) and mine != theirs:
-            return self._size(mine, theirs)
-        if isinstance(mine, float) and mine != theirs:
+        varies = any(mine != each for each in others)
+        if isinstance(mine, int) and not isinstance(mine, (bool, enum.Enum)) and varies:
+            return self._size(mine, *others)
+        if isinstance(mine, float) and varies:
             raise NotFlatError("a number depends on the batch")
         if isinstance(mine, torch.device):
             return self.device
         if isinstance(mine, slice):
-            parts = zip((mine.start, mine.stop, mine.step), (theirs.start, theirs.stop, theirs.step), strict=True)
-            return slice(*(self._leaf(a, b) for a, b in parts))
+            parts = zip(*((each.start, each.stop, each.step) for each in (mine, *others)), strict=True)
+            return slice(*(self._leaf(*each) for each in parts))
         if not isinstance(mine, PLAIN):
             raise NotFlatError(f"an argument is {type(mine).__name__}")
         return mine
 
-    def _size(self, mine: int, theirs: Any) -> Any:
+    def _size(self, mine: int, larger: Any, resized: Any) -> Any:
         try:
-            slope, rest = affine(mine, int(theirs), self.run.batch, self.other.batch)
+            grown = self.analysis.growth(mine, int(larger), int(resized))
         except (SplitError, TypeError) as error:
-            raise NotFlatError("a size does not grow with the batch") from error
-        scaled: Any = self.batch
-        if slope != 1:
-            scaled = self.graph.call_function(operator.mul, (scaled, slope))
+            raise NotFlatError("a size does not grow with the batch or the length") from error
+        if grown.lengths is None:
+            return self._scaled(self.batch, grown.batch_slope, grown.rest)
+        basis = self.analysis.basis
+        slope, rest = (Fraction(1, 2), Fraction(0)) if basis is None else grown.at_length(*basis[1:])
+        if slope.denominator != 1 or rest.denominator != 1:
+            raise NotFlatError("a size does not grow with the length")
+        steps = self._scaled(self.length, int(slope), int(rest))
+        return self.graph.call_function(operator.mul, (self.batch, steps)) if grown.each else steps
+
+    def _scaled(self, node: Any, slope: int, rest: int) -> Any:
+        scaled = node if slope == 1 else self.graph.call_function(operator.mul, (node, slope))
         return self.graph.call_function(operator.add, (scaled, rest)) if rest else scaled
 
     def _tensor(self, number: int) -> Any:
@@ -235,11 +248,12 @@ class _Builder:
 
     def _untainted(self, position: int) -> None:
         """Write down a call before the cut that does not depend on what is cached."""
-        mine, theirs = self.run.calls[position], self.other.calls[position]
+        calls = [run.calls[position] for run in (self.run, self.other, self.resized)]
+        mine = calls[0]
         writers = [call for call in self.run.calls[: self.analysis.end] if set(call.writes) & set(mine.makes)]
         if writers:
             raise NotFlatError("a side input is changed in place")
-        self._call(mine, theirs)
+        self._call(*calls)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import FeatCacheError
 from .analysis import analyse
 from .examples import Examples
-from .record import Run
+from .record import Run, Runs
 from .structure import structure_digest
 from .trial import refuse_mixed_rows, refuse_tied, with_training_path
 
@@ -40,18 +40,18 @@ def _is_block(name: str, module: nn.Module) -> bool:
     return depth == 0 or (depth <= 4 and any(True for _ in module.children()) and name[-1].isdigit())
 
 
-def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: tuple[Run, Run, Run]) -> str:
+def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: Runs) -> str:
     """Return words that name the nearest cuts at which the model can be cut."""
-    run = runs[0]
+    run = runs.run
     end = max((call.end for call in run.modules if call.name == cut), default=len(run.calls))
     ends = {call.name: call.end for call in run.modules}
     names = [name for name in candidate_names(model, run) if name != cut and ends[name] != end]
     working: list[str] = []
     for name in sorted(names, key=lambda each: (abs(ends[each] - end), ends[each]))[:TRIED]:
         try:
-            analysis = analyse(model, name, run, runs[1])
+            analysis = analyse(model, name, runs)
             refuse_tied(model, analysis)
-            structure_digest(analysis, runs[2])
+            structure_digest(analysis, runs.changed)
             refuse_mixed_rows(model, analysis, given.two, given.other_row)
             with_training_path(model, analysis, given.two)
         except FeatCacheError:

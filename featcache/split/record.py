@@ -17,7 +17,7 @@ from .names import ESCAPES, call_name, is_metadata
 from .randomness import generators, quiet
 from .trees import tensors_in
 
-__all__ = ["Call", "ModuleCall", "Ref", "Run", "StopAtCutError", "record"]
+__all__ = ["Call", "ModuleCall", "Ref", "Run", "Runs", "StopAtCutError", "record"]
 
 
 class StopAtCutError(Exception):
@@ -96,6 +96,22 @@ class Run:
         for number, origin in enumerate(self.origins):
             if origin[0] != "constant":
                 self.objects[number] = torch.empty(0, dtype=self.objects[number].dtype, device="meta")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The recorded runs of one model: the example, a larger batch, other values, and another length where samples vary in it."""
+
+    run: Run
+    larger: Run
+    changed: Run
+    resized: Run | None = None
+
+    def release(self) -> None:
+        """Let go of all tensors but constants."""
+        for each in (self.run, self.larger, self.changed, self.resized):
+            if each is not None:
+                each.release()
 
 
 class _Recorder(TorchFunctionMode):

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from .analysis import CutAnalysis, affine, refs_in, state_behind
+from .analysis import CutAnalysis, refs_in, state_behind
 from .clone import skeleton
 from .names import call_name, is_metadata
 from .prefix import at_end_of_call
@@ -105,8 +105,11 @@ class _Answers(TorchFunctionMode):
         self.analysis, self.tensors = analysis, tensors
         first = next(iter(tensors.values()))
         self.batch, self.device = len(first), first.device
+        self.basis = analysis.basis
         self.position = 0
-        self.on_stack = self.passing = False
+        self.on_stack = self.passing = self.strayed = False
+        carried = {crossing.number for crossing in analysis.crossings if crossing.carried}
+        self.cached = {id(tensor) for number, tensor in tensors.items() if number not in carried}
         self.made: dict[int, torch.Tensor] = dict(tensors)
 
     def __enter__(self) -> _Answers:
@@ -131,13 +134,23 @@ class _Answers(TorchFunctionMode):
 
     def answer(self, number: int) -> torch.Tensor:
         if number not in self.made:
-            run, other = self.analysis.run, self.analysis.other
-            shape = []
-            for mine, theirs in zip(run.shapes[number], other.shapes[number], strict=True):
-                slope, rest = affine(mine, theirs, run.batch, other.batch)
-                shape.append(slope * self.batch + rest)
+            run = self.analysis.run
+            shape = [self._size(number, place) for place in range(len(run.shapes[number]))]
             self.made[number] = torch.empty(shape, dtype=run.objects[number].dtype, device="meta")
         return self.made[number]
+
+    def _size(self, number: int, place: int) -> int:
+        analysis = self.analysis
+        mine, larger = analysis.run.shapes[number][place], analysis.other.shapes[number][place]
+        resized = mine if analysis.resized is None else analysis.resized.shapes[number][place]
+        grown = analysis.growth(mine, larger, resized)
+        if grown.lengths is None or self.basis is None:
+            return grown.batch_slope * self.batch + grown.rest
+        crossing, recorded, other = self.basis
+        slope, rest = grown.at_length(recorded, other)
+        # A size that does not follow the length exactly, as behind strided convolutions, has no content to be wrong about.
+        steps = int(slope * self.tensors[crossing.number].shape[1] + rest)
+        return steps * self.batch if grown.each else steps
 
     def results(self, outputs: Any) -> Any:
         """Return recorded results with the tensors of this run in them."""
@@ -150,24 +163,40 @@ class _Answers(TorchFunctionMode):
             return func(torch.empty(0, device=self.device))
         if self.passing or is_metadata(name):
             return func(*args, **kwargs)
-        call = self._next(name)
-        if call.switches_gradients:
+        cached = any(tensor.is_meta or id(tensor) in self.cached for tensor in tensors_in((args, kwargs)))
+        call = self._next(name, cached)
+        if call is None or call.switches_gradients:
             return func(*args, **kwargs)
         with torch.no_grad():
-            if self.analysis.answered.intersection((*call.makes, *call.writes)):
+            # What it returns may also be an answered tensor itself: a `.to()` that had nothing to do.
+            if self.analysis.answered.intersection((*refs_in(call.outputs), *call.writes)):
                 return self.results(call.outputs)
             result = func(*args, **kwargs)
-        for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
-            if isinstance(leaf, Ref) and isinstance(value, torch.Tensor):
-                self.made.setdefault(leaf.number, value)
+        if not self.strayed:
+            for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
+                if isinstance(leaf, Ref) and isinstance(value, torch.Tensor):
+                    self.made.setdefault(leaf.number, value)
         return result
 
-    def _next(self, name: str) -> Call:
-        if self.position < self.analysis.end:
-            call = self.analysis.run.calls[self.position]
-            if call.name == name:
-                self.position += 1
+    def _next(self, name: str, cached: bool) -> Call | None:
+        """Return the recorded call that this one is, None for one of side inputs alone that was not recorded.
+
+        Such calls may differ from batch to batch: models look whether a mask masks anything. Calls on what is cached may
+        not. Once they did differ, what side inputs lead to is no longer known by its number.
+        """
+        calls, end = self.analysis.run.calls, self.analysis.end
+        for position in range(self.position, end):
+            call = calls[position]
+            answered = not self.analysis.answered.isdisjoint((*call.reads, *call.makes, *call.writes))
+            if call.name == name and (answered or not cached):
+                self.strayed |= position != self.position
+                self.position = position + 1
                 return call
+            if answered:
+                break  # these are never left out
+        if not cached:
+            self.strayed = True
+            return None
         raise SplitError(
             f"before the cut {self.analysis.cut!r} the model calls {name} where another call was recorded: its path "
             "depends on something that is not cached."

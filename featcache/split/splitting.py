@@ -21,7 +21,7 @@ from .flat import build_flat, flat_graph
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .randomness import quiet
-from .record import Run, record
+from .record import Runs, record
 from .replay import ReplaySuffix
 from .structure import structure_digest, weight_digests
 from .trees import in_one_line
@@ -57,12 +57,14 @@ class Split:
         structure: str,
         graph: tuple[fx.Graph, dict[str, torch.Tensor]] | None,
         example_inputs: Inputs,
+        other_length: Inputs | None = None,
     ) -> None:
         self.model = model
         self.cut = analysis.cut
         self.frontier: tuple[TensorSpec, ...] = tuple(crossing.spec for crossing in analysis.crossings)
         self.structure = structure
         self.example_inputs = example_inputs
+        self.other_length = other_length
         self._analysis = analysis
         self._graph = graph
         self.suffix = self._make_suffix(model)
@@ -71,6 +73,11 @@ class Split:
     def flat(self) -> bool:
         """Return whether the suffix is an ordinary torch.fx graph."""
         return self._graph is not None
+
+    @property
+    def side_inputs(self) -> tuple[str, ...]:
+        """Return the names of those tensors of the frontier that are inputs of the model as they are, such as masks."""
+        return tuple(crossing.spec.name for crossing in self._analysis.crossings if crossing.carried)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -102,13 +109,13 @@ class Split:
         return mine.run is theirs.run and mine.cut != theirs.cut and mine.ends_before(theirs)
 
     def examples(self) -> list[Inputs]:
-        """Return the example inputs at two batch sizes."""
-        given = examples(self.example_inputs)
-        return [kwargs or args for args, kwargs in (given.two, given.three)]
+        """Return the example inputs at two batch sizes, and at two lengths where samples vary in it."""
+        given = examples(self.example_inputs, self.other_length)
+        return [kwargs or args for args, kwargs in given.trials()]
 
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network, whose last layer may have other outputs."""
-        return Split(model, self._analysis, self.structure, self._graph, self.example_inputs)
+        return Split(model, self._analysis, self.structure, self._graph, self.example_inputs, self.other_length)
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
         if self._graph is None:
@@ -121,7 +128,7 @@ class Split:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Recorded calls do not pickle; the recording is made again where the split is needed.
-        return split, (self.model, self.cut, self.example_inputs)
+        return split, (self.model, self.cut, self.example_inputs, self.other_length)
 
     def __repr__(self) -> str:
         tensors = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in self.frontier)
@@ -129,17 +136,21 @@ class Split:
         return f"Split({type(self.model).__name__} at {self.cut!r}: {tensors}; {kind} suffix)"
 
 
-def split(model: nn.Module, cut: str, example_inputs: Inputs) -> Split:
+def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split:
     """Return ``model`` cut behind the module named ``cut``.
 
     ``example_inputs`` is a tuple of positional or a dict of keyword inputs, as the model takes them, with the batch as
-    first dimension; it is run a few times in evaluation mode. Raises :class:`UnknownCutError` for a name that is no
+    first dimension; it is run a few times in evaluation mode. Where samples vary in length (texts, sounds), the example is
+    a padded batch with its mask, and ``other_length`` another one, padded to another length: sizes that differ between
+    them vary, and are None in ``frontier``. Raises :class:`UnknownCutError` for a name that is no
     module, :class:`SplitError` where caching at that cut would be unsound or does not reproduce the model.
     """
-    return split_at(model, [cut], example_inputs)[0]
+    return split_at(model, [cut], example_inputs, other_length)[0]
 
 
-def split_at(model: nn.Module, cuts: Sequence[str], example_inputs: Inputs) -> list[Split]:
+def split_at(
+    model: nn.Module, cuts: Sequence[str], example_inputs: Inputs, other_length: Inputs | None = None
+) -> list[Split]:
     """Return ``model`` cut behind each of several modules, from one recording; otherwise as :func:`split`."""
     known = [name for name, _ in model.named_modules() if name]
     for cut in cuts:
@@ -147,7 +158,7 @@ def split_at(model: nn.Module, cuts: Sequence[str], example_inputs: Inputs) -> l
             raise UnknownCutError(
                 f"the backbone has no module {cut!r}.{near_names(cut, known)} `featcache cuts` lists the candidates."
             )
-    given = examples(example_inputs)
+    given = examples(example_inputs, other_length)
     made = []
     with torch.inference_mode(False):
         runs = recorded(model, given)
@@ -156,8 +167,7 @@ def split_at(model: nn.Module, cuts: Sequence[str], example_inputs: Inputs) -> l
                 made.append(_split(model, cut, given, runs))
             except SplitError as error:
                 raise SplitError(f"{error} {nearest_cuts(model, cut, given, runs)}") from None
-    for run in runs:
-        run.release()
+    runs.release()
     return made
 
 
@@ -169,18 +179,19 @@ def prefixes(splits: Sequence[Split], *args: Any, **kwargs: Any) -> list[dict[st
     return run_prefixes(skeleton(splits[0].model), [each._analysis for each in splits], args, kwargs)
 
 
-def _split(model: nn.Module, cut: str, given: Examples, runs: tuple[Run, Run, Run]) -> Split:
-    analysis = analyse(model, cut, runs[0], runs[1])
+def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
+    analysis = analyse(model, cut, runs)
     refuse_tied(model, analysis)
-    structure = structure_digest(analysis, runs[2])
+    structure = structure_digest(analysis, runs.changed)
     refuse_mixed_rows(model, analysis, given.two, given.other_row)
     analysis = with_training_path(model, analysis, given.two)
     analysis, graph = _proven(model, analysis, structure, given)
-    return Split(model, analysis, structure, graph, dict(given.two[1]) or given.two[0])
+    resized = None if given.resized is None else dict(given.resized[1]) or given.resized[0]
+    return Split(model, analysis, structure, graph, dict(given.two[1]) or given.two[0], resized)
 
 
-def recorded(model: nn.Module, given: Examples) -> tuple[Run, Run, Run]:
-    """Return three recorded runs: the example with a batch of two, of three, and of two with other values.
+def recorded(model: nn.Module, given: Examples) -> Runs:
+    """Return recorded runs: the example with a batch of two, of three, of two with other values, and at another length.
 
     Raises :class:`SplitError` where the model fails, or gives another output for equal input.
     """
@@ -190,9 +201,11 @@ def recorded(model: nn.Module, given: Examples) -> tuple[Run, Run, Run]:
         with torch.no_grad(), quiet():
             first = running(*given.two[0], **given.two[1])
             second = running(*given.two[0], **given.two[1])
-        runs = tuple(
-            record(model, inputs[0], inputs[1], batch)
-            for inputs, batch in ((given.two, 2), (given.three, 3), (given.other, 2))
+        runs = Runs(
+            record(model, *given.two, 2),
+            record(model, *given.three, 3),
+            record(model, *given.other, 2),
+            None if given.resized is None else record(model, *given.resized, 2),
         )
     except (SplitError, UsageError):
         raise
@@ -206,7 +219,7 @@ def recorded(model: nn.Module, given: Examples) -> tuple[Run, Run, Run]:
             f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}): "
             "it draws random numbers or keeps state, so its features cannot be cached."
         )
-    return runs  # type: ignore[return-value]
+    return runs
 
 
 def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
@@ -230,7 +243,7 @@ def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examp
     """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
     graph = flat_graph(analysis) if flat else None
     made = Split(skeleton(model, own_buffers=True), analysis, structure, graph, ())
-    for args, kwargs in (given.two, given.three, given.other):
+    for args, kwargs in given.trials():
         made.check(*args, **kwargs)
     for attempt in range(TRIES):
         try:

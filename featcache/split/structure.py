@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..fingerprint import digest_json, identity, tensor_digest
-from .analysis import CutAnalysis, affine, module_of
+from .analysis import CutAnalysis, module_of
 from .record import Ref, Run
 
 __all__ = ["structure_digest", "weight_digests"]
@@ -23,8 +23,8 @@ def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
     ``same_size`` is a run on other values with a batch of the first run's size. A difference between the two means that
     values left torch on their way (through numpy, say); that raises :class:`SplitError`.
     """
-    lines = _structure_lines(analysis, analysis.run, analysis.other)
-    again = _structure_lines(analysis, same_size, analysis.other)
+    lines = _structure_lines(analysis, analysis.run)
+    again = _structure_lines(analysis, same_size)
     for position, (line, other) in enumerate(zip(lines, again, strict=False)):
         if line != other:
             call = analysis.run.calls[min(position, analysis.end - 1)]
@@ -37,15 +37,19 @@ def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
     return digest_json({"calls": lines, "crossing": crossing})[:32]
 
 
-def _structure_lines(analysis: CutAnalysis, run: Run, other: Run) -> list[Any]:
+def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
     """Return one canonical, JSON-able line for each torch call before the cut."""
     if len(run.calls) < analysis.end:
         raise SplitError(
             f"before the cut {analysis.cut!r} the model takes another path when the input's values change."
         )
     lines = []
-    for mine, theirs in zip(run.calls[: analysis.end], other.calls[: analysis.end], strict=True):
-        encoded = _arguments(run, other, (mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+    # Where samples do not vary in length, the run stands for the one at another length, which then shows no growth.
+    sized = run if analysis.resized is None else analysis.resized
+    calls = (each.calls[: analysis.end] for each in (run, analysis.other, sized))
+    for mine, larger, resized in zip(*calls, strict=True):
+        trees = [(call.args, call.kwargs) for call in (mine, larger, resized)]
+        encoded = _arguments(analysis, run, *trees)
         # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
         context = [part for part in mine.context if part != "inference"]
         lines.append([mine.name, *encoded, *([["context", *context]] if context else [])])
@@ -61,24 +65,30 @@ def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
     return {name: tensor_digest(tensors[name]) for name in sorted(names)}
 
 
-def _arguments(run: Run, other: Run, mine: Any, theirs: Any) -> list[Any]:
+def _arguments(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> list[Any]:
     leaves, spec = pytree.tree_flatten(mine)
-    counterparts = pytree.tree_leaves(theirs)
-    if len(leaves) != len(counterparts):
-        raise SplitError("the model passes other arguments when the batch grows; rows cannot be cached there.")
+    others = [pytree.tree_leaves(tree) for tree in (larger, resized)]
+    if any(len(leaves) != len(each) for each in others):
+        raise SplitError(
+            "the model passes other arguments when the batch or the length grows; rows cannot be cached there."
+        )
     shape = str(spec).replace(" ", "")
-    return [shape, *(_leaf(run, other, a, b) for a, b in zip(leaves, counterparts, strict=True))]
+    return [shape, *(_leaf(analysis, run, *each) for each in zip(leaves, *others, strict=True))]
 
 
-def _leaf(run: Run, other: Run, mine: Any, theirs: Any) -> Any:
+def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> Any:
     if isinstance(mine, Ref):
         return _place(run, mine.number)
     if isinstance(mine, bool) or mine is None or isinstance(mine, str):
         return [type(mine).__name__, mine]
     if isinstance(mine, int) and not isinstance(mine, enum.Enum):
-        if isinstance(theirs, int) and theirs != mine:
-            return ["batch", *affine(mine, theirs, run.batch, other.batch)]
+        if isinstance(larger, int) and isinstance(resized, int) and (larger != mine or resized != mine):
+            return analysis.growth(mine, larger, resized).canonical(analysis.lengths)
         return ["int", str(mine)]
+    if isinstance(mine, slice) and isinstance(larger, slice) and isinstance(resized, slice):
+        parts = [(each.start, each.stop, each.step) for each in (mine, larger, resized)]
+        if len(set(parts)) > 1:
+            return ["slice", *(_leaf(analysis, run, *each) for each in zip(*parts, strict=True))]
     if isinstance(mine, float):
         return ["float", mine.hex()]
     if isinstance(mine, torch.device):

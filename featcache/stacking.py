@@ -1,0 +1,61 @@
+"""Stacking model inputs into batches, also such as vary in length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import DataError
+
+__all__ = ["length_of", "stack_inputs"]
+
+
+def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
+    """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
+
+    A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
+    """
+    from torch.utils.data import default_collate
+
+    stack = getattr(transform, "collate", default_collate)
+    try:
+        if stack is default_collate and _are_masked(inputs):
+            inputs = _zero_padded(inputs)
+        batch = stack(inputs)
+    except (RuntimeError, TypeError) as error:
+        kinds = {str(tuple(item.shape)) if hasattr(item, "shape") else type(item).__name__ for item in inputs}
+        raise DataError(
+            f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
+            "tensors of one shape (--transform, --image-size), or one that pads them: `collate(inputs)`."
+        ) from error
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+
+
+def _are_masked(inputs: list[Any]) -> bool:
+    """Return whether inputs name a mask, so that padding them with zeros cannot be taken for content."""
+    return isinstance(inputs[0], Mapping) and any("mask" in str(name) for name in inputs[0])
+
+
+def _zero_padded(inputs: list[Any]) -> list[Any]:
+    import torch
+
+    parts: dict[str, Any] = {}
+    for name in inputs[0]:
+        values = [torch.as_tensor(each[name]) for each in inputs]
+        parts[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values[0].dim() else values
+    return [{name: values[row] for name, values in parts.items()} for row in range(len(inputs))]
+
+
+def length_of(value: Any) -> tuple[Any, ...] | None:
+    """Return what tells inputs of different length apart, None for what cannot be stacked with its like at any length.
+
+    Inputs that share all sizes but the first, tensor by tensor, share everything but this.
+    """
+    parts = (
+        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else [value]
+    )
+    if not all(hasattr(part, "shape") for part in parts):
+        return None
+    return tuple(int(part.shape[0]) if len(part.shape) else -1 for part in parts)
