@@ -13,7 +13,7 @@ import numpy as np
 
 from .errors import FingerprintError
 
-__all__ = ["content_id", "digest_json", "file_id", "is_image", "is_tensor", "tensor_digest"]
+__all__ = ["content_id", "digest_json", "encoded_id", "file_id", "is_image", "is_tensor", "tensor_digest"]
 
 FILE_PIECE_BYTES = 1 << 20
 SEEN_BY_TRANSFORMS = ("exif", "gamma", "icc_profile", "transparency")  # of what PIL keeps beside the pixels
@@ -34,6 +34,11 @@ def file_id(path: Path | str) -> bytes:
         while piece := file.read(FILE_PIECE_BYTES):
             hashed.update(piece)
     return hashed.digest()[:16]
+
+
+def encoded_id(content: bytes) -> bytes:
+    """Return the 16-byte id that a file of this content has."""
+    return hashlib.sha256(content).digest()[:16]
 
 
 def tensor_digest(tensor: Any) -> str:

@@ -7,13 +7,13 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .fingerprint import file_id
+from .fingerprint import encoded_id, file_id
 
 __all__ = ["FileMemo"]
 
@@ -22,6 +22,7 @@ MEMO_VERSION = 1
 UNKNOWN_STATE = (-1, -1, -1, -1)
 
 Array = np.ndarray[Any, Any]
+State = tuple[int, int, int, int]
 
 
 class FileMemo:
@@ -67,28 +68,51 @@ class FileMemo:
         why.
         """
         prefix = os.path.join(root.resolve(), "")  # noqa: PTH118
-        states = np.array([_state(prefix + name) for name in names], dtype=np.int64).reshape(-1, 4)
-        keys = np.array([_key(prefix + name) for name in names], dtype="S16")
-        ids = np.zeros((len(names), 16), dtype=np.uint8)
-        known = np.zeros(len(names), dtype=bool)
+        paths = [prefix + name for name in names]
+        return self._known_or_read(paths, [_state(path) for path in paths], lambda row: file_id(paths[row]), _state)
+
+    def part_ids(self, files: Sequence[str], parts: Sequence[str], read: Callable[[int], bytes]) -> Array:
+        """Return the 16-byte ids of named parts of files; ``read(row)`` gives the content of those that are not known.
+
+        Any change of any of the files makes all of them unknown.
+        """
+        joined = "\0".join(files)
+        state = _joint_state(files)
+        return self._known_or_read(
+            [f"{joined}\0{part}" for part in parts],
+            [state] * len(parts),
+            lambda row: encoded_id(read(row)),
+            lambda _: _joint_state(files),
+        )
+
+    def _known_or_read(
+        self,
+        places: Sequence[str],
+        found: Sequence[State],
+        read: Callable[[int], bytes],
+        state_now: Callable[[str], State],
+    ) -> Array:
+        states = np.array(found, dtype=np.int64).reshape(-1, 4)
+        keys = np.array([_key(place) for place in places], dtype="S16")
+        ids = np.zeros((len(places), 16), dtype=np.uint8)
+        known = np.zeros(len(places), dtype=bool)
         if len(self._keys):
-            places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-            known = (self._keys[places] == keys) & (self._states[places] == states).all(axis=1)
-            ids[known] = self._ids[places[known]]
+            rows = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            known = (self._keys[rows] == keys) & (self._states[rows] == states).all(axis=1)
+            ids[known] = self._ids[rows[known]]
         trusted = known.copy()
-        for position in np.flatnonzero(~known).tolist():
-            path = prefix + names[position]
+        for row in np.flatnonzero(~known).tolist():
             started_ns = time.time_ns()
             try:
-                found = file_id(path)
+                content = read(row)
             except OSError:
-                ids[position] = np.frombuffer(_unreadable_id(path), dtype=np.uint8)
+                ids[row] = np.frombuffer(_unreadable_id(places[row]), dtype=np.uint8)
                 continue
-            ids[position] = np.frombuffer(found, dtype=np.uint8)
+            ids[row] = np.frombuffer(content, dtype=np.uint8)
             self.hashed += 1
             # Trusted next time only if nobody can have written it since within the same tick.
-            newest = max(states[position][1], states[position][2])
-            trusted[position] = newest + RACY_NS < started_ns and tuple(states[position]) == _state(path)
+            newest = max(states[row][1], states[row][2])
+            trusted[row] = newest + RACY_NS < started_ns and tuple(states[row]) == state_now(places[row])
         self._remember(keys[trusted], states[trusted], ids[trusted])
         return ids
 
@@ -109,7 +133,16 @@ def _unreadable_id(path: str) -> bytes:
     return hashlib.sha256(b"featcache: unreadable\0" + os.fsencode(path)).digest()[:16]
 
 
-def _state(path: str) -> tuple[int, int, int, int]:
+def _joint_state(paths: Sequence[str]) -> State:
+    """Return what changes whenever one of the files does."""
+    if len(paths) == 1:
+        return _state(paths[0])
+    digest = hashlib.sha256(repr([_state(path) for path in paths]).encode()).digest()
+    newest = max((max(_state(path)[1:3]) for path in paths), default=-1)
+    return int.from_bytes(digest[:8], "little", signed=True), newest, newest, int.from_bytes(digest[8:12], "little")
+
+
+def _state(path: str) -> State:
     try:
         state = os.stat(path)  # noqa: PTH116
     except OSError:

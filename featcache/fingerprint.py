@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .content import content_id, digest_json, file_id, tensor_digest
+from .content import content_id, digest_json, encoded_id, file_id, tensor_digest
 from .identities import identity
 
-__all__ = ["content_id", "digest", "digest_json", "file_id", "identity", "tensor_digest"]
+__all__ = ["content_id", "digest", "digest_json", "encoded_id", "file_id", "identity", "tensor_digest"]
 
 
 def digest(value: Any) -> str:

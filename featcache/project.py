@@ -290,8 +290,16 @@ class Project:
         if path is None:
             return None
         with suppress(FileNotFoundError, CorruptError):
-            return Recipe.from_json(self.store.storage.read_bytes(path))
+            recipe = Recipe.from_json(self.store.storage.read_bytes(path))
+            return recipe if self._decodes_as(recipe) else None
         return None
+
+    def _decodes_as(self, recipe: Recipe) -> bool:
+        """Return whether samples become items as a recipe says: the same specification may open other data by now."""
+        try:
+            return digest_json(self.raw_samples.decoding) == digest_json(recipe.decoding)
+        except DataNotFoundError:  # what is not at hand cannot have changed the recipe
+            return True
 
     def _remember(self, path: str | None, recipe: Recipe) -> None:
         if path is not None and self.store.storage.exists("store.json"):

@@ -12,6 +12,7 @@ import numpy as np
 from .errors import DataError
 from .fingerprint import content_id
 from .samples import Samples
+from .transforms import apply
 
 __all__ = ["refuse_random"]
 
@@ -35,7 +36,7 @@ def refuse_random(samples: Samples) -> None:
         transform = samples.transform
         if transform is not None:
             item = fetched[0]
-            if _differ([transform(item), transform(item)]) or _draws(partial(transform, item)):
+            if _differ([apply(transform, item), apply(transform, item)]) or _draws(partial(transform, item)):
                 raise DataError(
                     f"the transform draws random numbers ({samples.label(position)} of {samples.name!r}): random "
                     "augmentation in it cannot be cached. Use a deterministic transform, and give the random part as "

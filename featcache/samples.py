@@ -18,6 +18,7 @@ from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
 from .stacking import length_of, stack_inputs
+from .transforms import apply
 
 __all__ = ["Samples", "Unreadable"]
 
@@ -120,7 +121,7 @@ class Samples:
         if view:
             assert self.augment is not None
             value = view_of(value, self.augment, sample_id, view, self.view_seed)
-        return value if self.transform is None else self.transform(value)
+        return value if self.transform is None else apply(self.transform, value)
 
     def batch(self, inputs: list[Any]) -> Any:
         """Return inputs stacked into a batch; see :func:`stack_inputs`."""

@@ -17,7 +17,7 @@ import numpy as np
 from .backbones import backbone_identity, load_backbone
 from .datasets import open_dataset
 from .errors import FeatCacheError
-from .fingerprint import content_id
+from .fingerprint import content_id, digest
 
 __all__ = ["BackboneSourceContract", "DatasetSourceContract"]
 
@@ -51,7 +51,7 @@ class DatasetSourceContract:
         dataset = open_dataset(self.spec)
         for position in range(min(len(dataset), LOOKED_AT)):
             item, target = dataset[position]
-            assert target == dataset.targets[position]
+            assert np.array_equal(target, dataset.targets[position])
             assert content_id(item) == content_id(dataset[position][0])
 
     def test_ids_tell_samples_apart_by_content(self) -> None:
@@ -112,25 +112,36 @@ class BackboneSourceContract:
         for name, value in backbone.model.state_dict().items():
             assert torch.equal(value, again[name]), name
 
-    def test_its_transform_makes_what_the_network_takes(self) -> None:
-        """Images of any mode and shape become float tensors (channels, height, width) that the network takes."""
-        import torch
+    def sample(self) -> Any:
+        """Return a sample that the backbone's transform takes; an image, where this is not overridden."""
         from PIL import Image
+
+        return Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8))
+
+    def test_its_transform_makes_what_the_network_takes(self) -> None:
+        """Images become float tensors (channels, height, width), other samples dicts of tensors, which the network takes."""
+        import torch
+        from torch.utils.data import default_collate
 
         backbone = load_backbone(self.spec, self.weights)
         if backbone.make_transform is None:
             return
-        generator = np.random.default_rng(0)
-        image = Image.fromarray(generator.integers(0, 256, (70, 50, 3), dtype=np.uint8))
-        made = backbone.make_transform(None)(image)
+        transform, sample = backbone.make_transform(None), self.sample()
+        made = transform(sample)
+        assert content_id(backbone.make_transform(None)(sample)) == content_id(made)
+        assert digest(backbone.make_transform(None)) == digest(pickle.loads(pickle.dumps(transform)))
+        batch = getattr(transform, "collate", default_collate)([made, made])
+        with torch.no_grad():
+            if isinstance(made, dict):
+                assert all(isinstance(value, torch.Tensor) for value in made.values())
+                backbone.model(**batch)
+                return
+            backbone.model(batch)
         assert isinstance(made, torch.Tensor)
         assert made.dtype == torch.float32
         assert made.ndim == 3
-        with torch.no_grad():
-            backbone.model(made[None])
-        assert content_id(backbone.make_transform(None)(image)) == content_id(made)
         if self.sized:
-            assert tuple(backbone.make_transform(48)(image).shape[1:]) == (48, 48)
+            assert tuple(backbone.make_transform(48)(sample).shape[1:]) == (48, 48)
 
     def test_its_identity_costs_nothing_and_stays(self) -> None:
         """The identity is JSON, equal when it is asked again, and had without torch; None says it cannot be known."""

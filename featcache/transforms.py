@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import DataError, FeatCacheError, UsageError
 from .factories import call_factory, factory_takes, looks_like_factory
 
 if TYPE_CHECKING:
     from .backbones import Backbone
 
-__all__ = ["load_transform"]
+__all__ = ["apply", "load_transform"]
 
 
 def load_transform(spec: str | None, image_size: int | None, backbone: Backbone) -> Callable[[Any], Any] | None:
@@ -37,3 +37,24 @@ def load_transform(spec: str | None, image_size: int | None, backbone: Backbone)
     if not callable(made):
         raise UsageError(f"{spec} returned {type(made).__name__}; a transform factory returns a callable.")
     return made  # type: ignore[no-any-return]
+
+
+def apply(transform: Callable[[Any], Any], value: Any) -> Any:
+    """Return what a transform makes of an item; raises :class:`DataError` for a text or sound that it does not take."""
+    if not isinstance(value, (str, tuple)):
+        return transform(value)
+    problem: Exception | None = None
+    try:
+        made = transform(value)
+        if not isinstance(made, str):
+            return made
+    except (FeatCacheError, OSError):
+        raise
+    except Exception as error:  # transforms of images raise whatever a text leads to, or hand it on as it is
+        problem = error
+    kind = "a text" if isinstance(value, str) else f"({', '.join(type(part).__name__ for part in value)})"
+    said = "it stays a text" if problem is None else (str(problem).splitlines() or [type(problem).__name__])[0]
+    raise DataError(
+        f"the transform does not take a sample that is {kind}: {said}. Is the backbone one for such data? Use another, or "
+        "give --transform."
+    ) from problem

@@ -46,6 +46,17 @@ def test_a_script_writes_its_images_once_and_mends_what_is_incomplete(
     assert np.array_equal(open_dataset(f"folder:{out}").sample_ids(None), ids)
 
 
+def test_the_texts_are_a_table_that_opens_and_is_the_same_each_time(tmp_path: Path) -> None:
+    assert run("make_docs.py", "--out", tmp_path / "docs.csv").startswith("wrote")
+    content = (tmp_path / "docs.csv").read_bytes()
+    run("make_docs.py", "--out", tmp_path / "docs.csv")
+    assert (tmp_path / "docs.csv").read_bytes() == content
+    dataset = open_dataset(f"csv:{tmp_path / 'docs.csv'}")
+    assert len(dataset) > 600
+    assert set(dataset.splits) == {"train", "test"}
+    assert "stats" in dataset.classes
+
+
 def test_the_digits_are_scikit_learns_own(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 

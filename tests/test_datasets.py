@@ -11,7 +11,7 @@ from PIL import Image
 
 from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.datasets import dataset_name, open_dataset
-from featcache.datasets.folder import EXTENSIONS, open_image
+from featcache.datasets.media import IMAGES, open_image
 from featcache.filememo import FileMemo
 from featcache.testing import DatasetSourceContract
 
@@ -76,7 +76,7 @@ def test_splits_beside_other_folders_of_images_are_refused(splits: Path) -> None
 
 
 def test_nested_images_of_all_kinds_are_found_and_hidden_ones_left_out(tmp_path: Path) -> None:
-    for number, extension in enumerate(EXTENSIONS):
+    for number, extension in enumerate(IMAGES):
         put(tmp_path / "a" / "deep" / "er" / f"x{extension.upper() if number % 2 else extension}", number, "L")
     put(tmp_path / "a" / ".hidden.png")
     put(tmp_path / "a" / ".cache" / "x.png")
@@ -84,7 +84,7 @@ def test_nested_images_of_all_kinds_are_found_and_hidden_ones_left_out(tmp_path:
     (tmp_path / "a" / "notes.txt").write_text("no image")
     (tmp_path / "a" / "folder.png").mkdir()
     dataset = open_dataset(f"folder:{tmp_path}")
-    assert len(dataset) == len(EXTENSIONS)
+    assert len(dataset) == len(IMAGES)
     assert all(name.startswith("a/deep/er/x") for name in dataset.names)
     assert all(dataset[position][0].mode == "RGB" for position in range(len(dataset)))
 

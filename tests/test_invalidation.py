@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -246,6 +247,33 @@ def test_a_dataset_with_sample_ids_of_its_own_is_asked_and_its_transform_is_in_t
     assert featcache.extract(net, data, str(tmp_path / "s"), cut="block").report.computed == 0
     data.transform = v2.Normalize([0.1], [0.2])
     assert featcache.extract(net, data, str(tmp_path / "s"), cut="block").report.computed == 6
+
+
+DECODED = """
+import numpy as np
+from PIL import Image
+
+class Pictures:
+    decoding = {"shade": SHADE}
+    names, splits, classes, targets = ["a", "b"], ["", ""], None, np.arange(2)
+
+    def __len__(self): return 2
+    def __getitem__(self, index): return Image.new("RGB", (8, 8), (SHADE, index, 0)), index
+    def sample_ids(self, memo=None): return np.arange(32, dtype=np.uint8).reshape(2, 16)
+
+def make(): return Pictures()
+"""
+
+
+def test_a_dataset_that_decodes_otherwise_by_now_is_another_recipe_though_its_specification_stayed(
+    featcache_command,
+) -> None:
+    ask = ("extract", "--json", "--cut", "layer4", "--backbone", "bundled:resnet-mini", "--data", "pictures.py:make")
+    computed = []
+    for shade in (10, 10, 200):
+        (featcache_command.folder / "pictures.py").write_text(DECODED.replace("SHADE", str(shade)))
+        computed.append(json.loads(featcache_command(*ask).stdout)[0]["computed"])
+    assert computed == [2, 0, 2]
 
 
 def test_explain_names_the_field_the_tensors_and_the_samples_that_changed(bench: Workbench) -> None:

@@ -21,8 +21,10 @@ Transform = Callable[[Any], Any]
 class Backbone:
     """A loaded network in evaluation mode, with the weights that it got and the transform that belongs to them.
 
-    ``make_transform(image_size)`` returns a callable from a PIL image to a float tensor (channels, height, width);
-    None where the source knows of no transform.
+    ``make_transform(image_size)`` returns a callable from a sample to what the network takes: from a PIL image to a float
+    tensor (channels, height, width), from a text or from (waveform, sample rate) to a dict of tensors; None where the
+    source knows of no transform. A callable may have ``collate(inputs)``, which makes a batch of its results, padded where
+    they vary in length; those have an attribute ``ragged`` that is true.
     """
 
     spec: str
@@ -50,6 +52,8 @@ backbone_sources: Registry[BackboneSource] = Registry(
     "backbone source",
     {
         "bundled": "featcache.backbones.bundled:source",
+        "hf": "featcache.backbones.hf:source",
+        "timm": "featcache.backbones.timm:source",
         "torchvision": "featcache.backbones.torchvision:source",
     },
 )
@@ -58,8 +62,8 @@ backbone_sources: Registry[BackboneSource] = Registry(
 def load_backbone(spec: str, weights: str | None = None) -> Backbone:
     """Return the backbone that a specification names, in evaluation mode.
 
-    Specifications are ``torchvision:NAME``, ``bundled:NAME``, ``path/to/file.py:factory`` and ``package.module:factory``;
-    ``weights`` is a name that the source knows, ``"none"`` for seeded random ones, or a file.
+    Specifications are ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``bundled:NAME``, ``path/to/file.py:factory`` and
+    ``package.module:factory``; ``weights`` is a name that the source knows, ``"none"`` for seeded random ones, or a file.
     """
     source, name = _source(spec)
     backbone = source.load(name, weights)
@@ -78,7 +82,8 @@ def _source(spec: str) -> tuple[BackboneSource, str]:
     kind, separator, name = spec.partition(":")
     if not separator or not name:
         raise UsageError(
-            f"{spec!r} is no backbone specification: use torchvision:NAME, bundled:NAME, FILE.py:factory or MODULE:factory."
+            f"{spec!r} is no backbone specification: use torchvision:NAME, timm:NAME, hf:NAME, bundled:NAME, "
+            "FILE.py:factory or MODULE:factory."
         )
     if kind in backbone_sources.names():
         return backbone_sources.get(kind), name

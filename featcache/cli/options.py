@@ -63,10 +63,15 @@ def project_options(function: Function) -> Function:
         click.option(
             "--backbone",
             metavar="SPEC",
-            help="torchvision:NAME, bundled:NAME, FILE.py:factory, MODULE:factory.",
+            help="torchvision:NAME, timm:NAME, hf:NAME|FOLDER, bundled:NAME, FILE.py:factory, MODULE:factory.",
         ),
         click.option("--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: its pretrained ones]"),
-        click.option("--data", metavar="SPEC", help="folder:PATH, sklearn:digits, MODULE:factory."),
+        click.option(
+            "--data",
+            metavar="SPEC",
+            help="folder:PATH, csv:FILE, wds:PATTERN, hf:NAME|PATH, torchvision:NAME, sklearn:digits, MODULE:factory; with "
+            "options as in 'csv:train.csv?path=image&target=label'.",
+        ),
         store_option,
         click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels that images are brought to."),
         click.option(

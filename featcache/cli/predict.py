@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("predict")
-@click.argument("inputs", nargs=-1, type=click.Path(), metavar="IMAGE|FOLDER...")
+@click.argument("inputs", nargs=-1, type=click.Path(), metavar="FILE|FOLDER...")
 @store_option
 @click.option("--head", metavar="NAME|FOLDER", help="The head to use.  [default: the one trained last]")
 @click.option("--format", "kind", type=click.Choice(["csv", "json", "npz"]), default="csv", show_default=True)
@@ -33,13 +33,13 @@ def predict_command(
     out: str | None,
     **options: Any,
 ) -> None:
-    """Run the whole trained network on images; class names and probabilities as CSV or JSON.
+    """Run the whole trained network on images, sounds (wav, flac) or texts (txt); class names and probabilities as CSV or JSON.
 
-    Folders are searched for images. --json is the same as --format json. Several labels stand as a|b, values in columns of
-    their own; of dense targets the columns are shares of the pixels, and --format npz --out FILE writes the masks.
+    Folders are searched for images and sounds. --json is the same as --format json. Several labels stand as a|b, values in
+    columns of their own; of dense targets the columns are shares of the pixels, and --format npz --out FILE writes the masks.
     """
     if not inputs:
-        raise UsageError("no input was given: name images, or folders of images.")
+        raise UsageError("no input was given: name images or other files, or folders of them.")
     if kind == "npz" and (out is None or as_json):
         raise UsageError("--format npz holds arrays and goes to a file: add --out FILE.npz.")
     from ..project import load_saved_head

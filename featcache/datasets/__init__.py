@@ -12,19 +12,22 @@ import numpy as np
 
 from ..errors import UnknownNameError, UsageError, near_names
 from ..registry import Registry
+from .options import QUERY
 
 if TYPE_CHECKING:
     from ..filememo import FileMemo
 
 __all__ = ["DatasetSource", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]
 
+PLACES = ("csv", "wds")  # what these specifications name is a file, wherever one is
+
 
 class SourceDataset(Protocol):
     """A map-style dataset of (input, target) that knows its samples without opening them.
 
     ``spec`` is the specification that opens it again; ``name`` names its snapshots; ``names``, ``targets`` and ``splits``
-    (``""`` where there are none) are aligned with the items; ``classes`` are the names of the targets; ``decoding`` says
-    how a sample's bytes become its item.
+    (``""`` where there are none) are aligned with the items, ``targets`` with one number or vector a sample; ``classes``
+    are the names of the targets; ``decoding`` says how a sample's bytes become its item.
     """
 
     spec: str
@@ -56,14 +59,18 @@ dataset_sources: Registry[DatasetSource] = Registry(
     "featcache.datasets",
     "data source",
     {
+        "csv": "featcache.datasets.csv:open_csv",
         "folder": "featcache.datasets.folder:FolderDataset",
+        "hf": "featcache.datasets.hf:open_hf",
         "sklearn": "featcache.datasets.sklearn:open_sklearn",
+        "torchvision": "featcache.datasets.torchvision:open_torchvision",
+        "wds": "featcache.datasets.wds:open_wds",
     },
 )
 
 
 def open_dataset(spec: str) -> Any:
-    """Return the dataset that a specification names: ``folder:PATH``, ``sklearn:digits``, ``module:factory``, ….
+    """Return the dataset that a specification names: ``folder:PATH``, ``csv:FILE``, ``module:factory``, ….
 
     Raises :class:`UsageError`, :class:`UnknownNameError`, :class:`DataNotFoundError` or :class:`DataError`.
     """
@@ -71,7 +78,8 @@ def open_dataset(spec: str) -> Any:
     if not separator or not argument:
         meant = f" Did you mean 'folder:{spec}'?" if spec and Path(spec).is_dir() else ""
         raise UsageError(
-            f"{spec!r} is no data specification.{meant} Use folder:PATH, sklearn:digits or module:factory."
+            f"{spec!r} is no data specification.{meant} Use folder:PATH, csv:FILE, wds:PATTERN, hf:NAME, torchvision:NAME, "
+            "sklearn:digits or module:factory."
         )
     if kind in dataset_sources.names():
         return dataset_sources.get(kind)(argument, dataset_name(spec))
@@ -94,7 +102,14 @@ def open_dataset(spec: str) -> Any:
 def dataset_name(spec: str) -> str:
     """Return the name under which a store files the snapshots of a specification: readable, and unlike all others."""
     kind, _, argument = spec.partition(":")
+    place, query = argument, ""
     if kind == "folder":
         argument = str(Path(argument).expanduser().resolve())
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(argument).name or kind).strip("-").lower()[:40] or kind
+        place = argument
+    elif kind in dataset_sources.names():
+        place = QUERY.sub(r"\g<place>", argument)
+        query = argument[len(place) :]
+        if kind in PLACES or (kind == "hf" and Path(place).expanduser().exists()):
+            argument = f"{Path(place).expanduser().resolve()}{query}"
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(place).name or kind).strip("-").lower()[:40] or kind
     return f"{stem}-{hashlib.sha256(f'{kind}:{argument}'.encode()).hexdigest()[:8]}"

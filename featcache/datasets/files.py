@@ -1,4 +1,4 @@
-"""Images by path, for prediction: no classes, no targets."""
+"""Images, sounds and texts by path, for prediction: no classes, no targets."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError
-from .folder import EXTENSIONS, open_image
+from .media import IMAGES, SOUNDS, kind_of, open_media
 
 __all__ = ["ImageFiles"]
 
 
 class ImageFiles:
-    """The named images, and all images below the named folders, in RGB; targets are 0."""
+    """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0."""
 
     def __init__(self, paths: list[str]) -> None:
         self.paths: list[Path] = []
         for given in paths:
             path = Path(given).expanduser()
             if path.is_dir():
-                self.paths += sorted(each for each in path.rglob("*") if each.suffix.lower() in EXTENSIONS)
+                self.paths += sorted(each for each in path.rglob("*") if kind_of(each.name) in ("image", "sound"))
             elif path.is_file():
                 self.paths.append(path)
             else:
-                raise DataNotFoundError(f"there is no image or folder {given}.")
+                raise DataNotFoundError(f"there is no file or folder {given}.")
         if not self.paths:
-            raise DataError(f"no images below {', '.join(paths)}: looked for {', '.join(EXTENSIONS)}.")
+            raise DataError(
+                f"no images or sounds below {', '.join(paths)}: looked for {', '.join(IMAGES)}, {', '.join(SOUNDS)}."
+            )
         self.names = [str(path) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return open_image(self.paths[index]), 0
+        path = self.paths[index]
+        return open_media(kind_of(path.name) or "image", path), 0

@@ -1,4 +1,4 @@
-"""``folder:PATH``: images in one folder a class, as torchvision's ImageFolder has them."""
+"""``folder:PATH``: images or sounds in one folder a class, as torchvision's ImageFolder has them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, DataNotFoundError, UnreadableSampleError
+from ..errors import DataError, DataNotFoundError
 from ..filememo import FileMemo
+from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
 
-__all__ = ["EXTENSIONS", "FolderDataset", "open_image"]
+__all__ = ["FolderDataset"]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -23,20 +23,22 @@ SPLITS = {
     "validation": "val",
     "test": "test",
 }
+KINDS = ("image", "sound")
+LOOKED_FOR = f"looked for {', '.join(IMAGES)} and {', '.join(SOUNDS)}"
 
 
 class FolderDataset:
-    """Images below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
+    """Images or sounds below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
 
-    Items are (PIL image in RGB, class number). Listing opens no image. Hidden files and folders are left out. Raises
-    :class:`DataNotFoundError` for a missing folder and :class:`DataError` for one without classes or images.
+    Items are (PIL image in RGB, class number), or ((float32 waveform, sample rate), class number). Listing opens no file.
+    Hidden files and folders are left out. Raises :class:`DataNotFoundError` for a missing folder and :class:`DataError`
+    for one without classes or files.
     """
 
     def __init__(self, path: str, name: str) -> None:
         self.spec = f"folder:{path}"
         self.name = name
         self.root = Path(path).expanduser()
-        self.decoding: dict[str, Any] = {"decoder": "PIL", "mode": "RGB"}
         if not self.root.exists():
             raise DataNotFoundError(f"there is no folder {path}. Check --data, or where you are.")
         if not self.root.is_dir():
@@ -50,29 +52,49 @@ class FolderDataset:
         for split, prefix, labels in listed:
             above = _chain(self.root, prefix)
             for label in labels:
-                found = sorted(_images(self.root / prefix / label, f"{prefix}{label}/", above))
+                found = sorted(_files(self.root / prefix / label, f"{prefix}{label}/", above))
                 self.names += found
                 self.splits += [split] * len(found)
                 targets += [numbers[label]] * len(found)
-        looked_for = f"looked for {', '.join(EXTENSIONS)}"
         if not self.names:
-            raise DataError(f"{path} holds no images in its {len(self.classes)} class folders: {looked_for}.")
-        hollow = [label for label in self.classes if numbers[label] not in set(targets)]
+            raise DataError(f"{path} holds no images or sounds in its {len(self.classes)} class folders: {LOOKED_FOR}.")
+        self.kind = self._keep_one_kind(targets)
+        self.decoding: dict[str, Any] = DECODING[self.kind]
+        hollow = [label for label in self.classes if numbers[label] not in set(self.targets.tolist())]
         if hollow:
             raise DataError(
-                f"{path} holds no images of the class {hollow[0]!r}: {looked_for}. Remove that folder, or put images in it."
+                f"{path} holds no {self.kind}s of the class {hollow[0]!r}: {LOOKED_FOR}. Remove that folder, or put "
+                f"{self.kind}s in it."
             )
-        self.targets = np.array(targets, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return open_image(self.root / self.names[index]), int(self.targets[index])
+        return open_media(self.kind, self.root / self.names[index]), int(self.targets[index])
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
         """Return the ids of the files' contents (samples, 16)."""
         return (memo or FileMemo()).ids(self.root, self.names)
+
+    def _keep_one_kind(self, targets: list[int]) -> str:
+        """Set the targets and return the kind of the samples: images, unless there are none; a few stray sounds are left out.
+
+        More sounds than images are not strays: refused, since pictures beside the sounds would be taken for the samples.
+        """
+        kinds = [kind_of(name) for name in self.names]
+        images, sounds = kinds.count("image"), kinds.count("sound")
+        if sounds > images > 0:
+            raise DataError(
+                f"{self.root} holds both {images} images and {sounds} sounds: move one kind elsewhere, or list the files in "
+                "a CSV file."
+            )
+        kind = "image" if images else "sound"
+        kept = [position for position, each in enumerate(kinds) if each == kind]
+        self.names = [self.names[position] for position in kept]
+        self.splits = [self.splits[position] for position in kept]
+        self.targets = np.array([targets[position] for position in kept], dtype=np.int64)
+        return kind
 
     def _parts(self) -> list[tuple[str, str]]:
         """Return (split, prefix of its names) of the splits; where there are none, one that is the whole folder.
@@ -84,7 +106,7 @@ class FolderDataset:
         split_folders = [folder for folder in called if _folders(self.root / folder) or len(called) == len(folders)]
         if not split_folders:
             return [("", "")]
-        others = [each for each in folders if each not in split_folders and next(_images(self.root / each, ""), None)]
+        others = [each for each in folders if each not in split_folders and next(_files(self.root / each, ""), None)]
         if others:
             raise DataError(
                 f"{self.root} holds both splits ({', '.join(split_folders)}) and folders of images that are none "
@@ -96,27 +118,12 @@ class FolderDataset:
         where = self.root / prefix
         labels = _folders(where)
         if not labels:
-            loose = sum(1 for entry in os.scandir(where) if entry.name.lower().endswith(EXTENSIONS))
-            found = f"{loose} images that lie loose" if loose else "nothing that could be a class"
+            loose = [kind_of(entry.name) for entry in os.scandir(where) if kind_of(entry.name) in KINDS]
+            found = f"{len(loose)} {loose[0]}s that lie loose" if loose else "nothing that could be a class"
             raise DataError(
-                f"{where} has no class folders: found {found}. Put each class's images in a folder of its own."
+                f"{where} has no class folders: found {found}. Put each class's files in a folder of its own."
             )
         return labels
-
-
-def open_image(path: Path) -> Any:
-    """Return a PIL image in RGB; raises :class:`UnreadableSampleError` for a file that is damaged or no image."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with path.open("rb") as file:
-            return Image.open(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise UnreadableSampleError(f"{path} is not an image that PIL knows") from error
-    except FileNotFoundError as error:
-        raise UnreadableSampleError(f"{path} is not there (any more)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
 
 
 def _folders(root: Path) -> list[str]:
@@ -133,8 +140,8 @@ def _chain(root: Path, prefix: str) -> tuple[tuple[int, int], ...]:
     return tuple((state.st_dev, state.st_ino) for state in states)
 
 
-def _images(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the images below a folder; a link that leads back to a folder above is not followed."""
+def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the images and sounds below a folder; a link that leads back to a folder above is not followed."""
     try:
         state = folder.stat()
         if (state.st_dev, state.st_ino) in above:
@@ -143,10 +150,10 @@ def _images(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) 
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.name.lower().endswith(EXTENSIONS) and not entry.is_dir():
+                if kind_of(entry.name) in KINDS and not entry.is_dir():
                     yield prefix + entry.name
                 elif entry.is_dir():
                     inside = (*above, (state.st_dev, state.st_ino))
-                    yield from _images(folder / entry.name, f"{prefix}{entry.name}/", inside)
+                    yield from _files(folder / entry.name, f"{prefix}{entry.name}/", inside)
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error

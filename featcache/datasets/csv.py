@@ -1,0 +1,195 @@
+"""``csv:FILE``: a table of files with targets, or of texts with targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
+from ..filememo import FileMemo
+from ..fingerprint import content_id
+from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
+from .options import parse_options, split_name
+from .table import Table, pick, read_table
+from .targets import encode_targets, no_targets, target_of
+
+__all__ = ["NO_TARGET", "PATHS", "TARGETS", "TEXTS", "FileTable", "TextTable", "open_csv"]
+
+OPTIONS = ("path", "text", "target", "split", "as")
+PATHS = ("path", "file", "image", "filename", "filepath", "file_name", "image_path", "audio")
+TEXTS = ("text", "sentence", "review", "content", "document")
+TARGETS = ("target", "label", "class", "labels", "y")
+SPLIT_COLUMNS = ("split", "fold", "subset")
+NO_TARGET = "none"
+MOST_SPLITS = 256
+
+Array = np.ndarray[Any, Any]
+
+
+class _Rows:
+    """What all tables have in common: targets, classes and splits of the rows."""
+
+    decoding: dict[str, Any]
+    names: list[str]
+
+    def __init__(self, spec: str, name: str, table: Table, options: dict[str, str]) -> None:
+        self.spec = spec
+        self.name = name
+        columns, count = table.columns, len(table.lines)
+        split = pick(list(columns), options.get("split"), SPLIT_COLUMNS, table.path, "split")
+        self.splits = [""] * count if split is None else [split_name(value) for value in columns[split]]
+        if len(set(self.splits)) > MOST_SPLITS:
+            raise DataError(
+                f"the split column {split!r} of {table.path} has {len(set(self.splits))} different values, "
+                f"{MOST_SPLITS} at most make sense: name another with split=COLUMN."
+            )
+        self.targets, self.classes = _targets(table, options)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class FileTable(_Rows):
+    """Images or sounds by path, relative to the CSV file; items are as those of ``folder:``.
+
+    A missing or damaged file raises :class:`UnreadableSampleError` with its line when its item is fetched; opening raises
+    :class:`DataNotFoundError` where none of the files is there.
+    """
+
+    def __init__(self, spec: str, name: str, table: Table, column: str, options: dict[str, str]) -> None:
+        super().__init__(spec, name, table, options)
+        self.lines = table.lines
+        self.table = table.path
+        given = [value.strip() for value in table.columns[column]]
+        empty = next((row for row, value in enumerate(given) if not value), None)
+        if empty is not None:
+            raise DataError(
+                f"{table.where(empty)} names no file in the column {column!r}. Fill it in, or drop the row."
+            )
+        self.root = table.path.parent.absolute()
+        self.given = given
+        self.kind = _kind(table, given, column)
+        self.decoding = DECODING[self.kind]
+        self.names = _unlike(given, table.lines)
+        if not any(os.path.isfile(self._path(row)) for row in range(len(given))):  # noqa: PTH113
+            raise DataNotFoundError(
+                f"{table.where(0)} names {given[0]!r}, but there is no file {self._path(0)}, nor any other that the column "
+                f"{column!r} names. Paths are relative to the folder of the CSV file."
+            )
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        try:
+            return open_media(self.kind, Path(self._path(index))), target_of(self.targets, index)
+        except UnreadableSampleError as error:
+            raise UnreadableSampleError(f"{self.table} line {self.lines[index]}: {error}") from error
+
+    def sample_ids(self, memo: FileMemo | None = None) -> Array:
+        """Return the ids of the files' contents (samples, 16)."""
+        anchor = self.root.anchor
+        below = [self._path(row).removeprefix(anchor) for row in range(len(self))]
+        return (memo or FileMemo()).ids(Path(anchor), below)
+
+    def _path(self, row: int) -> str:
+        # Text, not Path objects, which would take most of the time with a million rows.
+        value = self.given[row]
+        return os.path.join(self.root, os.path.expanduser(value) if value[0] == "~" else value)  # noqa: PTH111, PTH118
+
+
+class TextTable(_Rows):
+    """Texts of a column, or pairs of texts of two columns; rows are called by their lines."""
+
+    def __init__(self, spec: str, name: str, table: Table, columns: Sequence[str], options: dict[str, str]) -> None:
+        super().__init__(spec, name, table, options)
+        self.texts = [table.columns[column] for column in columns]
+        self.names = [f"line {line}" for line in table.lines]
+        self.decoding = DECODING["text"]
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        parts = tuple(texts[index] for texts in self.texts)
+        return parts[0] if len(parts) == 1 else parts, target_of(self.targets, index)
+
+    def sample_ids(self, memo: FileMemo | None = None) -> Array:
+        """Return the ids of the texts (samples, 16)."""
+        ids = b"".join(content_id(self[row][0]) for row in range(len(self)))
+        return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
+
+
+def open_csv(argument: str, name: str) -> FileTable | TextTable:
+    """Return the samples of a CSV file: ``FILE[?path=COLUMN | text=COLUMN[,COLUMN]][&target=COLUMN[,COLUMN]…][&split=COLUMN]``.
+
+    Columns that are not named are found by their usual names. Raises :class:`DataError`, with the line where there is
+    one, :class:`DataNotFoundError` or :class:`UnknownNameError`.
+    """
+    place, options = parse_options(argument, "csv", OPTIONS)
+    table, spec = read_table(Path(place).expanduser()), f"csv:{argument}"
+    columns = list(table.columns)
+    if "path" in options and "text" in options:
+        raise UsageError(f"'{spec}' names both a path and a text column: the samples are one of them.")
+    path = None if "text" in options else pick(columns, options.get("path"), PATHS, table.path, "path")
+    if "text" in options:
+        texts = [str(pick(columns, each, (), table.path, "text")) for each in options["text"].split(",")]
+    else:
+        usual = None if "path" in options else pick(columns, None, TEXTS, table.path, "text")
+        texts = [] if usual is None else [usual]
+    if path and texts:
+        raise DataError(
+            f"{table.path} has both files ({path!r}) and texts ({texts[0]!r}): add ?path={path} or ?text={texts[0]} to say "
+            "which are the samples."
+        )
+    if path is not None:
+        return FileTable(spec, name, table, path, options)
+    if texts:
+        return TextTable(spec, name, table, texts, options)
+    raise DataError(
+        f"{table.path} has no column that is called like one of files ({', '.join(PATHS)}) or texts ({', '.join(TEXTS)}). It "
+        f"has: {', '.join(columns)}. Add ?path=COLUMN or ?text=COLUMN."
+    )
+
+
+def _targets(table: Table, options: dict[str, str]) -> tuple[Array, list[str] | None]:
+    columns, asked = list(table.columns), options.get("target")
+    if asked == NO_TARGET and NO_TARGET not in columns:
+        return no_targets(len(table.lines)), None
+    if asked is None:
+        found = pick(columns, None, TARGETS, table.path, "target")
+        if found is None:
+            raise DataError(
+                f"{table.path} has no column that is called like a target ({', '.join(TARGETS)}). It has: "
+                f"{', '.join(columns)}. Add target=COLUMN, or target={NO_TARGET} for samples without targets."
+            )
+        names = [found]
+    else:
+        names = [str(pick(columns, each, (), table.path, "target")) for each in asked.split(",")]
+    return encode_targets([table.columns[each] for each in names], names, table.where, options.get("as"))
+
+
+def _kind(table: Table, given: list[str], column: str) -> str:
+    kinds = [kind_of(value) for value in given]
+    for row, kind in enumerate(kinds):
+        if kind not in ("image", "sound"):
+            raise DataError(
+                f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is no image "
+                f"({', '.join(IMAGES)}) and no sound ({', '.join(SOUNDS)})."
+            )
+        if kind != kinds[0]:
+            raise DataError(
+                f"{table.where(row)} names {given[row]!r}, a {kind} among {kinds[0]}s: split the table by kind."
+            )
+    return str(kinds[0])
+
+
+def _unlike(given: list[str], lines: list[int]) -> list[str]:
+    """Return names that are all different: a path that stands there again gets its line."""
+    seen: set[str] = set()
+    names = []
+    for value, line in zip(given, lines, strict=True):
+        name = value
+        while name in seen:
+            name = f"{name} (line {line})"
+        seen.add(name)
+        names.append(name)
+    return names

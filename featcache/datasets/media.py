@@ -1,0 +1,135 @@
+"""Encoded samples: which files are images and which sounds, and how their bytes become items."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from ..errors import MissingDependencyError, UnreadableSampleError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DECODING", "IMAGES", "SOUNDS", "TEXTS", "decode", "kind_of", "open_image", "open_media"]
+
+IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SOUNDS = (".wav", ".flac")
+TEXTS = (".txt",)
+DECODING: dict[str, dict[str, Any]] = {
+    "image": {"decoder": "PIL", "mode": "RGB"},
+    # wav and flac hold samples as they are, so every decoder gives the same ones.
+    "sound": {"decoder": "samples", "dtype": "float32 of full scale", "channels": "mean"},
+    "text": {"decoder": "text"},
+}
+
+
+def kind_of(name: str) -> str | None:
+    """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
+    lower = name.lower()
+    for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS)):
+        if lower.endswith(extensions):
+            return kind
+    return None
+
+
+def open_media(kind: str, path: Path) -> Any:
+    """Return the item in a file; raises :class:`UnreadableSampleError` for one that is damaged or not there."""
+    try:
+        with path.open("rb") as file:
+            return decode(kind, file, path)
+    except FileNotFoundError as error:
+        raise UnreadableSampleError(f"{path} is not there (any more)") from error
+    except UnreadableSampleError:
+        raise
+    except OSError as error:
+        raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
+
+
+def open_image(path: Path) -> Any:
+    """Return a PIL image in RGB; raises :class:`UnreadableSampleError` for a file that is damaged or no image."""
+    return open_media("image", path)
+
+
+def decode(kind: str, content: bytes | BinaryIO, where: object) -> Any:
+    """Return a PIL image in RGB, a sound as (float32 tensor (samples,), sample rate), or a text.
+
+    Raises :class:`UnreadableSampleError` for what is damaged.
+    """
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    if kind == "image":
+        return _image(file, where)
+    if kind == "sound":
+        return _sound(file, where)
+    try:
+        return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableSampleError(f"{where} is no text in UTF-8 ({error})") from error
+
+
+def _image(file: BinaryIO, where: object) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UnreadableSampleError(f"{where} is not an image that PIL knows") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableSampleError(f"{where} is damaged or unreadable ({error})") from error
+
+
+def _sound(file: BinaryIO, where: object) -> tuple[torch.Tensor, int]:
+    import torch
+
+    start = file.read(4)
+    file.seek(0)
+    plain = _wav(file, where) if start in (b"RIFF", b"RIFX") else None
+    samples, rate = _other_sound(file, where) if plain is None else plain
+    if not len(samples):
+        raise UnreadableSampleError(f"{where} holds no sound: it has 0 samples")
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
+    return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32)), int(rate)
+
+
+def _wav(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int] | None:
+    """Return the samples of a wav file, (samples,) or (samples, channels), None for an encoding that scipy does not know."""
+    import warnings
+
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of notes that it does not know
+            rate, samples = wavfile.read(file)
+    except ValueError as error:
+        if "Unknown wave file format" in str(error):
+            file.seek(0)
+            return None
+        raise UnreadableSampleError(f"{where} is damaged, or no wav file ({_line(error)})") from error
+    except Exception as error:  # scipy raises whatever the damage leads to
+        raise UnreadableSampleError(f"{where} is damaged, or no wav file ({_line(error)})") from error
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128, rate
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / np.float32(-int(np.iinfo(samples.dtype).min)), rate
+    return samples.astype(np.float32), rate
+
+
+def _other_sound(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int]:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the library behind it is not there
+        raise MissingDependencyError(
+            f"{where} is no plain wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
+        ) from error
+    try:
+        samples, rate = soundfile.read(file, dtype="float32")
+    except Exception as error:
+        raise UnreadableSampleError(f"{where} is damaged, or no sound that soundfile knows ({_line(error)})") from error
+    return samples, rate
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
