@@ -97,22 +97,23 @@ def torchvision_cases() -> Iterator[Case]:
 
 # One small architecture of each of timm's families, two where a family has very different members.
 TIMM = """
-beit_base_patch16_224 halonet_h1 eca_botnext26ts_256 mobileone_s1 repvgg_a0 cait_xxs24_224 coat_tiny coat_lite_tiny convit_tiny
-convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_s cspresnet50 cspnext_tiny davit_tiny
-deit_tiny_patch16_224 deit3_small_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientformerv2_s0
-efficientnet_b0 efficientnet_b0_gn tf_efficientnetv2_b0 mnasnet_small mixnet_s efficientvim_m1 efficientvit_b0 efficientvit_m0
-eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 ghostnetv2_100 ghostnetv3_050
-hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2
-inception_v3 inception_v4 lcnetv2_small levit_128s levit_conv_128s lowformer_b0 test_mambaout coatnet_pico_rw_224
-maxvit_pico_rw_256 poolformer_s12 caformer_s18 gmlp_ti16_224 mixer_s32_224 resmlp_12_224 mobilenetv3_small_050 lcnet_035
-mobilenetv5_base mobilevit_xxs mobilevitv2_050 mvitv2_tiny naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small
-nf_ecaresnet26 dm_nfnet_f0 pit_ti_224 pit_ti_distilled_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002
-repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d resnet10t resnet18 seresnext26d_32x4d resnetv2_18 rexnet_100 selecsls42
-legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
-swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small twins_pcpvt_small vgg11 visformer_tiny
-vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 test_vit_relpos samvit_base_patch16_224 vitamin_small_224 volo_d1_224
-ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p16_224
-""".split()
+beit_base_patch16_224 halonet_h1 eca_botnext26ts_256 mobileone_s1 repvgg_a0 cait_xxs24_224 coat_tiny coat_lite_tiny
+convit_tiny convmixer_768_32 convnext_atto convnextv2_atto cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_s
+cspresnet50 cspnext_tiny davit_tiny deit_tiny_patch16_224 deit3_small_patch16_224 densenet121 dla46x_c dpn48b
+edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientnet_b0_gn tf_efficientnetv2_b0
+mnasnet_small mixnet_s efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8
+focalnet_tiny_srf gcvit_xxtiny ghostnet_050 ghostnetv2_100 ghostnetv3_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224
+sam2_hiera_tiny hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4
+lcnetv2_small levit_128s levit_conv_128s lowformer_b0 test_mambaout coatnet_pico_rw_224 maxvit_pico_rw_256
+poolformer_s12 caformer_s18 gmlp_ti16_224 mixer_s32_224 resmlp_12_224 mobilenetv3_small_050 lcnet_035 mobilenetv5_base
+mobilevit_xxs mobilevitv2_050 mvitv2_tiny naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small nf_ecaresnet26
+dm_nfnet_f0 pit_ti_224 pit_ti_distilled_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 regnety_002
+repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d resnet10t resnet18 seresnext26d_32x4d resnetv2_18 rexnet_100
+selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
+swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small twins_pcpvt_small
+vgg11 visformer_tiny vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 test_vit_relpos samvit_base_patch16_224
+vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p16_224
+""".split()  # noqa: SIM905
 
 
 def _timm_model(name: str, size: int | None = None) -> nn.Module:
@@ -143,6 +144,7 @@ def timm_cases() -> Iterator[Case]:
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
 TEXT = {**TINY, "vocab_size": 100, "max_position_embeddings": 40, "num_labels": 3}
+DISTIL = {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 64, "vocab_size": 100, "num_labels": 3}
 VISION = {**TINY, "image_size": 32, "patch_size": 8}
 SPEECH = {
     **TINY, "conv_dim": (16, 16), "conv_kernel": (5, 3), "conv_stride": (4, 2), "num_feat_extract_layers": 2, "vocab_size": 20,
@@ -175,10 +177,8 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "BertForMaskedLM": ("BertConfig", TEXT, "text"),
     "RobertaModel": ("RobertaConfig", TEXT, "text"),
     "RobertaForSequenceClassification": ("RobertaConfig", TEXT, "text"),
-    "DistilBertModel": ("DistilBertConfig", {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 64, "vocab_size": 100}, "text"),
-    "DistilBertForSequenceClassification": (
-        "DistilBertConfig", {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 64, "vocab_size": 100, "num_labels": 3}, "text"
-    ),
+    "DistilBertModel": ("DistilBertConfig", DISTIL, "text"),
+    "DistilBertForSequenceClassification": ("DistilBertConfig", DISTIL, "text"),
     "ViTModel": ("ViTConfig", VISION, "image"),
     "ViTForImageClassification": ("ViTConfig", {**VISION, "num_labels": 3}, "image"),
     "Dinov2Model": ("Dinov2Config", {**VISION, "drop_path_rate": 0.2}, "image"),

@@ -83,7 +83,8 @@ def _machine() -> str:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return f"One CPU thread of a {platform.machine()} machine, {platform.system()}, Python {platform.python_version()}, {', '.join(versions)}.\n"
+    where = f"One CPU thread of a {platform.machine()} machine, {platform.system()}, Python {platform.python_version()}"
+    return f"{where}, {', '.join(versions)}.\n"
 
 
 def _not_run(rows: list[dict[str, Any]]) -> str:

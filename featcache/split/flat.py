@@ -20,27 +20,12 @@ from torch.utils import _pytree as pytree
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, affine, ancestors, behind
+from .containers import PLAIN, NotFlatError, held
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
 
 FRONTIER = "frontier"
-PLAIN = (
-    bool,
-    int,
-    float,
-    str,
-    complex,
-    type(None),
-    type(Ellipsis),
-    torch.dtype,
-    torch.memory_format,
-    torch.layout,
-)
-
-
-class NotFlatError(Exception):
-    """What lies behind the cut cannot be written as a flat graph."""
 
 
 def build_flat(
@@ -58,6 +43,10 @@ def build_flat(
                 root[node.target] = getattr(model.get_submodule(owner), name)
     made = fx.GraphModule(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
+    for name in root:
+        owner, _, leaf = name.rpartition(".")
+        if name not in constants and leaf in model.get_submodule(owner)._non_persistent_buffers_set:
+            made.get_submodule(owner)._non_persistent_buffers_set.add(leaf)
     made.training = model.training
     # Folding tries rows of this form, to see that a row's value does not depend on the others.
     made.meta["frontier"] = frontier
@@ -161,8 +150,9 @@ class _Builder:
         counterparts = pytree.tree_leaves(theirs)
         if len(leaves) != len(counterparts):
             raise NotFlatError("arguments depend on the batch")
-        return _plain(
-            pytree.tree_unflatten([self._leaf(a, b) for a, b in zip(leaves, counterparts, strict=True)], spec)
+        return held(
+            self.graph,
+            pytree.tree_unflatten([self._leaf(a, b) for a, b in zip(leaves, counterparts, strict=True)], spec),
         )
 
     def _leaf(self, mine: Any, theirs: Any) -> Any:
@@ -196,7 +186,7 @@ class _Builder:
             return self.nodes[number]
         kind, *where = self.run.origins[number]
         if kind == "state":
-            if where[0] in self.analysis.state_before:
+            if where[0] in self.analysis.state_before and isinstance(self.run.objects[number], nn.Parameter):
                 raise NotFlatError(f"{where[0]} is used on both sides of the cut")
             node = self.graph.get_attr(where[0])
         elif kind == "constant":
@@ -218,16 +208,3 @@ class _Builder:
         if writers:
             raise NotFlatError("a side input is changed in place")
         self._call(mine, theirs)
-
-
-def _plain(value: Any) -> Any:
-    """Return containers as the plain ones that a graph may hold."""
-    if isinstance(value, torch.Size) or type(value) is tuple:
-        return tuple(_plain(part) for part in value)
-    if type(value) is list:
-        return [_plain(part) for part in value]
-    if type(value) is dict:
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (fx.Node, slice, PLAIN)):
-        return value
-    raise NotFlatError(f"an argument or result is {type(value).__name__}")
