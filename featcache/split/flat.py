@@ -26,6 +26,10 @@ from .record import Call, ModuleCall, Ref
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
 
 FRONTIER = "frontier"
+DROPOUTS = {
+    f"torch.nn.functional.{name}"
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+}
 
 
 def build_flat(
@@ -67,13 +71,14 @@ class _Builder:
         self.constants: dict[str, torch.Tensor] = {}
         self.batch: fx.Node | None = None
         self.device: fx.Node | None = None
+        self.mode: fx.Node | None = None
 
     def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
         events = self._events(self.run)
         others = self._events(self.other)
         if [event.name for event in events] != [event.name for event in others]:
             raise NotFlatError("the path behind the cut depends on the batch")
-        for event in (*events, *self.run.calls[self.analysis.end :]):
+        for event in events:  # inside of a module that is called whole, its own code does that
             if event.context:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
@@ -119,6 +124,10 @@ class _Builder:
         if mine.escapes:
             raise NotFlatError(f"{mine.name} takes a Python value")
         args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
+        if mine.name in DROPOUTS and kwargs.get("training") is False:
+            # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.
+            self.mode = self.mode or self.graph.get_attr("training")
+            kwargs["training"] = self.mode
         function: Any = mine.function
         owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":

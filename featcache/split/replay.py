@@ -154,7 +154,8 @@ class _Answers(TorchFunctionMode):
         if call.switches_gradients:
             return func(*args, **kwargs)
         with torch.no_grad():
-            if self.analysis.answered.intersection((*call.makes, *call.writes)):
+            # What it returns may also be an answered tensor itself: a `.to()` that had nothing to do.
+            if self.analysis.answered.intersection((*refs_in(call.outputs), *call.writes)):
                 return self.results(call.outputs)
             result = func(*args, **kwargs)
         for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
