@@ -13,6 +13,7 @@ from torch import nn
 
 Inputs = Callable[[int, int], Any]  # (batch, seed) to a tuple or a dict of inputs
 SIZES = (64, 96, 128, 224, 256, 299)
+VIDEO = [(3, 4, 32, 32), (3, 4, 64, 64), (3, 8, 64, 64), (3, 16, 224, 224)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _torchvision_model(name: str) -> nn.Module:
 
 def _torchvision(name: str, video: bool) -> tuple[nn.Module, Inputs]:
     model = _torchvision_model(name)
-    return model, smallest(model, [*squares(3, 8), (3, 16, 224, 224)] if video else squares(3))
+    return model, smallest(model, VIDEO if video else squares(3))
 
 
 def torchvision_cases() -> Iterator[Case]:
