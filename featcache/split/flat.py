@@ -42,9 +42,8 @@ def build_flat(
             root[node.target] = model.get_submodule(node.target)
         elif node.op == "get_attr":
             owner, _, name = node.target.rpartition(".")
-            root[node.target] = constants.get(node.target)
-            if root[node.target] is None:
-                root[node.target] = getattr(model.get_submodule(owner), name)
+            found = constants.get(node.target)
+            root[node.target] = getattr(model.get_submodule(owner), name) if found is None else found
     made = fx.GraphModule(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
     for name in root:
@@ -71,7 +70,6 @@ class _Builder:
         self.constants: dict[str, torch.Tensor] = {}
         self.batch: fx.Node | None = None
         self.device: fx.Node | None = None
-        self.mode: fx.Node | None = None
 
     def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
         events = self._events(self.run)
@@ -126,8 +124,8 @@ class _Builder:
         args, kwargs = self._tree((mine.args, mine.kwargs), (theirs.args, theirs.kwargs))
         if mine.name in DROPOUTS and kwargs.get("training") is False:
             # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.
-            self.mode = self.mode or self.graph.get_attr("training")
-            kwargs["training"] = self.mode
+            inside = self.run.modules[mine.parent].name if mine.parent >= 0 else ""
+            kwargs["training"] = self.graph.create_node("get_attr", f"{inside}.training".lstrip("."))
         function: Any = mine.function
         owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":
