@@ -125,10 +125,10 @@ def main() -> None:
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if _exists(given.results) else []
     done = {(row["family"], row["model"]) for row in rows}
     for family in given.family or sorted(FAMILIES):
-        for case in FAMILIES[family]():
-            if (family, case.name) in done or not fnmatch.fnmatch(case.name, given.models):
-                continue
-            if not given.min_parameters <= case.parameters() <= given.max_parameters:
+        cases = [case for case in FAMILIES[family]() if fnmatch.fnmatch(case.name, given.models)]
+        sizes = {case.name: case.parameters() for case in cases if (family, case.name) not in done}
+        for case in sorted(cases, key=lambda each: sizes.get(each.name, 0.0)):
+            if not given.min_parameters <= sizes.get(case.name, -1.0) <= given.max_parameters:
                 continue
             rows.append(apart(case, given.boundaries, given.timeout))
             say(rows[-1])
