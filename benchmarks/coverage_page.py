@@ -92,8 +92,8 @@ def _not_run(rows: list[dict[str, Any]]) -> str:
     lines = [f"- {row['model']}: {row['failed']}" for row in rows if "failed" in row]
     if sampled:
         lines.append(
-            f"- Of {len(sampled)} models a sample of the boundaries was checked, evenly spread, the first and the last among "
-            "them: the column *checked* gives how many of how many."
+            f"- Of {len(sampled)} models a sample of the boundaries was checked, evenly spread: the column *checked* gives how "
+            "many of how many."
         )
     return "\n".join(lines or ["Every boundary of every model in the tables was checked."]) + "\n"
 
