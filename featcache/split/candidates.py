@@ -73,21 +73,33 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
 def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
     """Return the FLOPs before each recorded call, and in all."""
     from torch.overrides import TorchFunctionMode
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
     from .clone import skeleton
     from .names import call_name, is_metadata
 
-    counter = FlopCounterMode(display=False)
     before: list[int] = []
+    total = 0
+
+    # Not FlopCounterMode: it also follows modules, and fails where one is given a parameter (CaiT's class token).
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal total
+            result = func(*args, **(kwargs or {}))
+            count = flop_registry.get(func._overloadpacket)
+            if count is not None:
+                total += count(*args, **(kwargs or {}), out_val=result)
+            return result
 
     class Positions(TorchFunctionMode):
         def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
             if not is_metadata(call_name(func)):
-                before.append(counter.get_total_flops())
+                before.append(total)
             return func(*args, **(kwargs or {}))
 
+    counter = Counter()  # type: ignore[no-untyped-call]
     args, kwargs = call
     with torch.no_grad(), quiet(), counter, Positions():
         skeleton(model)(*args, **kwargs)
-    return [*before, counter.get_total_flops()]
+    return [*before, total]

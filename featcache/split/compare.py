@@ -14,11 +14,14 @@ __all__ = ["compare"]
 TOLERANCE = 1e-5
 
 
-def compare(expected: Any, found: Any, what: str, refuse: bool = True, tolerance: float = TOLERANCE) -> float:
+def compare(
+    expected: Any, found: Any, what: str, refuse: bool = True, tolerance: float = TOLERANCE, floor: float = 0.0
+) -> float:
     """Return the largest difference between two outputs, relative to the scale of the first.
 
     Values that are not finite in ``expected`` prove nothing and are left out; they must be as little finite in
-    ``found``. Raises :class:`SplitError` above the tolerance, or where no value is finite, if ``refuse``.
+    ``found``. A scale below ``floor`` counts as that. Raises :class:`SplitError` above the tolerance, or where no value
+    is finite, if ``refuse``.
     """
     left, right = tensors_in(expected), tensors_in(found)
     if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right, strict=False)):
@@ -36,7 +39,7 @@ def compare(expected: Any, found: Any, what: str, refuse: bool = True, tolerance
             largest = float("inf")
         elif finite.any():
             proven = True
-            scale = mine[finite].abs().max().clamp_min(1e-30)
+            scale = mine[finite].abs().max().clamp_min(max(floor, 1e-30))
             largest = max(largest, float((mine[finite] - theirs[finite]).abs().max() / scale))
     if refuse and (largest > tolerance or not proven):
         reason = (

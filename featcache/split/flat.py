@@ -21,27 +21,16 @@ from torch.utils import _pytree as pytree
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, ancestors, behind, is_behind
+from .containers import PLAIN, NotFlatError, held
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
 
 FRONTIER = "frontier"
-PLAIN = (
-    bool,
-    int,
-    float,
-    str,
-    complex,
-    type(None),
-    type(Ellipsis),
-    torch.dtype,
-    torch.memory_format,
-    torch.layout,
-)
-
-
-class NotFlatError(Exception):
-    """What lies behind the cut cannot be written as a flat graph."""
+DROPOUTS = {
+    f"torch.nn.functional.{name}"
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+}
 
 
 def build_flat(
@@ -54,11 +43,14 @@ def build_flat(
             root[node.target] = model.get_submodule(node.target)
         elif node.op == "get_attr":
             owner, _, name = node.target.rpartition(".")
-            root[node.target] = constants.get(node.target)
-            if root[node.target] is None:
-                root[node.target] = getattr(model.get_submodule(owner), name)
+            found = constants.get(node.target)
+            root[node.target] = getattr(model.get_submodule(owner), name) if found is None else found
     made = fx.GraphModule(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
+    for name in root:
+        owner, _, leaf = name.rpartition(".")
+        if name not in constants and leaf in model.get_submodule(owner)._non_persistent_buffers_set:
+            made.get_submodule(owner)._non_persistent_buffers_set.add(leaf)
     made.training = model.training
     # Folding tries rows of this form, to see that a row's value does not depend on the others.
     made.meta["frontier"] = frontier
@@ -92,8 +84,7 @@ class _Builder:
         others, resized = self._events(self.other), self._events(self.resized)
         if any([event.name for event in events] != [event.name for event in each] for each in (others, resized)):
             raise NotFlatError("the path behind the cut depends on the batch or the length")
-        last = len(self.run.calls) if self.until is None else self.until.end
-        for event in (*events, *self.run.calls[self.analysis.end : last]):
+        for event in events:  # inside of a module that is called whole, its own code does that
             if event.context:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
@@ -158,6 +149,10 @@ class _Builder:
         if mine.escapes:
             raise NotFlatError(f"{mine.name} takes a Python value")
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
+        if mine.name in DROPOUTS and kwargs.get("training") is False:
+            # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.
+            inside = self.run.modules[mine.parent].name if mine.parent >= 0 else ""
+            kwargs["training"] = self.graph.create_node("get_attr", f"{inside}.training".lstrip("."))
         function: Any = mine.function
         owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":
@@ -189,7 +184,8 @@ class _Builder:
         others = [pytree.tree_leaves(each) for each in trees[1:]]
         if any(len(leaves) != len(each) for each in others):
             raise NotFlatError("arguments depend on the batch or the length")
-        return _plain(pytree.tree_unflatten([self._leaf(*each) for each in zip(leaves, *others, strict=True)], spec))
+        made = pytree.tree_unflatten([self._leaf(*each) for each in zip(leaves, *others, strict=True)], spec)
+        return held(self.graph, made)
 
     def _leaf(self, mine: Any, *others: Any) -> Any:
         if isinstance(mine, Ref):
@@ -231,7 +227,7 @@ class _Builder:
             return self.nodes[number]
         kind, *where = self.run.origins[number]
         if kind == "state":
-            if where[0] in self.analysis.state_before:
+            if where[0] in self.analysis.state_before and isinstance(self.run.objects[number], nn.Parameter):
                 raise NotFlatError(f"{where[0]} is used on both sides of the cut")
             node = self.graph.get_attr(where[0])
         elif kind == "constant":
@@ -254,16 +250,3 @@ class _Builder:
         if writers:
             raise NotFlatError("a side input is changed in place")
         self._call(*calls)
-
-
-def _plain(value: Any) -> Any:
-    """Return containers as the plain ones that a graph may hold."""
-    if isinstance(value, torch.Size) or type(value) is tuple:
-        return tuple(_plain(part) for part in value)
-    if type(value) is list:
-        return [_plain(part) for part in value]
-    if type(value) is dict:
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (fx.Node, slice, PLAIN)):
-        return value
-    raise NotFlatError(f"an argument or result is {type(value).__name__}")

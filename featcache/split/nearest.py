@@ -11,7 +11,8 @@ from .analysis import analyse
 from .examples import Examples
 from .record import Run, Runs
 from .structure import structure_digest
-from .trial import refuse_mixed_rows, refuse_tied, with_training_path
+from .training_path import with_training_path
+from .trial import refuse_mixed_rows, refuse_tied
 
 __all__ = ["candidate_names", "nearest_cuts"]
 

@@ -246,10 +246,11 @@ def record(
     kwargs: dict[str, Any],
     batch: int,
     training: Collection[str] = (),
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> Run:
     """Return what a pass of ``model`` does, run without gradients on a skeleton of it.
 
-    All modules are in evaluation mode, but those that ``training`` names.
+    All modules are in evaluation mode, but those that ``training`` names; ``prepare`` is called with the skeleton.
     """
     running = skeleton(model, own_buffers=True)
     for name in training:
@@ -264,6 +265,8 @@ def record(
     for name, module in running.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
             _watch(module, name, recorder)
+    if prepare is not None:
+        prepare(running)
     with torch.no_grad(), quiet(), recorder:
         outputs = running(*args, **kwargs)
     run.outputs, _ = recorder.referred(outputs)

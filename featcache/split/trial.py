@@ -16,7 +16,6 @@ from .compare import compare
 from .examples import Call
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seed_all
-from .record import record
 from .trees import tensors_in
 
 __all__ = [
@@ -26,7 +25,6 @@ __all__ = [
     "refuse_scripted",
     "refuse_tied",
     "seeded_step",
-    "with_training_path",
 ]
 
 SEED = 20240229
@@ -59,11 +57,18 @@ def seeded_step(run: Callable[[], Any], parameters: dict[str, nn.Parameter], buf
 
 
 def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names: set[str]) -> Step:
-    """Return a training step of the whole model with a truly frozen prefix, for the parameters of these names.
+    """Return a training step of the whole model with a truly frozen prefix.
 
-    Until the cut everything is in evaluation mode; from there on, what does not run before the cut only is in training
-    mode. Only the gradients of these parameters are asked for, so what lies before the cut is frozen.
+    Until the cut everything is in evaluation mode and without gradients (with them, torch chooses other kernels, which
+    round in another way); from there on, what does not run before the cut only is in training mode. The gradients are
+    those of all parameters that are used behind the cut; ``names`` are those that are expected to be.
     """
+    step = _frozen_step(model, analysis, call, set(dict(model.named_parameters())), frozen=True)
+    # torch refuses to change a view in place behind the cut that was made without gradients before it.
+    return step if step.failure is None else _frozen_step(model, analysis, call, names, frozen=False)
+
+
+def _frozen_step(model: nn.Module, analysis: CutAnalysis, call: Call, names: set[str], frozen: bool) -> Step:
     running = skeleton(model, own_buffers=True)
     last = analysis.run.modules[analysis.cut_call]
 
@@ -71,12 +76,17 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names:
         for name, module in running.named_modules():
             if name not in analysis.before:
                 module.training = True
+        torch.set_grad_enabled(True)
 
     at_end_of_call(running, last.name, last.nth, change_over)
 
+    def run() -> Any:
+        with torch.set_grad_enabled(not frozen):
+            return running(*call[0], **call[1])
+
     parameters = {name: each for name, each in running.named_parameters() if name in names}
     try:
-        return seeded_step(lambda: running(*call[0], **call[1]), parameters, dict(running.named_buffers()))
+        return seeded_step(run, parameters, dict(running.named_buffers()))
     except Exception as error:
         return Step(None, {}, {}, error)
 
@@ -94,11 +104,34 @@ def refuse_scripted(model: nn.Module) -> None:
 def refuse_tied(model: nn.Module, analysis: CutAnalysis) -> None:
     """Raise :class:`SplitError` where a parameter is used on both sides of the cut."""
     tied = sorted({name for name, _ in model.named_parameters()} & analysis.state_before & state_behind(analysis))
-    if tied:
-        raise SplitError(
-            f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}): training what lies "
-            "behind it would change what is cached. Untie them (give one side a copy), or choose another cut."
-        )
+    if not tied:
+        return
+    words = f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}): training what lies "
+    behind = _behind_names(model, tied, analysis)
+    if len(behind) == len(tied):
+        lines = "; ".join(f"model.{name} = torch.nn.Parameter(model.{name}.detach().clone())" for name in behind)
+        raise SplitError(f"{words}behind it would change what is cached. Give the far side a copy of its own: {lines}.")
+    raise SplitError(
+        f"{words}behind it would change what is cached. The same modules run on both sides; give each side modules of its own, "
+        "or choose another cut."
+    )
+
+
+def _behind_names(model: nn.Module, tied: list[str], analysis: CutAnalysis) -> list[str]:
+    """Return the other names of tied parameters: those in modules that run behind the cut only."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    ran = {call.name for call in analysis.run.modules[analysis.cut_call + 1 :]}
+    ran -= analysis.before | analysis.open
+    shared = {id(named[name]) for name in tied}
+    return [
+        name
+        for name, each in named.items()
+        if id(each) in shared and name.rpartition(".")[0] in ran - set(_owners(tied))
+    ]
+
+
+def _owners(names: list[str]) -> list[str]:
+    return [name.rpartition(".")[0] for name in names]
 
 
 def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, call: Call, other_row: Call) -> None:
@@ -116,27 +149,3 @@ def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, call: Call, other
                 f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, holds rows that depend on the other rows "
                 "of their batch (a mean over the batch, or a normalisation by it): rows cannot be cached."
             )
-
-
-def with_training_path(model: nn.Module, analysis: CutAnalysis, call: Call) -> CutAnalysis:
-    """Return the analysis with the modules that run behind the cut in training mode only.
-
-    Raises :class:`SplitError` where the model, in training mode, computes more before the cut than in evaluation mode.
-    """
-    try:
-        run = record(model, *call, 2, training=analysis.open)
-    except Exception:
-        return analysis  # it cannot be run so; the trial in training mode says what that means
-    ours = [each.name for each in analysis.run.calls[: analysis.end]]
-    positions = [number for number, each in enumerate(run.modules) if each.name == analysis.cut]
-    theirs = [each.name for each in run.calls[: run.modules[positions[-1]].end]] if positions else []
-    if ours != theirs:
-        raise SplitError(
-            f"in training mode the model runs other calls before the cut {analysis.cut!r} than in evaluation mode (an "
-            "auxiliary head, perhaps): a head trained from the cache would not equal the model. Choose an earlier cut, or "
-            "build the model without that branch."
-        )
-    known = {each.name for each in analysis.run.modules}
-    return dataclasses.replace(
-        analysis, training_only=frozenset(each.name for each in run.modules if each.name not in known)
-    )
