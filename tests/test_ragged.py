@@ -226,3 +226,16 @@ def test_where_no_mask_crosses_the_cut_the_suffix_is_refused_and_a_linear_head_w
         featcache.train_head(split, features, epochs=1)
     head = featcache.train_head(split, features, head="linear", epochs=1, validation=0.0)
     assert head.predict_proba(features).shape == (24, 3)
+
+
+def test_the_order_of_keyword_inputs_does_not_matter(encoder) -> None:
+    texts = Texts()
+    examples = [padded(texts, [0, 1]), padded(texts, [2, 3])]
+    backwards = [dict(reversed(each.items())) for each in examples]
+    one = featcache.split(encoder, "layers.1", *examples)
+    other = featcache.split(encoder, "layers.1", *backwards)
+    assert one.structure == other.structure
+    frontier = one.prefix(**backwards[0])
+    assert torch.equal(frontier["attention_mask"], examples[0]["attention_mask"])
+    with torch.no_grad():
+        assert torch.equal(one.suffix(frontier), encoder(**examples[0]))

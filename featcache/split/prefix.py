@@ -33,7 +33,7 @@ def run_prefixes(
     """Return what crosses each of several cuts of one recorded model, from a single run up to the last of them."""
     found: dict[int, torch.Tensor] = {}
     taken: dict[str, dict[str, torch.Tensor]] = {}
-    given = pytree.tree_leaves((args, kwargs))
+    given = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))  # numbered as in the recording
     # One object can be the output of several modules, where one of them changes it in place.
     crossings = {(crossing.number, crossing.source): crossing for each in analyses for crossing in each.crossings}
     for crossing in crossings.values():

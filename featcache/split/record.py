@@ -252,6 +252,7 @@ def record(
 
     All modules are in evaluation mode, but those that ``training`` names; ``prepare`` is called with the skeleton.
     """
+    kwargs = dict(sorted(kwargs.items()))  # inputs are numbered; the order of keywords must not matter
     running = skeleton(model, own_buffers=True)
     for name in training:
         running.get_submodule(name).training = True
