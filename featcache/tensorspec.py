@@ -35,6 +35,10 @@ class TensorSpec:
         """Return the shape of one sample's value, or, where samples vary in length, of one step of it."""
         return tuple(size for size in self.shape if size is not None)
 
+    def __str__(self) -> str:
+        """Return the shape in words, such as 512×7×7; n stands for the length of a sample."""
+        return "×".join("n" if size is None else str(size) for size in self.shape) or "scalar"
+
     @property
     def size_bytes(self) -> int:
         """Return the bytes that one sample's value takes in memory, or one step of it where samples vary in length."""

@@ -25,7 +25,7 @@ def cuts_command(as_json: bool, **options: Any) -> None:
         [
             [
                 cut.name,
-                " + ".join("×".join(map(str, spec.shape)) or "scalar" for spec in cut.frontier),
+                " + ".join(str(spec) for spec in cut.frontier),
                 size(cut.size_bytes),
                 f"{100 * cut.flops_share:.1f} %",
                 f"{100 * cut.parameters_share:.1f} %",

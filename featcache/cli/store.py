@@ -30,7 +30,7 @@ def ls_command(as_json: bool, store: str) -> None:
                 info.recipe,
                 info.cut,
                 info.dtype,
-                " + ".join("×".join(map(str, spec.shape)) or "scalar" for spec in info.frontier),
+                " + ".join(str(spec) for spec in info.frontier),
                 f"{info.rows:,}",
                 f"{info.shards:,}",
                 size(info.size_bytes),
