@@ -31,12 +31,26 @@ if TYPE_CHECKING:
         UnreadableSampleError,
         UsageError,
     )
+    from .export import ExportReport, export_features, export_head
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
-    from .heads import Metrics, Predictions, TrainedHead, load_head, predict, train_head
+    from .heads import (
+        DenseMetrics,
+        Metrics,
+        MultiLabelMetrics,
+        Predictions,
+        RegressionMetrics,
+        Task,
+        TrainedHead,
+        load_head,
+        merge,
+        predict,
+        train_head,
+    )
     from .progress import ProgressEvent
     from .project import Project
     from .recipe import Recipe
+    from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
 
@@ -47,7 +61,9 @@ __all__ = [
     "Damage",
     "DataError",
     "DataNotFoundError",
+    "DenseMetrics",
     "Explanation",
+    "ExportReport",
     "ExtractReport",
     "FeatCacheError",
     "FeatureLoader",
@@ -57,12 +73,14 @@ __all__ = [
     "HeadError",
     "Metrics",
     "MissingDependencyError",
+    "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
     "Predictions",
     "ProgressEvent",
     "Project",
     "Recipe",
+    "RegressionMetrics",
     "SetInfo",
     "SetStatus",
     "Settings",
@@ -72,6 +90,7 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StorePermissionError",
+    "Task",
     "TensorSpec",
     "TrainedHead",
     "UnknownCutError",
@@ -81,11 +100,16 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "cuts",
+    "export_features",
+    "export_head",
     "extract",
     "load_head",
+    "merge",
     "predict",
     "split",
+    "train_freezing",
     "train_head",
+    "train_unfreezing",
 ]
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
@@ -93,12 +117,26 @@ _HOMES = {
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "export": ("ExportReport", "export_features", "export_head"),
     "extract": ("ExtractReport", "extract"),
     "features": ("FeatureLoader", "Features"),
-    "heads": ("Metrics", "Predictions", "TrainedHead", "load_head", "predict", "train_head"),
+    "heads": (
+        "DenseMetrics",
+        "Metrics",
+        "MultiLabelMetrics",
+        "Predictions",
+        "RegressionMetrics",
+        "Task",
+        "TrainedHead",
+        "load_head",
+        "merge",
+        "predict",
+        "train_head",
+    ),
     "progress": ("ProgressEvent",),
     "project": ("Project",),
     "recipe": ("Recipe",),
+    "schedules": ("train_freezing", "train_unfreezing"),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
 }

@@ -10,7 +10,7 @@ from torch import nn
 from .errors import UsageError
 from .tensorspec import TensorSpec
 
-__all__ = ["MASK", "POOLS", "Pool", "pooled_spec"]
+__all__ = ["MASK", "POOLS", "Pool", "is_channels_last", "pooled_spec"]
 
 POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 MASK = "mask"  # of a padded batch: which steps are a sample's own
@@ -46,7 +46,9 @@ class Pool(nn.Module):
             return _masked_mean(values.reshape(*values.shape[:2], -1), mask)
         if values.dim() < 3 or self.kind == "flatten":
             return values.reshape(len(values), -1)
-        kind = self.kind if self.kind != "auto" else _layout(tuple(values.shape[1:]))
+        kind = self.kind
+        if kind == "auto":
+            kind = "channels_last" if is_channels_last(tuple(values.shape[1:])) else "channels_first"
         if kind == "first":
             return values[:, 0].reshape(len(values), -1)
         if kind == "channels_last":
@@ -83,7 +85,6 @@ def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def _layout(shape: tuple[int, ...]) -> str:
-    if len(shape) == 2:
-        return "channels_last"
-    return "channels_last" if shape[0] == shape[1] != shape[-1] else "channels_first"
+def is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether features of a sample's shape are tokens, or maps whose channels stand last."""
+    return len(shape) == 2 or shape[0] == shape[1] != shape[-1]

@@ -159,7 +159,11 @@ class Project:
             return None, 0
         return views_recipe(self.recipe(cut), samples), self.settings.views
 
-    def extract(
+    def extract(self, cut: str, **options: Any) -> ExtractReport:
+        """Return the report of computing what is missing at one cut; options as for :meth:`extract_cuts`."""
+        return self.extract_cuts([cut], **options)[0]
+
+    def extract_cuts(
         self,
         cuts: Sequence[str],
         *,

@@ -34,6 +34,11 @@ class Snapshot:
     splits: Sequence[str]
     classes: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        # Maps of class numbers take a byte a pixel, not eight.
+        if self.targets.ndim > 2 and self.targets.dtype.kind in "iu":
+            object.__setattr__(self, "targets", _narrowed(self.targets))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -78,6 +83,13 @@ def read_snapshot(path: Path) -> Snapshot:
     if snapshot.digest != path.stem:
         raise CorruptError(f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew.")
     return snapshot
+
+
+def _narrowed(values: Array) -> Array:
+    """Return whole numbers in the smallest type that holds them all."""
+    least, most = (values.min(), values.max()) if values.size else (0, 0)
+    kinds = (np.uint8, np.int16, np.int32, np.int64)
+    return values.astype(next(kind for kind in kinds if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max))
 
 
 def _arrays(snapshot: Snapshot) -> dict[str, Array]:

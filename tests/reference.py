@@ -32,6 +32,28 @@ def usual_loop(
     The whole network runs in every step, its frozen modules in evaluation mode and without gradients.
     """
     model = new_network(split, classes, seed).model
+    stage(
+        model, data, features, frozen, epochs=epochs, batch_size=batch_size, seed=seed, loss_of=loss_of,
+        optimizer_of=optimizer_of, **settings,
+    )  # fmt: skip
+    return model.eval()
+
+
+def stage(
+    model: nn.Module,
+    data: TensorPairs,
+    features: featcache.Features,
+    frozen: tuple[str, ...],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    loss_of: nn.Module,
+    optimizer_of: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    least: int = 30,
+    **settings: float,
+) -> None:
+    """Train a whole network in place, with a fresh optimizer and schedule; of ``features`` only the order is used."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -53,5 +75,4 @@ def usual_loop(
             optimizer.step()
             schedule.step()
             steps += 1
-    assert steps >= 30
-    return model.eval()
+    assert steps >= least

@@ -200,7 +200,7 @@ def test_a_store_without_permission_is_refused(command: CommandLine) -> None:
     assert "permission" in one_line(command("extract", "--cut", "layer4", "--store", "locked/s", expect=1))
 
 
-def test_a_model_whose_output_is_no_tensor_and_nan_features_are_named(command: CommandLine) -> None:
+def test_a_model_that_returns_a_tuple_is_trained_and_nan_features_are_named(command: CommandLine) -> None:
     (command.folder / "nets.py").write_text(
         "import torch\n"
         "from torch import nn\n"
@@ -221,7 +221,8 @@ def test_a_model_whose_output_is_no_tensor_and_nan_features_are_named(command: C
         "    return nn.Sequential(Divides(), nn.Linear(1, 4)), transform()\n"
     )
     command("extract", "--cut", "inner.layer4", "--backbone", "nets.py:pair", "--store", "p")
-    assert "not a tensor" in one_line(command("train-head", "--backbone", "nets.py:pair", "--store", "p", expect=1))
+    arguments = ["--backbone", "nets.py:pair", "--store", "p", "--epochs", "1"]
+    assert "trained suffix behind inner.layer4" in command("train-head", *arguments).stderr
     Image.new("L", (8, 8), 0).save(command.folder / "digits" / "train" / "0" / "black.png")
     refused = one_line(command("extract", "--cut", "0", "--backbone", "nets.py:nan", expect=1))
     assert "black.png" in refused

@@ -10,6 +10,7 @@ from torch import nn
 
 import featcache
 from featcache import DataError, HeadError, StaleError, UnknownNameError, UsageError
+from featcache.heads.tasks import output_tensor
 
 from .conftest import SmallNet, TensorPairs
 from .reference import usual_loop
@@ -130,7 +131,7 @@ def test_a_linear_scikit_learn_head_equals_the_estimator(net, task, tmp_path) ->
 def test_early_stopping_keeps_the_best_weights(net, task, tmp_path) -> None:
     made = featcache.split(net, "block", (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"))
-    trained = featcache.train_head(made, features, epochs=200, patience=3, learning_rate=0.05, schedule="constant")
+    trained = featcache.train_head(made, features, epochs=200, patience=3, learning_rate=0.05, lr_schedule="constant")
     losses = [record.validation_loss for record in trained.history]
     best = int(np.argmin(losses))
     assert len(losses) - 1 - best == 3
@@ -162,7 +163,7 @@ def test_class_weights_smoothing_and_optimizers_are_applied(net, task, tmp_path)
             {"class_weights": [1, 5, 1, 1]},
             {"optimizer": "sgd"},
             {"warmup_epochs": 1},
-            {"schedule": "constant"},
+            {"lr_schedule": "constant"},
         )
     }
     assert len(set(losses.values())) == len(losses)
@@ -197,8 +198,9 @@ def test_data_that_cannot_be_learned_from_is_refused(net, task, tmp_path) -> Non
         def __getitem__(self, index: int):
             return self.inputs[index], 0.5
 
+    features = featcache.extract(made, Floats(task.inputs, task.targets_of), str(tmp_path / "s"))
     with pytest.raises(DataError, match="not class numbers"):
-        featcache.train_head(made, featcache.extract(made, Floats(task.inputs, task.targets_of), str(tmp_path / "s")))
+        featcache.train_head(made, features, task="single_label")
 
 
 def test_features_of_another_network_are_refused(net, task, tmp_path) -> None:
@@ -229,12 +231,22 @@ def test_a_network_without_a_last_layer_behind_the_cut_points_to_the_linear_head
     assert featcache.train_head(made, features, head="linear", epochs=2).history
 
 
-def test_an_output_that_is_no_tensor_is_named(task, tmp_path) -> None:
+def test_the_scores_are_taken_out_of_an_output_that_is_no_tensor(net, task, tmp_path) -> None:
     class Dictionary(SmallNet):
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": super().forward(x)}
+            return {"hidden": x, "logits": super().forward(x)}
 
-    made = featcache.split(Dictionary().eval(), "block", (task.inputs[:2],))
-    features = featcache.extract(made, task, str(tmp_path / "s"))
+    model = Dictionary().eval()
+    model.load_state_dict(net.state_dict())
+    made = featcache.split(model, "block", (task.inputs[:2],))
+    trained = featcache.train_head(made, featcache.extract(made, task, str(tmp_path / "s")), **OPTIONS)
+    plain = featcache.split(net, "block", (task.inputs[:2],))
+    same = featcache.train_head(plain, featcache.extract(plain, task, str(tmp_path / "s")), **OPTIONS)
+    expected = same.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in trained.model.state_dict().items())
+    assert featcache.predict(trained, task).labels == featcache.predict(same, task).labels
+
+
+def test_an_output_without_any_tensor_is_named() -> None:
     with pytest.raises(HeadError, match="output is dict, not a tensor"):
-        featcache.train_head(made, features)
+        output_tensor({"loss": None})

@@ -68,3 +68,26 @@ def test_a_dataset_without_snapshot_says_which_there_are(tmp_path) -> None:
     store.save_snapshot(Snapshot("known", np.zeros((1, 16), np.uint8), ["a"], np.zeros(1), [""], None))
     with pytest.raises(StaleError, match="it holds: known"):
         store.snapshot("other")
+
+
+@pytest.mark.parametrize(
+    ("targets", "kept"),
+    [
+        (np.linspace(0, 1, 6), np.float64),
+        (np.linspace(0, 1, 12, dtype=np.float32).reshape(6, 2), np.float32),
+        (np.eye(6, dtype=np.int64), np.int64),
+        (np.eye(6, dtype=bool), np.bool_),
+        (np.arange(6 * 4 * 5, dtype=np.int64).reshape(6, 4, 5) % 256, np.uint8),
+        (np.full((6, 4, 5), -100, dtype=np.int64), np.int16),
+    ],
+)
+def test_targets_of_every_kind_come_back_as_they_were_and_maps_take_little_room(tmp_path, targets, kept) -> None:
+    made = snapshot(list("abcdef"), targets)
+    made = Snapshot(made.dataset, made.ids, made.names, made.targets, made.splits[:6], made.classes)
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    store.save_snapshot(made)
+    back = store.snapshot("photos")
+    assert np.array_equal(back.targets, targets)
+    assert back.targets.dtype == made.targets.dtype == kept
+    assert back.digest == made.digest

@@ -39,7 +39,7 @@ def extract_command(
         options["view_seed"] = seed
     project = the_project(options)
     with progress_bar() as progress:
-        reports = project.extract(configured_cuts(cut), workers=workers, on_error=on_error, progress=progress)
+        reports = project.extract_cuts(configured_cuts(cut), workers=workers, on_error=on_error, progress=progress)
     for report in reports:
         _describe(report, options["store"])
     for note in project.notes:

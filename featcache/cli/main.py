@@ -23,6 +23,7 @@ COMMANDS = {
     "extract": "extract",
     "train-head": "train_head",
     "predict": "predict",
+    "export": "export",
     "cuts": "cuts",
     "status": "status",
     "explain": "status",

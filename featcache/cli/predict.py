@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,12 +11,15 @@ from ..errors import DataError, DataNotFoundError, UsageError
 from .options import command, store_option
 from .output import progress_bar, tell
 
+if TYPE_CHECKING:
+    from ..heads import Predictions
+
 
 @command("predict")
 @click.argument("inputs", nargs=-1, type=click.Path(), metavar="FILE|FOLDER...")
 @store_option
 @click.option("--head", metavar="NAME|FOLDER", help="The head to use.  [default: the one trained last]")
-@click.option("--format", "kind", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option("--format", "kind", type=click.Choice(["csv", "json", "npz"]), default="csv", show_default=True)
 @click.option("--out", type=click.Path(), help="Write to this file.  [default: stdout]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]")
@@ -32,10 +35,13 @@ def predict_command(
 ) -> None:
     """Run the whole trained network on images, sounds (wav, flac) or texts (txt); class names and probabilities as CSV or JSON.
 
-    Folders are searched for images and sounds. --json is the same as --format json.
+    Folders are searched for images and sounds. --json is the same as --format json. Several labels stand as a|b, values in
+    columns of their own; of dense targets the columns are shares of the pixels, and --format npz --out FILE writes the masks.
     """
     if not inputs:
         raise UsageError("no input was given: name images or other files, or folders of them.")
+    if kind == "npz" and (out is None or as_json):
+        raise UsageError("--format npz holds arrays and goes to a file: add --out FILE.npz.")
     from ..project import load_saved_head
 
     trained, transform, _ = load_saved_head(store, head)
@@ -45,6 +51,10 @@ def predict_command(
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
         predictions = predict(trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config)
+    if kind == "npz":
+        _write_arrays(Path(str(out)), predictions)
+        _told(str(out), predictions)
+        return
     text = predictions.to_json() + "\n" if as_json or kind == "json" else predictions.to_csv()
     if out is None:
         click.echo(text, nl=False)
@@ -55,6 +65,26 @@ def predict_command(
             raise DataNotFoundError(f"cannot write {out}: there is no such folder.") from None
         except OSError as error:
             raise DataError(f"cannot write {out}: {error.strerror}.") from error
+    _told(out, predictions)
+
+
+def _told(out: str | None, predictions: Predictions) -> None:
+    if out is not None:
         tell(f"wrote {out}: {len(predictions.names)} predictions")
     for bad in predictions.skipped:
         tell(f"skipped {bad.name}: {bad.reason}")
+
+
+def _write_arrays(path: Path, predictions: Predictions) -> None:
+    import numpy as np
+
+    from ..export.formats import whole_file
+
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            names=np.array(predictions.names),
+            classes=np.array(predictions.classes),
+            values=predictions.values,
+            probabilities=predictions.probabilities,
+        )

@@ -11,6 +11,7 @@ import click
 from ..errors import UsageError
 from .options import command, project_options, the_project
 from .output import count, document, duration, progress_bar, tell
+from .training import train_one, train_stages
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
@@ -38,15 +39,25 @@ if TYPE_CHECKING:
 @click.option("--optimizer", default="adamw", show_default=True, help="adamw, adam or sgd.")
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option("--weight-decay", type=float, default=0.01, show_default=True)
-@click.option("--schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option(
+    "--schedule", metavar="CUT:EPOCHS,...", help="Unfreeze top down: layer4:3,layer3:5. LP-FT: head:5,layer4:3."
+)
+@click.option("--freeze-schedule", metavar="CUT:EPOCHS,...", help="Freeze bottom up while training: layer2:3,layer3:5.")
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
+@click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")
+@click.option("--task", help="single_label, multi_label, regression or dense.  [default: what the targets are for]")
+@click.option(
+    "--metric", metavar="SCORER", help="scikit-learn scorer that chooses the best epoch.  [default: the loss]"
+)
+@click.option("--ignore-index", type=int, default=255, show_default=True, help="Pixel value that is not labelled.")
 @click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    help="Stop after so many epochs without a better validation loss.",
+    help="Stop after so many epochs without a better validation loss, or metric.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
@@ -56,44 +67,24 @@ def train_head_command(
     """Train a head from cached features; never opens an image.
 
     By default the head is all that lies behind the cut, with its last layer made anew for the data's classes. The head
-    folder in the store holds its weights, metrics, curves and configuration.
+    folder in the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels,
+    values, or a class for every pixel) follows from the targets.
     """
+    options["class_weights"] = _class_weights(options["class_weights"])
     parameters = dict(_parameter(given) for given in head_param)
-    weights = _class_weights(options.pop("class_weights"))
     project = the_project(options)
-    chosen = cut or project.last_cut()
-    if chosen is None:
-        raise UsageError(
-            "no cut was given and none was extracted last: use --cut layer4; `featcache ls` shows what is stored."
-        )
-    features = project.features(chosen)
-    from ..heads import train_head
-
-    training = {
-        key: options[key]
-        for key in (
-            "head", "epochs", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup_epochs", "label_smoothing",
-            "validation", "patience", "seed", "device",
-        )
-    }  # fmt: skip
     with progress_bar() as progress:
-        trained = train_head(
-            project.split(chosen),
-            features,
-            batch_size=options["train_batch_size"],
-            trainable=options["trainable"] or None,
-            class_weights=weights,
-            parameters=parameters,
-            progress=progress,
-            **training,
-        )
+        if options["schedule"] or options["freeze_schedule"]:
+            trained, rows = train_stages(project, options, progress)
+        else:
+            trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
     for note in project.notes:
         tell(f"note: {note}.")
     if as_json:
         document({"folder": str(folder), **_summary(trained)})
     else:
-        _describe(trained, len(features), folder)
+        _describe(trained, rows, folder)
 
 
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
@@ -103,10 +94,8 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     )
     judged = {each.split: each for each in (trained.validation_metrics, trained.metrics) if each is not None}
     for found in judged.values():
-        click.echo(
-            f"{found.split}: accuracy {100 * found.accuracy:.2f} %, balanced {100 * found.balanced_accuracy:.2f} %, "
-            f"macro F1 {100 * found.macro_f1:.2f} %, log loss {found.log_loss:.3f} ({count(found.samples, 'sample')})"
-        )
+        named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
+        click.echo(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
     tell(f"head: {folder}")
 
 
@@ -117,6 +106,7 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
         "recipe": trained.recipe.fingerprint,
         "dataset": trained.dataset,
         "snapshot": trained.snapshot,
+        "task": trained.task.kind,
         "classes": trained.classes,
         "metrics": trained.metrics,
         "validation_metrics": trained.validation_metrics,
@@ -126,7 +116,8 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
 
 
 def _default_name(trained: TrainedHead) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{trained.recipe.cut}-{trained.head}")[:100].strip("-.")
+    way = trained.options.schedule or trained.options.freeze_schedule or trained.recipe.cut
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{way}-{trained.head}")[:100].strip("-.")
 
 
 def _parameter(given: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Heads from scikit-learn: any of its classifiers, by name."""
+"""Heads from scikit-learn: any of its classifiers and regressors, by name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..devices import available_memory_bytes
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
-from ..seeding import seeded
+from .tasks import Task
 
 __all__ = [
-    "EstimatorLayer",
-    "as_layer",
     "estimator_names",
     "fit_estimator",
     "load_estimator",
@@ -26,56 +22,62 @@ __all__ = [
 ]
 
 DEFAULTS: dict[str, dict[str, Any]] = {"LogisticRegression": {"max_iter": 1000}}
-ABSENT = -1e9  # the score of a class that the estimator never saw
+EXAMPLES = {
+    "classifier": "LogisticRegression, RidgeClassifier, LinearSVC, KNeighborsClassifier, RandomForestClassifier",
+    "regressor": "Ridge, LinearRegression, SVR, KNeighborsRegressor, RandomForestRegressor",
+}
 
 Array = np.ndarray[Any, Any]
 
 
-class EstimatorLayer(nn.Module):
-    """A fitted estimator as the last layer of a network: log-probabilities from vectors, without gradients."""
-
-    def __init__(self, estimator: Any, classes: int) -> None:
-        super().__init__()
-        self.estimator = estimator
-        self.classes = classes
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return log-probabilities (batch, classes)."""
-        values = vectors.detach().cpu().numpy()
-        seen = np.asarray(self.estimator.classes_, dtype=np.int64)
-        scores = np.zeros((len(values), self.classes))
-        try:
-            if hasattr(self.estimator, "predict_proba"):
-                scores[:, seen] = self.estimator.predict_proba(values)
-            rows, predicted = np.arange(len(values)), self.estimator.predict(values)
-        except ValueError as error:  # such as a radius in which there are no neighbors
-            name = type(self.estimator).__name__
-            raise HeadError(f"scikit-learn's {name} cannot predict: {' '.join(str(error).split())[:300]}") from error
-        if not hasattr(self.estimator, "predict_proba"):
-            scores[rows, predicted] = 1.0
-        # Some estimators decide otherwise than by their probabilities (nearest centroids, Platt scaling): the decision
-        # counts, and gets the largest one.
-        likeliest = scores.argmax(axis=1)
-        scores[rows, predicted], scores[rows, likeliest] = scores[rows, likeliest], scores[rows, predicted]
-        return torch.from_numpy(np.log(np.clip(scores, 1e-12, None))).to(vectors.device, torch.float32)
-
-
-def estimator_names() -> list[str]:
-    """Return the names of scikit-learn's classifiers."""
+def estimator_names(kind: str = "classifier") -> list[str]:
+    """Return the names of scikit-learn's classifiers, or of its regressors."""
     from sklearn.utils import all_estimators
 
-    return [name for name, _ in all_estimators(type_filter="classifier")]
+    return [name for name, _ in all_estimators(type_filter=kind)]
 
 
-def fit_estimator(name: str, parameters: Mapping[str, Any], vectors: Array, targets: Array, seed: int) -> Any:
-    """Return a fitted classifier; raises :class:`UnknownNameError`, :class:`UsageError` or :class:`HeadError`."""
+def fit_estimator(
+    name: str,
+    parameters: Mapping[str, Any],
+    vectors: Array,
+    targets: Array,
+    seed: int,
+    task: Task,
+    weights: Array | None = None,
+) -> Any:
+    """Return a fitted classifier, or a regressor for values; of several labels or values, one fit for each if need be.
+
+    Raises :class:`UnknownNameError`, :class:`UsageError` or :class:`HeadError`.
+    """
+    estimator = _unfitted(name, parameters, seed, "regressor" if task.kind == "regression" else "classifier")
+    given = {} if weights is None else {"sample_weight": weights}
+    if given and not _takes_weights(estimator):
+        raise UsageError(f"scikit-learn's {name} takes no sample weights: leave them out, or use another head.")
+    try:
+        if task.kind == "multi_label":
+            return _one_each(estimator, vectors, targets, given)
+        if task.kind == "regression":
+            return _regressor(estimator, vectors, targets, given)
+        return estimator.fit(vectors, targets, **given)
+    except (ValueError, TypeError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise HeadError(f"scikit-learn's {name} could not be fitted: {words}") from error
+
+
+def _takes_weights(estimator: Any) -> bool:
+    from sklearn.utils.validation import has_fit_parameter
+
+    return bool(has_fit_parameter(estimator, "sample_weight"))
+
+
+def _unfitted(name: str, parameters: Mapping[str, Any], seed: int, kind: str) -> Any:
     from sklearn.utils import all_estimators
 
-    known = dict(all_estimators(type_filter="classifier"))
+    known = dict(all_estimators(type_filter=kind))
     if name not in known:
         raise UnknownNameError(
-            f"scikit-learn has no classifier {name!r}.{near_names(name, known)} For instance: LogisticRegression, "
-            "RidgeClassifier, LinearSVC, KNeighborsClassifier, RandomForestClassifier."
+            f"scikit-learn has no {kind} {name!r}.{near_names(name, known)} For instance: {EXAMPLES[kind]}."
         )
     try:
         estimator = known[name](**DEFAULTS.get(name, {}))
@@ -92,41 +94,42 @@ def fit_estimator(name: str, parameters: Mapping[str, Any], vectors: Array, targ
     if settable.get("random_state", 0) is None:
         estimator.set_params(random_state=seed)
     try:
-        return estimator.set_params(**parameters).fit(vectors, targets)
+        return estimator.set_params(**parameters)
     except (ValueError, TypeError) as error:
         words = " ".join(str(error).split())[:300]
         raise HeadError(f"scikit-learn's {name} could not be fitted: {words}") from error
 
 
-def as_layer(estimator: Any, classes: int, vectors: Array) -> nn.Module:
-    """Return a fitted estimator as a module: a linear layer where it is linear, so that it saves as plain tensors.
+def _one_each(estimator: Any, vectors: Array, targets: Array, given: Mapping[str, Any]) -> Any:
+    """Return one fitted classifier a label, as scikit-learn's MultiOutputClassifier, which refuses labels that none has."""
+    from sklearn.base import clone
+    from sklearn.dummy import DummyClassifier
+    from sklearn.multioutput import MultiOutputClassifier
 
-    It is linear if its decision function on ``vectors`` (rows, width) is the one that its coefficients give: a linear
-    SVC is not, whose coefficients are those of pairs of classes. The layer's softmax is scikit-learn's ``predict_proba``
-    for logistic regression and linear discriminant analysis; for others, which give none or normalise otherwise, it ranks
-    the classes in the same order.
-    """
-    coefficients, intercept = getattr(estimator, "coef_", None), getattr(estimator, "intercept_", None)
-    if coefficients is None or intercept is None or not hasattr(estimator, "decision_function"):
-        return EstimatorLayer(estimator, classes)
-    seen = np.asarray(estimator.classes_, dtype=np.int64)
-    decision = estimator.decision_function(vectors).reshape(len(vectors), -1)
-    if np.ndim(coefficients) != 2 or coefficients.shape != (decision.shape[1], vectors.shape[1]):
-        return EstimatorLayer(estimator, classes)
-    bias_of = np.broadcast_to(np.ravel(intercept), decision.shape[1:])
-    if not np.allclose(vectors @ coefficients.T + bias_of, decision, rtol=1e-3, atol=1e-3 * np.abs(decision).max()):
-        return EstimatorLayer(estimator, classes)
-    weight, bias = np.zeros((classes, coefficients.shape[1])), np.full(classes, ABSENT)
-    if decision.shape[1] == 1:  # two classes: a positive value speaks for the second
-        bias[seen] = 0.0, float(bias_of[0])
-        weight[seen[1]] = coefficients[0]
-    else:
-        weight[seen], bias[seen] = coefficients, bias_of
-    with seeded(0), torch.no_grad():  # the layer draws initial weights, which must not move the caller's generator
-        layer = nn.Linear(weight.shape[1], classes, dtype=torch.float32)
-        layer.weight.copy_(torch.from_numpy(weight))
-        layer.bias.copy_(torch.from_numpy(bias))
-    return layer
+    made = MultiOutputClassifier(estimator)
+    made.estimators_ = []
+    for column in np.asarray(targets).astype(np.int64).T:
+        alone = len(np.unique(column)) < 2
+        one = DummyClassifier(strategy="most_frequent") if alone else clone(estimator)
+        made.estimators_.append(one.fit(vectors, column, **({} if alone else given)))
+    made.classes_ = [each.classes_ for each in made.estimators_]
+    made.n_features_in_ = vectors.shape[1]
+    return made
+
+
+def _regressor(estimator: Any, vectors: Array, targets: Array, given: Mapping[str, Any]) -> Any:
+    """Return a fitted regressor, one for each component of a vector where it takes numbers alone."""
+    from sklearn.base import clone
+    from sklearn.multioutput import MultiOutputRegressor
+
+    if targets.ndim == 1:
+        return estimator.fit(vectors, targets, **given)
+    try:
+        return clone(estimator).fit(vectors, targets, **given)
+    except ValueError:
+        made = MultiOutputRegressor(estimator).fit(vectors, targets, **given)
+        made.n_features_in_ = vectors.shape[1]
+        return made
 
 
 def save_estimator(estimator: Any) -> bytes:
@@ -165,8 +168,11 @@ def load_estimator(content: bytes, name: str, width: int) -> Any:
         raise HeadError(
             f"the saved estimator is damaged ({type(error).__name__}: {error}). Train the head again."
         ) from error
-    found = f"{type(estimator).__name__} for {getattr(estimator, 'n_features_in_', None)} values"
-    if found != f"{name} for {width} values" or not type(estimator).__module__.startswith("sklearn."):
+    # Of several labels or values there is one fit for each, in scikit-learn's own wrapper.
+    wrapped = type(estimator).__name__ in ("MultiOutputClassifier", "MultiOutputRegressor")
+    kind = type(estimator.estimator if wrapped else estimator)
+    found = f"{kind.__name__} for {getattr(estimator, 'n_features_in_', None)} values"
+    if found != f"{name} for {width} values" or not kind.__module__.startswith("sklearn."):
         raise HeadError(f"the saved estimator is {found}, not {name} for {width} values: not loaded.")
     return estimator
 

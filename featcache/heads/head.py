@@ -19,12 +19,14 @@ from ..progress import ProgressCallback, silent
 from ..recipe import Recipe
 from ..split import Split
 from .kinds import HeadParts, find_kind
-from .metrics import EpochRecord, Metrics, measure
+from .metrics import AnyMetrics, EpochRecord, measure
 from .options import TrainOptions
-from .rows import class_names, divide
+from .rows import divide
+from .scorers import check_scorer, score
+from .tasks import IGNORE_INDEX, Task, find_task
 from .train import default_learning_rate, scores
 
-__all__ = ["TrainedHead", "train_head"]
+__all__ = ["TrainedHead", "fit_head", "outputs_of", "train_head"]
 
 
 @dataclass
@@ -36,15 +38,20 @@ class TrainedHead:
     """
 
     parts: HeadParts = field(repr=False)
-    classes: list[str]
+    task: Task
     options: TrainOptions
     recipe: Recipe = field(repr=False)
     dataset: str
     snapshot: str
     history: list[EpochRecord] = field(default_factory=list, repr=False)
-    metrics: Metrics | None = None
-    validation_metrics: Metrics | None = None
+    metrics: AnyMetrics | None = None
+    validation_metrics: AnyMetrics | None = None
     elapsed_s: float = 0.0
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the names of the outputs: of classes or labels, or of values."""
+        return list(self.task.classes)
 
     @property
     def head(self) -> str:
@@ -72,22 +79,30 @@ class TrainedHead:
         return self.parts.estimator
 
     def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
-        """Return the class probabilities (rows, classes) of cached features, float64.
+        """Return the probabilities (rows, classes) of cached features, float64: they add up to 1, but those of labels.
 
-        Raises :class:`StaleError` for features of another network, :class:`HeadError` where they are not finite.
+        Raises :class:`StaleError` for features of another network, :class:`HeadError` where they are not finite,
+        :class:`UsageError` for values and dense targets, of which :meth:`predict_values` gives what there is.
+        """
+        return self.task.probabilities(self.outputs(features, device))
+
+    def predict_values(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
+        """Return predictions as the targets are written: class numbers, rows of 0 and 1, values, or masks."""
+        return self.task.decoded(self.outputs(features, device))
+
+    def outputs(self, features: Features, device: str | None = None) -> torch.Tensor:
+        """Return the network's output of cached features, on the CPU; of dense ones only the likeliest classes.
+
+        Raises :class:`StaleError` for features of another network, :class:`HeadError` where it is not finite.
         """
         _check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
-        if not len(features):
-            return np.zeros((0, len(self.classes)))
-        where = pick_device(device)
-        with on_device(self.layers, where):
-            probabilities = torch.softmax(scores(self.layers, features, where).double(), dim=1).numpy()
-        if not np.isfinite(probabilities).all():
-            bad = int(np.flatnonzero(~np.isfinite(probabilities).all(axis=1))[0])
-            raise HeadError(
-                f"the head's scores of {features.names[bad]!r} are not finite: train with a smaller --learning-rate."
-            )
-        return probabilities
+        return outputs_of(self.parts, self.task, features, pick_device(device))
+
+    def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
+        """Return the metrics on cached features; raises :class:`DataError` where their targets or classes are others."""
+        self.task.check_classes(features.classes, features.dataset)
+        self.task.check(features.targets, features.dataset)
+        return measure(split_name, self.task, features.targets, self.outputs(features, device))
 
     def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:
         """Write the head to a folder, in one step, and return the folder; ``origin`` records how to rebuild the backbone.
@@ -109,7 +124,7 @@ def train_head(
     optimizer: str = "adamw",
     learning_rate: float | None = None,
     weight_decay: float = 0.01,
-    schedule: str = "cosine",
+    lr_schedule: str = "cosine",
     warmup_epochs: float = 0.0,
     label_smoothing: float = 0.0,
     class_weights: str | Sequence[float] | None = None,
@@ -121,9 +136,19 @@ def train_head(
     fold: bool = True,
     pool: str = "auto",
     parameters: Mapping[str, Any] | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    sample_weights: Sequence[float] | np.ndarray[Any, Any] | None = None,
+    ignore_index: int = IGNORE_INDEX,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
     """Return a head trained from cached features; the caller's model is copied, never changed.
+
+    What is learned follows from the targets: a whole number is a class, a row of 0 and 1 several labels, a float or a row
+    of floats values, a (height, width) map of whole numbers dense targets, of which ``ignore_index`` does not count.
+    ``task`` (``single_label``, ``multi_label``, ``regression``, ``dense``) overrides that. ``metric`` is the name of a
+    scikit-learn scorer, by which the best epoch is chosen instead of by the validation loss. ``sample_weights`` are one
+    number a row of ``features``, by which its loss is multiplied; ``class_weights`` one a class, or ``"balanced"``.
 
     ``head`` is ``"suffix"`` (all that lies behind the cut, with its last layer made anew for the data's classes),
     ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` with ``parameters``. ``trainable`` names the
@@ -144,35 +169,80 @@ def train_head(
     Raises :class:`HeadError`, :class:`DataError` or :class:`UsageError`, and :class:`StaleError` for features of another
     network.
     """
-    started_s = time.perf_counter()
-    pool = _pool_of(features, head, pool)
-    if head == "suffix" and features.ragged:
-        _refuse_unmasked(split, features)
     options = TrainOptions(
-        head, epochs, batch_size, optimizer, learning_rate, weight_decay, schedule, warmup_epochs, label_smoothing,
-        class_weights, validation, patience, seed, None if trainable is None else tuple(trainable), fold,
-        dict(parameters or {}), pool,
+        head=head, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
+        weight_decay=weight_decay, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
+        label_smoothing=label_smoothing, class_weights=class_weights, validation=validation, patience=patience,
+        seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
+        parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
     )  # fmt: skip
-    kind, where = find_kind(head), pick_device(device)
+    return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)
+
+
+def fit_head(
+    split: Split,
+    features: Features,
+    options: TrainOptions,
+    device: torch.device,
+    *,
+    start: Mapping[str, torch.Tensor] | None = None,
+    division_seed: int | None = None,
+    sample_weights: Any = None,
+    progress: ProgressCallback = silent,
+) -> TrainedHead:
+    """Return the head that :func:`train_head` gives for these options.
+
+    ``start`` is the state of the whole network that a suffix is trained on from; ``division_seed`` keeps the rows that
+    are validated by apart from ``options.seed``. Both are what stages of a schedule need.
+    """
+    started_s = time.perf_counter()
+    kind = find_kind(options.head)
+    if options.metric is not None:
+        check_scorer(options.metric)
     _check_origin(split, features)
-    classes = class_names(features)
-    rows = divide(features, options.validation, options.seed)
+    options = replace(options, pool=_pool_of(features, options.head, options.pool))
+    if options.head == "suffix" and features.ragged:
+        _refuse_unmasked(split, features)
+    task = find_task(features, options.task, options.ignore_index)
+    rows = divide(
+        features, options.validation, options.seed if division_seed is None else division_seed, task, sample_weights
+    )
     # Tensors made in a caller's inference mode could not be trained.
     with torch.inference_mode(False), torch.enable_grad():
-        parts = kind.build(split, len(classes), options, where)
-        history = kind.train(parts, rows, options, len(classes), progress)
+        parts = kind.build(split, task, options, device)
+        if start is not None:
+            parts.model.load_state_dict(start)
+            _check_same_prefix(features, split.cut, split.structure, parts.split.weights)
+        history = kind.train(parts, rows, options, task, progress)
     parts.model.eval()
     parts.layers.eval()
     if history and options.learning_rate is None:
         options = replace(options, learning_rate=default_learning_rate(parts.layers))
-    trained = TrainedHead(parts, classes, options, features.recipe, features.dataset, features.snapshot, history)
+    trained = TrainedHead(parts, task, options, features.recipe, features.dataset, features.snapshot, history)
     for split_name, judged in (("validation", rows.validation), ("test", rows.test)):
         if judged is not None:
-            trained.metrics = measure(split_name, judged.targets, trained.predict_proba(judged, str(where)))
+            outputs = outputs_of(parts, task, judged, device)
+            named = (
+                {} if options.metric is None else {options.metric: score(options.metric, task, judged.targets, outputs)}
+            )
+            trained.metrics = measure(split_name, task, judged.targets, outputs, named)
             if split_name == "validation":
                 trained.validation_metrics = trained.metrics
     trained.elapsed_s = time.perf_counter() - started_s
     return trained
+
+
+def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.device) -> torch.Tensor:
+    """Return what the task keeps of a head's output, for features at its cut; raises :class:`HeadError` if not finite."""
+    if not len(features):
+        return torch.zeros((0, task.outputs))
+    with on_device(parts.layers, device):
+        outputs = scores(parts.layers, features, device, task)
+    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    if not finite.all():
+        bad = features.names[int(torch.nonzero(~finite)[0])]
+        raise HeadError(f"the head's scores of {bad!r} are not finite: train with a smaller --learning-rate.")
+    return outputs
 
 
 def _check_origin(split: Split, features: Features) -> None:

@@ -10,20 +10,23 @@ import torch
 from torch import nn
 
 from ..devices import available_memory_bytes
-from ..errors import UnknownNameError, UsageError, near_names
+from ..errors import HeadError, UnknownNameError, UsageError, near_names
 from ..features import Features
 from ..progress import ProgressCallback
 from ..registry import Registry
 from ..split import Split, fold
-from .estimators import EstimatorLayer, as_layer, fit_estimator
+from .dense import dense_network
+from .estimators import fit_estimator
+from .layers import EstimatorLayer, as_layer
 from .linear import HeadNetwork, pooled_network
 from .metrics import EpochRecord
 from .network import choose_trainable, new_network, train_mode
 from .options import TrainOptions
 from .rows import Division
+from .tasks import Task
 from .train import fit
 
-__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds"]
+__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds", "suffix_parts"]
 
 FOLDED_SHARE = 0.4  # of the free memory that folded features may fill
 
@@ -48,17 +51,17 @@ class HeadParts:
 class HeadKind(Protocol):
     """One kind of head; register an instance in :data:`head_kinds`, and ``head="name"`` or ``"name:detail"`` finds it."""
 
-    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return the untrained head on a copy of the split's model; seeded, and the same each time."""
         ...
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the head in place, on the device that it is on, and return one record an epoch."""
         ...
 
-    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
         """Put a fitted estimator that was saved with the head into its place."""
         ...
 
@@ -66,14 +69,14 @@ class HeadKind(Protocol):
 class SuffixHead:
     """All that lies behind the cut, with its last layer made anew."""
 
-    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return a copy of the network; what is not to be trained needs no gradients."""
-        network = new_network(split, classes, options.seed, device)
+        network = new_network(split, task.outputs, options.seed, device)
         choose_trainable(network.suffix, options.trainable)
-        return HeadParts(network.model, network, _restored(network), network.suffix)
+        return suffix_parts(network)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the suffix; what training never changes is run once where its results fit into memory."""
         suffix, device = parts.stored, _device(parts)
@@ -89,31 +92,31 @@ class SuffixHead:
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
             if mapped is not None:
                 rest, (train, validation) = folded, mapped
-        return fit(rest, prepare, train, validation, options, classes, device, progress)
+        return fit(rest, prepare, train, validation, options, task, device, progress, rows.weights)
 
-    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
         raise UsageError("a suffix head holds no scikit-learn estimator.")
 
 
 class LinearHead:
-    """One linear layer on pooled features."""
+    """One linear layer on pooled features, or of dense targets at each place of a map."""
 
-    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return prefix, pooling and a new linear layer."""
-        return _pooled(split, classes, options, device)
+        return _pooled(split, task, options, device)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the layer on features that are pooled once."""
         network, device = _network(parts), _device(parts)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
         layer = network.head
-        return fit(layer, layer.train, train, validation, options, classes, device, progress)
+        return fit(layer, layer.train, train, validation, options, task, device, progress, rows.weights)
 
-    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
         raise UsageError("a linear head holds no scikit-learn estimator.")
 
@@ -121,24 +124,30 @@ class LinearHead:
 class EstimatorHead:
     """A scikit-learn classifier on pooled features."""
 
-    def build(self, split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
         """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
-        return _pooled(split, classes, options, device)
+        if task.kind == "dense":
+            raise UsageError(
+                "scikit-learn's estimators give one answer a sample: for dense targets use suffix or linear."
+            )
+        return _pooled(split, task, options, device)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, classes: int, progress: ProgressCallback
+        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Fit the estimator on the training rows."""
         pool = _network(parts).pool
         vectors, targets = rows.train.map(pool, device=str(_device(parts))).numpy()
         name = options.head.partition(":")[2]
-        estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed)
-        self._put(parts, as_layer(estimator, classes, vectors), estimator)
+        estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed, task, rows.weights)
+        self._put(parts, as_layer(estimator, task, vectors), estimator)
         return []
 
-    def restore(self, parts: HeadParts, estimator: Any, classes: int) -> None:
+    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
         """Put an estimator that was read from a folder in the linear layer's place."""
-        self._put(parts, EstimatorLayer(estimator, classes), estimator)
+        if task.kind == "multi_label" and type(estimator).__name__ != "MultiOutputClassifier":
+            raise HeadError("the saved estimator is not one for several labels: train the head again.")
+        self._put(parts, EstimatorLayer(estimator, task), estimator)
 
     def _put(self, parts: HeadParts, layer: nn.Module, estimator: Any) -> None:
         network = _network(parts)
@@ -164,17 +173,25 @@ class Restored(nn.Module):
         return scores
 
 
+def suffix_parts(network: Split) -> HeadParts:
+    """Return the parts of a head that is all of a network that lies behind a cut."""
+    return HeadParts(network.model, network, _restored(network), network.suffix)
+
+
 def _restored(network: Split) -> nn.Module:
     dtypes = {spec.name: getattr(torch, spec.dtype) for spec in network.frontier}
     odd = any(dtype.is_floating_point and dtype != torch.float32 for dtype in dtypes.values())
     return Restored(network.suffix, dtypes) if odd else network.suffix
 
 
-def _pooled(split: Split, classes: int, options: TrainOptions, device: torch.device) -> HeadParts:
+def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
     with torch.inference_mode(False):
-        network = pooled_network(split, options.pool, classes, options.seed).to(device)
+        if task.size is None:
+            network = pooled_network(split, options.pool, task.outputs, options.seed).to(device)
+        else:
+            network = dense_network(split, task.outputs, task.size, options.seed).to(device)
     cut: Split = network.__dict__["_split"]
     return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, "head.")
 

@@ -18,7 +18,7 @@ __all__ = ["HeadNetwork", "linear_head", "pooled_network", "pooled_width"]
 class HeadNetwork(nn.Module):
     """The whole network of a head on pooled features: prefix, pooling, head."""
 
-    def __init__(self, split: Split, pool: Pool, head: nn.Module) -> None:
+    def __init__(self, split: Split, pool: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = split.model
         self.pool = pool

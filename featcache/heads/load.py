@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind
 from .linear import pooled_width
-from .metrics import EpochRecord, Metrics
+from .metrics import AnyMetrics, EpochRecord, metrics_from
 from .options import TrainOptions
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
+from .tasks import Task
 
-__all__ = ["load_head", "read_head"]
+__all__ = ["check_backbone", "load_head", "read_head"]
 
 NAMED = 3  # tensors that an error names
 
@@ -57,39 +59,47 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     try:
         recipe = Recipe.from_dict(described["recipe"])
         options = _options(described["options"])
-        classes = [str(name) for name in described["classes"]]
+        task = _task(described)
         history = [EpochRecord(**each) for each in described["history"]]
-        metrics, validation_metrics = _metrics(described, "metrics"), _metrics(described, "validation_metrics")
+        metrics, validation_metrics = (
+            _metrics(task, described.get(name)) for name in ("metrics", "validation_metrics")
+        )
         dataset, snapshot = str(described["dataset"]), str(described["snapshot"])
         elapsed_s = float(described["elapsed_s"])
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
-    _check_backbone(folder, recipe, split)
-    parts = kind.build(split, len(classes), options, pick_device(device))
+    check_backbone(f"the head {folder}", recipe, split.cut, split.structure, split.weights)
+    parts = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():
         width = pooled_width(split, Pool(options.pool, split.cut))
         name = options.head.partition(":")[2]
-        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), len(classes))
+        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), task)
     _load_tensors(folder / TENSORS, parts)
     parts.model.eval()
     parts.layers.eval()
-    return TrainedHead(
-        parts, classes, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s
-    )
+    return TrainedHead(parts, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s)
 
 
 def _options(described: dict[str, Any]) -> TrainOptions:
     # A newer minor version may know more options; what it trained still loads.
     known = {each.name for each in dataclasses.fields(TrainOptions)}
     given = {name: value for name, value in described.items() if name in known}
+    if "schedule" in described:  # the name of lr_schedule in heads of 0.1.0 before unfreezing schedules
+        given.setdefault("lr_schedule", described["schedule"])
     if given.get("trainable") is not None:
         given["trainable"] = tuple(given["trainable"])
     return TrainOptions(**{**given, "head": str(given["head"])})
 
 
-def _metrics(described: dict[str, Any], name: str) -> Metrics | None:
-    return None if described.get(name) is None else Metrics(**described[name])
+def _task(described: dict[str, Any]) -> Task:
+    if "task" in described:
+        return Task.from_dict(described["task"], described["classes"])
+    return Task("single_label", tuple(str(name) for name in described["classes"]))  # as all heads were once
+
+
+def _metrics(task: Task, described: dict[str, Any] | None) -> AnyMetrics | None:
+    return None if described is None else metrics_from(task, described)
 
 
 def _load_tensors(path: Path, parts: HeadParts) -> None:
@@ -118,18 +128,16 @@ def _load_tensors(path: Path, parts: HeadParts) -> None:
         ) from error
 
 
-def _check_backbone(folder: Path, recipe: Recipe, split: Split) -> None:
-    now = dict(split.weights)
-    differing = sorted(name for name in {*now, *recipe.weights} if now.get(name) != recipe.weights.get(name))
-    if split.cut != recipe.cut:
-        found = f"it is cut at {split.cut!r}, the head at {recipe.cut!r}"
-    elif split.structure != recipe.structure:
+def check_backbone(head: str, recipe: Recipe, cut: str, structure: str, weights: Mapping[str, str]) -> None:
+    """Raise :class:`HeadError` unless cut, structure and the digests of weights are those that a head was trained on."""
+    differing = sorted(name for name in {*weights, *recipe.weights} if weights.get(name) != recipe.weights.get(name))
+    if cut != recipe.cut:
+        found = f"it is cut at {cut!r}, the head at {recipe.cut!r}"
+    elif structure != recipe.structure:
         found = f"its structure up to {recipe.cut!r} differs"
     elif differing:
         more = ", …" if len(differing) > NAMED else ""
         found = f"{len(differing)} weights up to {recipe.cut!r} differ ({', '.join(differing[:NAMED])}{more})"
     else:
         return
-    raise HeadError(
-        f"the head {folder} belongs to another backbone: {found}. Load the backbone that it was trained on."
-    )
+    raise HeadError(f"{head} belongs to another backbone: {found}. Load the backbone that it was trained on.")

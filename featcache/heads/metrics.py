@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-__all__ = ["EpochRecord", "Metrics", "measure"]
+from .tasks import Task
+
+__all__ = [
+    "AnyMetrics",
+    "DenseMetrics",
+    "EpochRecord",
+    "Metrics",
+    "MultiLabelMetrics",
+    "RegressionMetrics",
+    "measure",
+    "metrics_from",
+]
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of training: mean losses, accuracy on the validation rows, learning rate at its end, seconds."""
+    """One epoch of training: mean losses, accuracy on the validation rows, learning rate at its end, seconds.
+
+    ``validation_accuracy`` is None for a regression. ``validation_score`` is the scorer that was asked for. ``stage``
+    names the stage of a schedule.
+    """
 
     epoch: int
     train_loss: float
@@ -22,11 +38,16 @@ class EpochRecord:
     validation_accuracy: float | None
     learning_rate: float
     elapsed_s: float
+    validation_score: float | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Quality on the rows of one split; ``confusion_matrix[true][predicted]`` counts rows."""
+    """Quality on the rows of one split; ``confusion_matrix[true][predicted]`` counts rows.
+
+    ``scores`` holds, by name, the scikit-learn scorer that was asked for.
+    """
 
     split: str
     samples: int
@@ -35,12 +56,92 @@ class Metrics:
     macro_f1: float
     log_loss: float
     confusion_matrix: list[list[int]]
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
+            f"macro F1 {100 * self.macro_f1:.2f} %, log loss {self.log_loss:.3f}"
+        )
 
 
-def measure(split: str, targets: Array, probabilities: Array) -> Metrics:
-    """Return the metrics of class probabilities (rows, classes) against the true class numbers (rows,)."""
+@dataclass(frozen=True)
+class MultiLabelMetrics:
+    """Quality of several labels a sample; average precision is the mean over labels that occur."""
+
+    split: str
+    samples: int
+    subset_accuracy: float
+    micro_f1: float
+    macro_f1: float
+    average_precision: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"micro F1 {100 * self.micro_f1:.2f} %, macro F1 {100 * self.macro_f1:.2f} %, "
+            f"average precision {100 * self.average_precision:.2f} %, all labels right {100 * self.subset_accuracy:.2f} %"
+        )
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """Quality of predicted values; of vectors, means over their components."""
+
+    split: str
+    samples: int
+    r2: float
+    mae: float
+    rmse: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"R2 {self.r2:.4f}, mean absolute error {self.mae:.4g}, root mean squared error {self.rmse:.4g}"
+
+
+@dataclass(frozen=True)
+class DenseMetrics:
+    """Quality of predicted masks over all pixels that are labelled; ``iou`` is None for absent classes."""
+
+    split: str
+    samples: int
+    pixel_accuracy: float
+    mean_iou: float
+    iou: list[float | None]
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"pixel accuracy {100 * self.pixel_accuracy:.2f} %, mean IoU {100 * self.mean_iou:.2f} %"
+
+
+AnyMetrics = Metrics | MultiLabelMetrics | RegressionMetrics | DenseMetrics
+_KINDS: dict[str, type[Any]] = {
+    "single_label": Metrics,
+    "multi_label": MultiLabelMetrics,
+    "regression": RegressionMetrics,
+    "dense": DenseMetrics,
+}
+
+
+def metrics_from(task: Task, described: dict[str, Any]) -> AnyMetrics:
+    """Return the metrics that were saved as JSON; raises :class:`TypeError` where they are not this task's."""
+    found: AnyMetrics = _KINDS[task.kind](**described)
+    return found
+
+
+def measure(
+    split: str, task: Task, targets: Array, outputs: torch.Tensor, scores: dict[str, float] | None = None
+) -> AnyMetrics:
+    """Return the metrics of the network's outputs (rows, …) against the targets."""
+    measured: AnyMetrics = _MEASURES[task.kind](split, task, targets, outputs)
+    measured.scores.update(scores or {})
+    return measured
+
+
+def _measure_classes(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> Metrics:
     from sklearn import metrics
 
+    probabilities = task.probabilities(outputs)
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
     matrix = metrics.confusion_matrix(targets, predicted, labels=classes)
@@ -54,3 +155,71 @@ def measure(split: str, targets: Array, probabilities: Array) -> Metrics:
         float(metrics.log_loss(targets, probabilities, labels=classes)),
         matrix.tolist(),
     )
+
+
+def _measure_labels(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> MultiLabelMetrics:
+    from sklearn import metrics
+
+    # Two columns at least, since scikit-learn takes one column for a two-class problem.
+    true, predicted, probable = np.asarray(targets).astype(int), task.decoded(outputs), task.probabilities(outputs)
+    occurring = true.any(axis=0)
+    precisions = [
+        metrics.average_precision_score(true[:, each], probable[:, each]) for each in np.flatnonzero(occurring)
+    ]
+    f1 = [metrics.f1_score(true[:, each], predicted[:, each], zero_division=0) for each in range(true.shape[1])]
+    return MultiLabelMetrics(
+        split,
+        len(true),
+        float((true == predicted).all(axis=1).mean()),
+        float(metrics.f1_score(true.ravel(), predicted.ravel(), zero_division=0)),
+        float(np.mean(f1)),
+        float(np.mean(precisions)) if precisions else 0.0,
+    )
+
+
+def _measure_values(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> RegressionMetrics:
+    from sklearn import metrics
+
+    predicted = task.decoded(outputs)
+    squared = metrics.mean_squared_error(targets, predicted, multioutput="raw_values")
+    # R2 is not defined for one row, or where all targets are equal; scikit-learn gives 0 or 1 then.
+    r2 = float(metrics.r2_score(targets, predicted)) if len(targets) > 1 else 0.0
+    return RegressionMetrics(
+        split,
+        len(targets),
+        r2,
+        float(metrics.mean_absolute_error(targets, predicted)),
+        float(np.sqrt(squared).mean()),
+    )
+
+
+def _measure_maps(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> DenseMetrics:
+    from sklearn import metrics
+
+    true, predicted = labelled_pixels(task, targets, task.decoded(outputs))
+    classes = np.arange(task.outputs)
+    if not len(true):
+        return DenseMetrics(split, len(targets), 0.0, 0.0, [None] * task.outputs)
+    iou = metrics.jaccard_score(true, predicted, labels=classes, average=None, zero_division=0)
+    occurring = np.isin(classes, true) | np.isin(classes, predicted)
+    return DenseMetrics(
+        split,
+        len(targets),
+        float(metrics.accuracy_score(true, predicted)),
+        float(iou[occurring].mean()),
+        [float(value) if there else None for value, there in zip(iou, occurring, strict=True)],
+    )
+
+
+def labelled_pixels(task: Task, targets: Array, predicted: Array) -> tuple[Array, Array]:
+    """Return (true, predicted) class numbers of the pixels that are labelled, flat."""
+    counted = targets != task.ignore_index
+    return targets[counted], predicted[counted]
+
+
+_MEASURES: dict[str, Any] = {
+    "single_label": _measure_classes,
+    "multi_label": _measure_labels,
+    "regression": _measure_values,
+    "dense": _measure_maps,
+}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from ..devices import to_device
 from ..errors import HeadError, UsageError, near_names
 from ..seeding import seeded
 from ..split import Split
+from .tasks import output_tensor
 
-__all__ = ["choose_trainable", "new_network", "train_mode"]
+__all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]
+
+MOST_TOGETHER = 3  # maps that are added up to one output
 
 
 def new_network(split: Split, classes: int, seed: int = 0, device: torch.device | None = None) -> Split:
@@ -24,29 +28,37 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     the new layer is drawn on the CPU right after seeding, whatever the device. Raises :class:`HeadError` where there is
     no last layer behind the cut that alone makes the output.
     """
+    return _renewed(split, classes, seed, device)[0]
+
+
+def last_layers(split: Split, classes: int) -> tuple[str, ...]:
+    """Return the names of the layers that :func:`new_network` makes anew: one, but where maps of several are added up."""
+    return _renewed(split, classes, 0, None)[1]
+
+
+def _renewed(split: Split, classes: int, seed: int, device: torch.device | None) -> tuple[Split, tuple[str, ...]]:
     with torch.inference_mode(False):  # tensors made under it could not be trained
         model = copy.deepcopy(split.model)
         trial = split.rebind(model)
         frontier = _example_frontier(trial)
-        name, old = _last_layer(trial, frontier)
-        new: nn.Module
-        with seeded(seed):
-            if isinstance(old, nn.Linear):
-                new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
-            else:
-                assert isinstance(old, nn.Conv2d)
-                new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
-                new.stride, new.padding = old.stride, old.padding
-        parameter = next(old.parameters())
-        new.to(parameter.device, parameter.dtype).train(old.training)
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, new)
-        network = split.rebind(model)
-        _check_new_layer(network, frontier, name, new, classes)
-        if device is not None and device != parameter.device:
+        for names in _last_layers(trial, frontier):
+            old = [model.get_submodule(name) for name in names]
+            with seeded(seed):
+                new = [_made_anew(layer, classes) for layer in old]
+            _put(model, names, new)
+            network = split.rebind(model)
+            if _make_the_output(network, frontier, new, classes):
+                break
+            _put(model, names, old)
+        else:
+            raise HeadError(
+                f"the layer {names[0]!r}, the last one behind the cut {split.cut!r}, does not make the network's output alone, "
+                "so it cannot be made anew for the data's classes: use --head linear."
+            )
+        if device is not None and device != next(new[0].parameters()).device:
             model.to(device)
             network = split.rebind(model)  # a flat suffix holds some buffers itself, which must be those on the device
-    return network
+    return network, names
 
 
 def _example_frontier(split: Split) -> Any:
@@ -55,8 +67,31 @@ def _example_frontier(split: Split) -> Any:
     return split.prefix(**inputs) if isinstance(inputs, Mapping) else split.prefix(*inputs)
 
 
-def _last_layer(split: Split, frontier: Any) -> tuple[str, nn.Module]:
-    """Return name and module of the last layer with parameters that is run, if it can be made anew."""
+def _made_anew(old: nn.Module, classes: int) -> nn.Module:
+    """Return a layer like the last one, with random weights and as many outputs as there are classes."""
+    new: nn.Module
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
+    else:
+        assert isinstance(old, nn.Conv2d)
+        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
+        new.stride, new.padding = old.stride, old.padding
+    parameter = next(old.parameters())
+    return new.to(parameter.device, parameter.dtype).train(old.training)
+
+
+def _put(model: nn.Module, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
+    for name, layer in zip(names, layers, strict=True):
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer)
+
+
+def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
+    """Return the layers that may make the output, alone or together, in the order in which to try.
+
+    That is the last one that is run, but of a segmentation network with an auxiliary classifier another one, and of one
+    that adds up maps of several resolutions (LR-ASPP) several. Raises :class:`HeadError` where there is none.
+    """
     run: list[str] = []
     handles = [
         module.register_forward_hook(lambda *_, name=name: run.append(name))
@@ -64,54 +99,59 @@ def _last_layer(split: Split, frontier: Any) -> tuple[str, nn.Module]:
         if name and any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        output = _evaluated(split.suffix, frontier)
+        output = output_tensor(_evaluated(split.suffix, frontier))
     finally:
         for handle in handles:
             handle.remove()
-    if not isinstance(output, torch.Tensor):
-        raise HeadError(
-            f"the network's output is {type(output).__name__}, not a tensor of class scores: wrap it so that it returns one, "
-            "or use --head linear."
-        )
-    name = run[-1] if run else ""
-    layer = split.suffix.get_submodule(name)
-    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    if not name or not (isinstance(layer, nn.Linear) or pointwise):
+    layers = {name: split.suffix.get_submodule(name) for name in reversed(run)}
+    remakable = {name: layer for name, layer in layers.items() if _width(layer)}
+    if not remakable or next(iter(layers)) not in remakable:
         raise HeadError(
             f"behind the cut {split.cut!r} there is no last linear layer to make anew for the data's classes. "
             "Use --head linear, or an earlier cut."
         )
-    width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if output.dim() != 2 or output.shape[1] != width or run.count(name) > 1:
+    fitting = [
+        name
+        for name, layer in remakable.items()
+        if output.dim() in (2, 4) and output.shape[1] == _width(layer) and run.count(name) == 1
+    ]
+    if not fitting or (output.dim() == 2 and fitting[0] != run[-1]):
+        name = run[-1]
         raise HeadError(
-            f"the network's output has shape {list(output.shape)}, not (batch, {width}) as its last layer {name!r} would "
-            "give: use --head linear."
+            f"the network's output has shape {list(output.shape)}, not (batch, {_width(layers[name])}) as its last layer "
+            f"{name!r} would give: use --head linear."
         )
-    return name, layer
+    if output.dim() == 2:
+        return [(fitting[0],)]
+    sizes = range(1, min(len(fitting), MOST_TOGETHER) + 1)
+    return [together for size in sizes for together in itertools.combinations(fitting, size)]
 
 
-def _check_new_layer(network: Split, frontier: Any, name: str, layer: nn.Module, classes: int) -> None:
-    """Raise :class:`HeadError` unless the new layer gives the output: its values, and nothing else, decide on that."""
-    seen: list[torch.Tensor] = []
+def _width(layer: nn.Module) -> int:
+    """Return how many outputs a layer gives if it can be made anew, else 0."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    return int(layer.out_channels) if pointwise else 0  # type: ignore[arg-type]
 
-    def first_again(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        seen.append(output)
-        return seen[0]
 
-    handle = layer.register_forward_hook(first_again)
+def _make_the_output(network: Split, frontier: Any, layers: Sequence[nn.Module], classes: int) -> bool:
+    """Return whether the new layers give the output: their values, and nothing else, decide on that."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def first_again(number: int) -> Any:  # by number: a suffix that replays runs copies of the modules
+        return lambda _module, _inputs, output: seen.setdefault(number, output)
+
+    handles = [layer.register_forward_hook(first_again(number)) for number, layer in enumerate(layers)]
     try:
-        first = _evaluated(network.suffix, frontier)
-        other = _evaluated(network.suffix, _perturbed(frontier))
-        alone = first.shape[1:] == (classes,) and torch.allclose(first, other, equal_nan=True)
+        first = output_tensor(_evaluated(network.suffix, frontier))
+        other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
+        return first.dim() in (2, 4) and first.shape[1] == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
-        alone = False
+        return False
     finally:
-        handle.remove()
-    if not alone:
-        raise HeadError(
-            f"the layer {name!r}, the last one behind the cut {network.cut!r}, does not make the network's output alone, so it "
-            "cannot be made anew for the data's classes: use --head linear."
-        )
+        for handle in handles:
+            handle.remove()
 
 
 def _evaluated(suffix: nn.Module, frontier: Any) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 from ..errors import UsageError, near_names
 from ..pooling import POOLS
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TrainOptions"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant")
+LR_SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainOptions:
     optimizer: str = "adamw"
     learning_rate: float | None = None
     weight_decay: float = 0.01
-    schedule: str = "cosine"
+    lr_schedule: str = "cosine"
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     class_weights: str | Sequence[float] | None = None
@@ -36,6 +36,11 @@ class TrainOptions:
     fold: bool = True
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pool: str = "auto"
+    task: str | None = None
+    metric: str | None = None
+    ignore_index: int = 255
+    schedule: str | None = None
+    freeze_schedule: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
@@ -51,7 +56,7 @@ class TrainOptions:
             raise UsageError(f"validation is the share of the training rows from 0 up to 1, not {self.validation}.")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"patience must be at least 1 epoch, not {self.patience}.")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("pool", POOLS)):
+        for name, known in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES), ("pool", POOLS)):
             given = getattr(self, name)
             if given not in known:
                 raise UsageError(f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")

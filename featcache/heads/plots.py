@@ -27,7 +27,9 @@ def curves_plot(history: list[EpochRecord]) -> bytes:
     if validated:
         at = [each.epoch for each in validated]
         losses.plot(at, [each.validation_loss for each in validated], color=SECOND, label="validation")
-        accuracies.plot(at, [100 * (each.validation_accuracy or 0) for each in validated], color=SECOND)
+        judged = [each for each in validated if each.validation_accuracy is not None]
+        at = [each.epoch for each in judged]
+        accuracies.plot(at, [100 * (each.validation_accuracy or 0) for each in judged], color=SECOND)
     losses.set(xlabel="epoch", ylabel="loss")
     losses.legend(frameon=False, labelcolor=INK)
     accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")

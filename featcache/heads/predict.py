@@ -18,44 +18,80 @@ from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable
 from ..stacking import stack_inputs
 from .head import TrainedHead
+from .tasks import Task, output_tensor
 
 __all__ = ["Predictions", "predict"]
 
 
 @dataclass
 class Predictions:
-    """The predicted class of each input, with the probabilities of all; ``skipped`` could not be read."""
+    """What the network says of each input; ``skipped`` ones could not be read.
+
+    ``labels`` are class names; of several labels those that are predicted, joined by ``|``; of dense targets the class of
+    most pixels; of values they are empty. ``probabilities`` (inputs, classes) are empty (inputs, 0) for values and dense
+    targets. ``values`` are as the targets are written: class numbers, rows of 0 and 1, values, or masks.
+    """
 
     names: list[str]
     labels: list[str]
     classes: list[str]
     probabilities: np.ndarray[Any, Any]
     skipped: list[Unreadable] = field(default_factory=list)
+    task: Task | None = None
+    values: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
 
     def to_csv(self) -> str:
-        """Return CSV text: name, label, probability of the label, and one column a class."""
+        """Return CSV text: name, label, probability of the label, and one column a class.
+
+        Of several labels there is no single probability; of values there is neither label nor probability, and of dense
+        targets the columns hold each class's share of the pixels.
+        """
+        kind = "single_label" if self.task is None else self.task.kind
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["name", "label", "probability", *self.classes])
-        for name, label, row in zip(self.names, self.labels, self.probabilities, strict=True):
-            writer.writerow([name, label, f"{row.max():.6f}", *(f"{value:.6f}" for value in row)])
+        between = {"single_label": ["label", "probability"], "multi_label": ["labels"], "dense": ["label"]}.get(
+            kind, []
+        )
+        writer.writerow(["name", *between, *self.classes])
+        for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
+            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": []}.get(kind, [label])
+            writer.writerow(
+                [name, *filled, *(f"{value:.6g}" if kind == "regression" else f"{value:.6f}" for value in row)]
+            )
         return out.getvalue()
 
     def to_json(self) -> str:
-        """Return JSON text: a list of inputs with name, label and probabilities by class name."""
-        return json.dumps(
-            [
-                {
-                    "name": name,
-                    "label": label,
-                    "probabilities": {
-                        key: round(float(value), 6) for key, value in zip(self.classes, row, strict=True)
-                    },
-                }
-                for name, label, row in zip(self.names, self.labels, self.probabilities, strict=True)
-            ],
-            indent=1,
-        )
+        """Return JSON text: a list of inputs with name, label and probabilities by class name.
+
+        Several labels are a list of names; values stand by name under ``values``, the shares of the pixels of dense
+        targets under ``shares``.
+        """
+        kind = "single_label" if self.task is None else self.task.kind
+        key = {"regression": "values", "dense": "shares"}.get(kind, "probabilities")
+        described = []
+        for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
+            one: dict[str, Any] = {"name": name}
+            if kind == "multi_label":
+                one["labels"] = label.split("|") if label else []
+            elif kind != "regression":
+                one["label"] = label
+            rounded = [float(f"{value:.6g}") if kind == "regression" else round(float(value), 6) for value in row]
+            described.append({**one, key: dict(zip(self.classes, rounded, strict=True))})
+        return json.dumps(described, indent=1)
+
+    def _columns(self) -> np.ndarray[Any, Any]:
+        """Return one number for each input and class."""
+        if self.task is None or self.task.kind in ("single_label", "multi_label"):
+            return self.probabilities
+        if self.task.kind == "regression":
+            return self.values.reshape(len(self.names), -1)
+        return _shares(self.values, len(self.classes))
+
+
+def _shares(masks: np.ndarray[Any, Any], classes: int) -> np.ndarray[Any, Any]:
+    counts = np.stack([np.bincount(mask.reshape(-1), minlength=classes) for mask in masks])
+    shares: np.ndarray[Any, Any] = counts / counts.sum(axis=1, keepdims=True)
+    return shares
 
 
 def predict(
@@ -71,15 +107,19 @@ def predict(
     """Return what the whole network says of every input.
 
     ``inputs`` is a map-style dataset, a sequence or any iterable; its items are inputs, or (input, target) pairs whose
-    target is not looked at. ``transform`` is applied to each input. Names are those of the dataset (``names``), else
-    ``item 0``, … Raises :class:`UnreadableSampleError` for an input that cannot be read, unless ``on_error`` is ``"skip"``.
+    target is not looked at; where it names ``classes``, they must be the head's. ``transform`` is applied to each input.
+    Names are those of the dataset (``names``), else ``item 0``, … Raises :class:`UnreadableSampleError` for an input that
+    cannot be read, unless ``on_error`` is ``"skip"``, and :class:`DataError` for data of other classes.
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
-    where = pick_device(device)
-    found = Predictions([], [], head.classes, np.zeros((0, len(head.classes))))
+    where, task = pick_device(device), head.task
+    named = getattr(inputs, "classes", None)
+    if named is not None and len(named) > 1:  # one folder of unsorted images is a class to some datasets
+        task.check_classes([str(name) for name in named], str(getattr(inputs, "name", type(inputs).__name__)))
+    found = Predictions([], [], head.classes, np.zeros((0, 0)), task=task)
     parts: list[torch.Tensor] = []
     waiting: list[Any] = []
     total = len(inputs) if hasattr(inputs, "__len__") else 0
@@ -106,12 +146,27 @@ def predict(
             progress(ProgressEvent("predict", done, max(total, done), "samples"))
     if not parts:
         raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
-    found.probabilities = torch.softmax(torch.cat(parts).double(), dim=1).numpy()
-    if not np.isfinite(found.probabilities).all():
-        bad = int(np.flatnonzero(~np.isfinite(found.probabilities).all(axis=1))[0])
-        raise NonFiniteError(f"the network's output for {found.names[bad]} is NaN or infinite: check that input.")
-    found.labels = [head.classes[number] for number in found.probabilities.argmax(axis=1).tolist()]
+    outputs = torch.cat(parts)
+    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    if not finite.all():
+        bad = found.names[int(torch.nonzero(~finite)[0])]
+        raise NonFiniteError(f"the network's output for {bad} is NaN or infinite: check that input.")
+    found.values = task.decoded(outputs)
+    if task.kind in ("single_label", "multi_label"):
+        found.probabilities = task.probabilities(outputs)
+    else:
+        found.probabilities = np.zeros((len(outputs), 0))
+    found.labels = _labels(task, found.values)
     return found
+
+
+def _labels(task: Task, values: np.ndarray[Any, Any]) -> list[str]:
+    if task.kind == "regression":
+        return [""] * len(values)
+    if task.kind == "multi_label":
+        return ["|".join(task.classes[number] for number in np.flatnonzero(row)) for row in values]
+    numbers = _shares(values, task.outputs).argmax(axis=1) if task.kind == "dense" else values
+    return [task.classes[number] for number in numbers.tolist()]
 
 
 def _items(inputs: Any) -> Iterator[tuple[int, str, Callable[[], Any]]]:
@@ -136,5 +191,6 @@ def _input(item: Any) -> Any:
 
 def _scores(head: TrainedHead, batch: Any, device: torch.device) -> torch.Tensor:
     inputs = to_device(batch, device)
-    output: torch.Tensor = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
-    return output.float().cpu()
+    output = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
+    scores = head.task.kept(output_tensor(output))
+    return scores.float() if scores.is_floating_point() else scores

@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, HeadError
+from ..errors import HeadError, UsageError
 from ..features import Features
+from .tasks import Task
 
-__all__ = ["Division", "class_names", "divide"]
+__all__ = ["Division", "divide"]
 
 VALIDATION = ("val", "valid", "validation")
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Division:
-    """The features of a dataset by their use; each may be None but the first."""
+    """The features of a dataset by their use; each may be None but the first.
+
+    ``weights`` are those of the training rows, with mean 1.
+    """
 
     train: Features
     validation: Features | None
     test: Features | None
+    weights: Array | None = None
 
 
-def class_names(features: Features) -> list[str]:
-    """Return the names of the classes; raises :class:`DataError` where the targets are no class numbers."""
-    targets = features.targets
-    if targets.ndim != 1 or targets.dtype.kind not in "iu":
-        raise DataError(
-            f"the targets of {features.dataset!r} are {targets.dtype} of shape {list(targets.shape[1:])}, not class numbers: "
-            "give each sample one whole number."
-        )
-    if not len(targets):
-        raise DataError(f"{features.dataset!r} has no rows to train on.")
-    if targets.min() < 0:
-        raise DataError(f"the targets of {features.dataset!r} hold {targets.min()}: class numbers begin at 0.")
-    names = features.classes or [str(number) for number in range(int(targets.max()) + 1)]
-    if targets.max() >= len(names):
-        raise DataError(f"a target of {features.dataset!r} is {targets.max()}, but there are {len(names)} class names.")
-    return names
-
-
-def _refuse_one_class(features: Features, names: list[str]) -> None:
-    seen = np.unique(features.targets)
-    if len(seen) < 2:
-        raise HeadError(
-            f"{features.dataset!r} has only one class, {names[int(seen[0])]!r}, among its training rows: there is nothing "
-            "to tell apart. Add training samples of another class."
-        )
-
-
-def divide(features: Features, share: float, seed: int) -> Division:
+def divide(
+    features: Features, share: float, seed: int, task: Task, sample_weights: Sequence[float] | Array | None = None
+) -> Division:
     """Return train, validation and test rows.
 
-    The dataset's own splits count. Without a validation split, a stratified and seeded ``share`` of the training rows
-    is kept for it; rows without split are training rows.
+    The dataset's own splits count. Without a validation split, a seeded ``share`` of the training rows is kept for it,
+    stratified where each sample has one class; rows without split are training rows.
     """
+    weights = None if sample_weights is None else _checked_weights(sample_weights, features)
     splits = features.splits
     test = np.flatnonzero(splits == "test")
     validating = np.isin(splits, VALIDATION)
@@ -63,17 +48,63 @@ def divide(features: Features, share: float, seed: int) -> Division:
     train = np.flatnonzero((splits != "test") & ~validating)
     if not len(train):
         raise HeadError(f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}.")
-    _refuse_one_class(features.subset(train), class_names(features))
+    if task.classifies:
+        _refuse_one_class(features.subset(train), task)
     if not len(validation) and share > 0:
-        train, validation = _stratified(train, features.targets[train], share, seed)
+        divided = _stratified if task.kind == "single_label" else _by_chance
+        train, validation = divided(train, features.targets[train], share, seed)
     return Division(
         features.subset(train),
         features.subset(validation) if len(validation) else None,
         features.subset(test) if len(test) else None,
+        None if weights is None else _with_mean_one(weights[train]),
     )
 
 
-def _stratified(rows: np.ndarray, targets: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _refuse_one_class(features: Features, task: Task) -> None:
+    seen = np.unique(features.targets)
+    if task.kind == "dense":
+        seen = seen[seen != task.ignore_index]
+    if len(seen) < 2:
+        only = repr(task.classes[int(seen[0])]) if len(seen) else "none"
+        raise HeadError(
+            f"{features.dataset!r} has only one class, {only}, among its training rows: there is nothing "
+            "to tell apart. Add training samples of another class."
+        )
+
+
+def _checked_weights(given: Sequence[float] | Array, features: Features) -> Array:
+    try:
+        weights = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"sample_weights must be numbers, one a sample ({error}).") from error
+    if weights.shape != (len(features),) or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise UsageError(
+            f"sample_weights must be {len(features)} numbers from 0 on, one a sample of {features.dataset!r} in its order; "
+            f"these have shape {list(weights.shape)}."
+        )
+    return weights
+
+
+def _with_mean_one(weights: Array) -> Array:
+    if not weights.any():
+        raise UsageError("sample_weights are 0 for every training row: there is nothing to train on.")
+    scaled: Array = weights / weights.mean()
+    return scaled
+
+
+def _by_chance(rows: Array, targets: Array, share: float, seed: int) -> tuple[Array, Array]:
+    wanted = max(1, round(share * len(rows)))
+    if len(rows) - wanted < 1:
+        raise HeadError(
+            f"{len(rows)} training rows are too few to keep {share:.0%} for validation: give a validation split, or use "
+            "validation 0."
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return np.sort(rows[order[wanted:]]), np.sort(rows[order[:wanted]])
+
+
+def _stratified(rows: Array, targets: Array, share: float, seed: int) -> tuple[Array, Array]:
     from sklearn.model_selection import train_test_split
 
     numbers, counts = np.unique(targets, return_counts=True)

@@ -17,15 +17,16 @@ from safetensors.torch import save
 from ..errors import HeadError, StorePermissionError
 from ..fileset import versions
 from ..storages.local import sync, temporary_beside
-from .estimators import EstimatorLayer, save_estimator
-from .metrics import EpochRecord
+from .estimators import save_estimator
+from .layers import EstimatorLayer
+from .metrics import EpochRecord, Metrics
 
 if TYPE_CHECKING:
     from .head import TrainedHead
 
 __all__ = ["ESTIMATOR", "HEAD_FORMAT", "TENSORS", "save_head"]
 
-HEAD_FORMAT = 1
+HEAD_FORMAT = 2  # 1 has no task but single labels; heads of these are written so, for older readers
 TENSORS, ESTIMATOR, DESCRIPTION = "head.safetensors", "head.skops", "head.json"
 PACKAGES = ("featcache", "torch", "torchvision", "scikit-learn", "skops", "numpy")
 
@@ -92,9 +93,11 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "format": HEAD_FORMAT,
+        "format": 1 if head.task.kind == "single_label" else HEAD_FORMAT,
         "head": head.head,
         "classes": head.classes,
+        "task": head.task.to_dict(),
+        "tensors": len(head.parts.stored.state_dict()),
         "cut": head.recipe.cut,
         "dataset": head.dataset,
         "snapshot": head.snapshot,
@@ -139,6 +142,6 @@ def _plots(head: TrainedHead) -> dict[str, bytes]:
     made = {}
     if head.history:
         made["curves.svg"] = curves_plot(head.history)
-    if head.metrics is not None:
+    if isinstance(head.metrics, Metrics):
         made["confusion_matrix.svg"] = confusion_plot(head.metrics, head.classes)
     return made

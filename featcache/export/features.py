@@ -1,0 +1,159 @@
+"""Cached features as .npy, parquet, or a plain HDF5 file, written block by block."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..features import Features
+from ..hdf5 import create_file, write_array
+from ..tensorspec import TensorSpec
+from .formats import FEATURE_FORMATS, ExportReport, find_format, missing_extra, whole_file
+
+__all__ = ["export_features"]
+
+BLOCK_BYTES = 64 << 20
+
+Array = np.ndarray[Any, Any]
+
+
+def export_features(features: Features, path: str | Path, format: str | None = None) -> ExportReport:
+    """Return the report of writing cached features to a file; ``format`` is found by its suffix.
+
+    ``npy`` is an array (rows, …) as ``.npy``, or as ``.npz`` features, targets, names and splits; ``parquet`` a table of
+    these, with flat lists; ``hdf5`` a plain file with ``/features/NAME``, ``/targets``, ``/names`` and ``/splits``.
+    Raises :class:`UsageError` where the format cannot hold them.
+    """
+    path = Path(path)
+    chosen = find_format(path, format, FEATURE_FORMATS)
+    report = ExportReport(str(path), chosen, rows=len(features))
+    if not len(features):
+        raise UsageError(f"there are no rows of {features.dataset!r} to export.")
+    if features.ragged and path.suffix.lower() != ".npz":
+        raise UsageError(
+            f"the samples of {features.dataset!r} vary in length: use .npz, which pads them and holds their mask, or extract "
+            "with --pool."
+        )
+    if features.views:
+        report.notes.append(f"holds the samples as they are, without their {features.views} random views")
+    with whole_file(path) as temporary:
+        if chosen == "npy":
+            (_write_npz if path.suffix.lower() == ".npz" else _write_npy)(features, temporary)
+        elif chosen == "parquet":
+            _write_parquet(features, temporary)
+        else:
+            _write_hdf5(features, temporary)
+        report.size_bytes = temporary.stat().st_size
+    return report
+
+
+def _blocks(features: Features) -> Iterator[tuple[slice, dict[str, Array], Array]]:
+    """Yield (rows, arrays by tensor name, targets), as many rows at a time as take moderate memory."""
+    step = max(1, BLOCK_BYTES // max(1, features.size_bytes // len(features)))
+    for start in range(0, len(features), step):
+        stop = min(start + step, len(features))
+        frontier, targets = features.batch(np.arange(start, stop))
+        named = frontier if isinstance(frontier, dict) else {features.frontier[0].name: frontier}
+        yield slice(start, stop), {name: values.numpy() for name, values in named.items()}, targets.numpy()
+
+
+def _specs(features: Features) -> list[tuple[TensorSpec, np.dtype[Any]]]:
+    """Return the tensors with the type in which their rows are handed out."""
+    frontier, _ = features.batch(np.arange(1))
+    named = frontier if isinstance(frontier, dict) else {features.frontier[0].name: frontier}
+    return [(spec, named[spec.name].numpy().dtype) for spec in features.frontier]
+
+
+def _write_npy(features: Features, path: Path) -> None:
+    specs = _specs(features)
+    if len(specs) > 1:
+        raise UsageError(
+            f"{len(specs)} tensors cross the cut {features.recipe.cut!r} and .npy holds one: use .npz, .parquet or .h5."
+        )
+    ((spec, dtype),) = specs
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(len(features), *spec.value_shape))
+    for rows, values, _ in _blocks(features):
+        whole[rows] = values[spec.name]
+    whole.flush()
+
+
+def _write_npz(features: Features, path: Path) -> None:
+    values, targets = features.numpy()
+    named = values if isinstance(values, dict) else {"features": values}
+    taken = {"targets", "names", "splits", "classes"}
+    arrays = {f"features.{name}" if name in taken else name: value for name, value in named.items()}
+    arrays |= {"targets": targets, "names": np.array(features.names), "splits": features.splits}
+    if features.classes is not None:
+        arrays["classes"] = np.array(features.classes)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_parquet(features: Features, path: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra("parquet", "parquet") from error
+    specs = _specs(features)
+    names, splits = features.names, features.splits
+    sizes = {spec.name: int(np.prod(spec.value_shape)) for spec, _ in specs}
+    described = {
+        "cut": features.recipe.cut,
+        "recipe": features.recipe.fingerprint,
+        "shapes": {spec.name: list(spec.value_shape) for spec, _ in specs},
+        "target_shape": list(features.targets.shape[1:]),
+        "classes": features.classes,
+    }
+    taken = {"name", "split", "target"}
+    columns = {spec.name: f"features.{spec.name}" if spec.name in taken else spec.name for spec, _ in specs}
+
+    def listed(values: Array) -> Any:
+        flat = pyarrow.array(np.ascontiguousarray(values).reshape(-1))
+        size = values.size // len(values)
+        return flat if values.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, size)
+
+    writer: Any = None
+    try:
+        for rows, values, targets in _blocks(features):
+            data = {
+                "name": pyarrow.array(names[rows]),
+                "split": pyarrow.array(splits[rows].tolist(), pyarrow.string()),
+                "target": listed(targets),
+                **{columns[name]: listed(each.reshape(len(each), sizes[name])) for name, each in values.items()},
+            }
+            table = pyarrow.table(data).replace_schema_metadata({"featcache": json.dumps(described)})
+            if writer is None:
+                writer = pyarrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _write_hdf5(features: Features, path: Path) -> None:
+    attributes = {
+        "cut": features.recipe.cut,
+        "recipe": features.recipe.fingerprint,
+        "dataset": features.dataset,
+        "classes": json.dumps(features.classes),
+    }
+    with create_file(path, attributes) as file:
+        made = {
+            spec.name: file.create_dataset(
+                f"features/{spec.name}", (len(features), *spec.value_shape), dtype, track_times=False
+            )
+            for spec, dtype in _specs(features)
+        }
+        for rows, values, _ in _blocks(features):
+            for name, each in values.items():
+                made[name][rows] = each
+        write_array(file, "targets", features.targets)
+        for name, texts in (("names", features.names), ("splits", features.splits.tolist())):
+            encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+            write_array(file, name, np.array(encoded, dtype=f"S{max(1, max(map(len, encoded)))}"))

@@ -1,0 +1,248 @@
+"""The merged network as a state_dict, a torch.export program or ONNX, checked on real input before it is kept."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..errors import HeadError, UsageError
+from ..heads import TrainedHead, differing_layers
+from ..heads.layers import EstimatorLayer
+from ..heads.linear import HeadNetwork
+from ..heads.tasks import output_tensor
+from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra, whole_file
+
+__all__ = ["export_head"]
+
+TOLERANCE = 1e-4  # of the output's largest value: what other kernels may differ by
+
+
+def export_head(
+    head: TrainedHead,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    inputs: tuple[Any, ...] | Mapping[str, Any] | None = None,
+    model: nn.Module | None = None,
+) -> ExportReport:
+    """Return the report of writing the whole trained network to a file; ``format`` is found by its suffix.
+
+    ``state_dict`` (``.safetensors``, ``.pt``) loads into the original model with ``strict=True``; given that ``model``, the
+    report says whether its last layer must be made anew before. ``torch_export`` (``.pt2``) and ``onnx`` give the scores,
+    and are run on ``inputs`` (default: the samples that the network was split with): a file that differs from the network
+    by more than rounding is not kept. Raises :class:`HeadError`, :class:`UsageError` or :class:`MissingDependencyError`.
+    """
+    path = Path(path)
+    chosen = find_format(path, format, HEAD_FORMATS)
+    if isinstance(head.parts.stored, EstimatorLayer):
+        name = head.head.partition(":")[2]
+        raise UsageError(
+            f"scikit-learn's {name} is no network of tensors and cannot be exported: use the suffix, a linear head, or a linear "
+            "estimator."
+        )
+    report = ExportReport(str(path), chosen)
+    with torch.inference_mode(False), torch.no_grad(), whole_file(path) as temporary:
+        if chosen == "state_dict":
+            _write_state(head, model, path.suffix.lower(), temporary, report)
+        else:
+            given = head.split.example_inputs if inputs is None else inputs
+            keywords = tuple(given) if isinstance(given, Mapping) else None
+            network = _Scores(copy.deepcopy(head.model).cpu().eval(), head, keywords)
+            values = tuple(given.values()) if isinstance(given, Mapping) else tuple(given)
+            _write_program(network, _on_cpu(values), chosen, temporary, report)
+        report.size_bytes = temporary.stat().st_size
+    return report
+
+
+class _Scores(nn.Module):
+    """The network's scores alone, whatever else it returns, by code that torch.export can follow."""
+
+    def __init__(self, model: nn.Module, head: TrainedHead, keywords: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.cut = head.recipe.cut
+        self.keywords = keywords
+
+    def names(self, count: int) -> list[str]:
+        """Return the names of ``count`` inputs, as the model's own code has them."""
+        if self.keywords is not None:
+            return list(self.keywords)
+        model = self.model.backbone if isinstance(self.model, HeadNetwork) else self.model
+        known = list(inspect.signature(model.forward).parameters)
+        return known[:count] if len(known) >= count else [f"input_{number}" for number in range(count)]
+
+    def forward(self, *inputs: Any) -> torch.Tensor:
+        """Return the scores (batch, …); keyword inputs are given by position, which every exporter can follow."""
+        args: tuple[Any, ...] = () if self.keywords is not None else inputs
+        kwargs = dict(zip(self.keywords or (), inputs, strict=False))
+        if not isinstance(self.model, HeadNetwork):
+            return output_tensor(self.model(*args, **kwargs))
+        # The prefix of a split stops by an exception, which no exporter follows; here the rest is run and left unused,
+        # and the exporter drops it.
+        seen: list[Any] = []
+        handle = self.model.backbone.get_submodule(self.cut).register_forward_hook(
+            lambda _module, _inputs, output: seen.append(output)
+        )
+        try:
+            self.model.backbone(*args, **kwargs)
+        finally:
+            handle.remove()
+        scores: torch.Tensor = self.model.head(self.model.pool(output_tensor(seen[-1])))
+        return scores
+
+
+def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: Path, report: ExportReport) -> None:
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in head.model.state_dict().items()}
+    if suffix in (".pt", ".pth"):
+        torch.save(state, path)
+        loaded = torch.load(path, weights_only=True)
+    else:
+        from safetensors.torch import load_file, save_file
+
+        save_file(state, path)
+        loaded = load_file(path)
+    copy.deepcopy(head.model).load_state_dict(loaded, strict=True)
+    if head.head != "suffix":
+        report.notes.append(
+            "a head on pooled features is no part of the original model: the names begin with backbone, head"
+        )
+        return
+    if model is None:
+        return
+    changed = differing_layers(state, model)
+    if not changed:
+        copy.deepcopy(model).load_state_dict(loaded, strict=True)
+        report.notes.append(f"loads into {type(model).__name__} as it is, with strict=True")
+    else:
+        report.notes.append(
+            f"loads into {type(model).__name__} with strict=True once its layer {' and '.join(map(repr, changed))} has "
+            f"{head.task.outputs} outputs"
+        )
+
+
+def _write_program(network: _Scores, inputs: tuple[Any, ...], chosen: str, path: Path, report: ExportReport) -> None:
+    if network.keywords is not None:
+        report.notes.append(f"takes its inputs by position: {', '.join(network.keywords)}")
+    with _quiet():
+        program, batch, free = _exported(network, inputs, report)
+        if chosen == "torch_export":
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            path.write_bytes(content.getvalue())
+            loaded = torch.export.load(io.BytesIO(content.getvalue())).module()
+
+            def run(*given: Any) -> torch.Tensor:
+                scores: torch.Tensor = loaded(*given)
+                return scores
+        else:
+            run = _write_onnx(program, network.names(len(inputs)), path)
+    for rows in sorted({1, batch, 2 * batch} if free else {batch}):
+        given = _resized(inputs, rows, batch)
+        difference = _difference(network(*given), run(*given))
+        report.difference = max(report.difference or 0.0, difference)
+        if not difference <= TOLERANCE:
+            raise HeadError(
+                f"the {chosen} program differs from the network by {difference:.1e} of the output's scale on {rows} samples: it "
+                "was not kept. Export a state_dict instead."
+            )
+
+
+def _exported(network: nn.Module, inputs: tuple[Any, ...], report: ExportReport) -> tuple[Any, int, bool]:
+    """Return a torch.export program, the batch size of its example, and whether the batch is free."""
+    first = next(each for each in pytree.tree_leaves(inputs) if isinstance(each, torch.Tensor))
+    batch = len(first)
+    free = torch.export.Dim("batch", min=1)
+    shapes = pytree.tree_map(
+        lambda each: {0: free} if isinstance(each, torch.Tensor) and each.dim() and len(each) == batch else None,
+        (inputs,),
+    )
+    failure: Exception | None = None
+    for dynamic in (shapes, None):
+        try:
+            program = torch.export.export(network, inputs, dynamic_shapes=dynamic, strict=False)
+        except Exception as error:  # the exporter raises many kinds
+            failure = error
+            continue
+        if dynamic is None:
+            report.notes.append(
+                f"takes batches of {batch} samples only: the network does something else for other sizes"
+            )
+        return program, batch, dynamic is not None
+    words = " ".join(str(failure).split())[:300]
+    raise HeadError(
+        f"torch.export cannot follow the network ({words}): export a state_dict instead, and load it into the model."
+    ) from failure
+
+
+def _write_onnx(program: Any, names: list[str], path: Path) -> Any:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("ONNX", "onnx") from error
+    try:
+        made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["scores"])
+        made.save(path, external_data=False)  # type: ignore[union-attr]
+    except Exception as error:  # the exporter raises many kinds
+        words = " ".join(str(error).split())[:300]
+        raise HeadError(f"the network cannot be written as ONNX ({words}): use torch_export or state_dict.") from error
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    taken = [each.name for each in session.get_inputs()]
+
+    def run(*given: Any) -> torch.Tensor:
+        tensors = [each for each in pytree.tree_leaves(given) if isinstance(each, torch.Tensor)]
+        # An input that the scores do not depend on may be dropped; the others keep their names and their order.
+        fed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=False) if name in taken}
+        return torch.from_numpy(session.run(None, fed)[0])
+
+    return run
+
+
+def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    scale = float(expected.abs().max()) or 1.0
+    return float((expected.double() - found.double()).abs().max()) / scale
+
+
+def _resized(inputs: Any, rows: int, batch: int) -> Any:
+    """Return inputs with another number of samples: the first ones, or all of them repeated."""
+
+    def resize(each: Any) -> Any:
+        if not isinstance(each, torch.Tensor) or not each.dim() or len(each) != batch:
+            return each
+        return each[torch.arange(rows) % batch]
+
+    return pytree.tree_map(resize, inputs)
+
+
+def _on_cpu(inputs: Any) -> Any:
+    return pytree.tree_map(lambda each: each.detach().cpu() if isinstance(each, torch.Tensor) else each, inputs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' warnings and log lines to themselves: what matters is checked afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

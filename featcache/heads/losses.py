@@ -1,0 +1,122 @@
+"""The loss of each task, as torch's own modules compute it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..errors import UsageError
+from .options import TrainOptions
+from .tasks import Task
+
+__all__ = ["TaskLoss", "class_weight_tensor", "plain_loss"]
+
+
+class TaskLoss(nn.Module):
+    """The training loss of a batch: CrossEntropyLoss, BCEWithLogitsLoss or MSELoss, and nothing else where no sample
+    weights are given.
+
+    With sample weights, the losses of the samples are multiplied by them before the mean is taken, so that weights of 1
+    change nothing.
+    """
+
+    def __init__(self, task: Task, options: TrainOptions, targets: Any) -> None:
+        super().__init__()
+        self.task = task
+        weights = class_weight_tensor(options, targets, task)
+        smoothing = options.label_smoothing
+        if smoothing and not task.classifies:
+            raise UsageError("label_smoothing is for class targets; this task has none: leave it at 0.")
+        self.plain: nn.Module
+        if task.kind == "dense":
+            self.plain = nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing, ignore_index=task.ignore_index)
+        elif task.kind == "single_label":
+            self.plain = nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
+        elif task.kind == "multi_label":
+            self.plain = nn.BCEWithLogitsLoss(pos_weight=weights)
+        else:
+            self.plain = nn.MSELoss()
+
+    def forward(self, output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss of a batch; ``weights`` are those of its samples, with mean 1 over all training rows."""
+        output = self.task.aligned(output, targets)
+        targets = self.task.prepared(targets, output.dtype)
+        if weights is None:
+            loss: torch.Tensor = self.plain(output, targets)
+            return loss
+        # A share of each sample in the plain loss is what it adds to it, the divisor being that of the whole batch.
+        each = self._elementwise(output, targets)
+        rows = weights.to(each.dtype).reshape(-1, *([1] * (each.dim() - 1)))
+        weighted: torch.Tensor = (each * rows).sum() / self._divisor(each, targets)
+        return weighted
+
+    def _elementwise(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        plain: Any = self.plain
+        if self.task.classifies:
+            return functional.cross_entropy(
+                output, targets, plain.weight, ignore_index=plain.ignore_index, reduction="none",
+                label_smoothing=plain.label_smoothing,
+            )  # fmt: skip
+        if self.task.kind == "multi_label":
+            return functional.binary_cross_entropy_with_logits(
+                output, targets, pos_weight=plain.pos_weight, reduction="none"
+            )
+        return functional.mse_loss(output, targets, reduction="none")
+
+    def _divisor(self, each: torch.Tensor, targets: torch.Tensor) -> Any:
+        if not self.task.classifies:
+            return float(each.numel())
+        plain: Any = self.plain
+        counted = targets != plain.ignore_index
+        if plain.weight is None:
+            return counted.sum()
+        return plain.weight[targets[counted]].sum()
+
+
+def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the sum over samples of the loss without weights and smoothing, by which epochs are compared."""
+    output = task.aligned(output, targets).float()
+    targets = task.prepared(targets)
+    if task.kind == "single_label":
+        return functional.cross_entropy(output, targets, reduction="sum")
+    if task.kind == "dense":
+        each = functional.cross_entropy(output, targets, ignore_index=task.ignore_index, reduction="none")
+        counted = (targets != task.ignore_index).flatten(1).sum(1).clamp(min=1)
+        return (each.flatten(1).sum(1) / counted).sum()
+    if task.kind == "multi_label":
+        each = functional.binary_cross_entropy_with_logits(output, targets, reduction="none")
+    else:
+        each = functional.mse_loss(output, targets, reduction="none")
+    return each.flatten(1).mean(1).sum() if each.dim() > 1 else each.sum()
+
+
+def class_weight_tensor(options: TrainOptions, targets: Any, task: Task) -> torch.Tensor | None:
+    """Return the loss weight of each class, None for equal ones; ``balanced`` is inverse to the number of rows.
+
+    For several labels it is the weight of a label's positive samples; ``balanced`` is negatives over positives.
+    """
+    given, classes = options.class_weights, task.outputs
+    if given is None:
+        return None
+    if task.kind == "regression":
+        raise UsageError("class_weights weigh classes; a regression has none: leave them out, or use sample_weights.")
+    if isinstance(given, str):
+        if task.kind == "multi_label":
+            positive = np.asarray(targets).sum(axis=0)
+            return torch.tensor((len(targets) - positive) / np.maximum(positive, 1), dtype=torch.float32)
+        counted = np.asarray(targets).reshape(-1).astype(np.int64)
+        if task.kind == "dense":
+            counted = counted[counted != task.ignore_index]
+        counts = np.bincount(counted, minlength=classes)
+        weights = len(counted) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
+        return torch.tensor(weights, dtype=torch.float32)
+    if len(given) != classes or not all(0 <= weight < math.inf for weight in given) or not any(given):
+        raise UsageError(
+            f"class_weights must be {classes} numbers from 0 on, one a class and not all 0, not {list(given)}."
+        )
+    return torch.tensor(list(given), dtype=torch.float32)

@@ -1,0 +1,110 @@
+"""A head's weights in the network that they belong to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from ..errors import HeadError, UsageError
+from ..recipe import Recipe
+from ..split import Split
+from ..split.structure import weight_digests
+from .head import TrainedHead
+from .load import check_backbone, load_head, read_head
+from .save import TENSORS
+
+__all__ = ["differing_layers", "merge"]
+
+
+def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module:
+    """Return a copy of ``model`` with the weights of a trained head, or of a head folder, in evaluation mode.
+
+    Its last layer is made anew where the head has another number of classes. Every weight up to the cut must be the one
+    that the head was trained on; given a :class:`Split`, structure is compared, too. Heads on pooled features are no part of
+    the model and need a split. Nothing but tensors is read from a folder. Raises :class:`HeadError` for another backbone.
+    """
+    where = Path("head") if isinstance(head, TrainedHead) else Path(head)
+    if isinstance(model, Split):
+        if not isinstance(head, TrainedHead):
+            return load_head(where, model).model
+        check_backbone("the head", head.recipe, model.cut, model.structure, model.weights)
+        return copy.deepcopy(head.model).eval()
+    if isinstance(head, TrainedHead):
+        kind, recipe = head.head, head.recipe
+        tensors = {head.parts.stored_at + name: value for name, value in head.parts.stored.state_dict().items()}
+    else:
+        described = read_head(where)
+        kind, recipe = str(described["head"]), _recipe(where, described)
+        tensors = _read(where / TENSORS)
+        if len(tensors) != described.get("tensors", len(tensors)):
+            raise HeadError(f"{where / TENSORS} is damaged: tensors are missing. Train the head again.")
+    if kind != "suffix":
+        raise UsageError(
+            f"a {kind} head is no part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
+        )
+    _check_weights(where, recipe, model)
+    merged = copy.deepcopy(model)
+    for name in differing_layers(tensors, merged):
+        _make_room(merged, name, tensors)
+    state = merged.state_dict()
+    unknown = sorted(name for name in tensors if name not in state or state[name].shape != tensors[name].shape)
+    if unknown:
+        raise HeadError(
+            f"the head {where} does not fit {type(model).__name__}: {unknown[0]!r} and {len(unknown) - 1} more differ in name or "
+            "shape. Load the backbone that the head was trained on."
+        )
+    with torch.no_grad():
+        for name, value in tensors.items():
+            state[name].copy_(value)
+    return merged.eval()
+
+
+def differing_layers(state: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
+    """Return the names of the layers that must be made anew before a state loads into a model."""
+    own = model.state_dict()
+    names = (name.rpartition(".")[0] for name, value in state.items() if name in own and own[name].shape != value.shape)
+    return list(dict.fromkeys(names))
+
+
+def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a last layer as many outputs as the head's has."""
+    if f"{name}.weight" not in tensors:
+        return
+    layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
+    if not isinstance(layer, nn.Linear | nn.Conv2d) or weight.shape[1:] != layer.weight.shape[1:]:
+        return
+    # Filled later: no random numbers are drawn.
+    for each, values in (("weight", weight), ("bias", tensors.get(f"{name}.bias"))):
+        old = getattr(layer, each)
+        if old is not None and values is not None:
+            setattr(layer, each, nn.Parameter(torch.empty_like(values, device=old.device, dtype=old.dtype)))
+    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(weight))
+
+
+def _check_weights(where: Path, recipe: Recipe, model: nn.Module) -> None:
+    names = {
+        name
+        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    }
+    known = frozenset(name for name in recipe.weights if name in names)
+    check_backbone(f"the head {where}", recipe, recipe.cut, recipe.structure, weight_digests(model, known))
+
+
+def _recipe(where: Path, described: Mapping[str, object]) -> Recipe:
+    try:
+        return Recipe.from_dict(described["recipe"])  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{where}/head.json is damaged ({error!r}). Train the head again.") from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise HeadError(f"{path} cannot be read ({str(error).splitlines()[0]}). Train the head again.") from error
