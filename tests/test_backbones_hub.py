@@ -178,6 +178,21 @@ def test_sentences_of_scipys_documentation_are_told_apart_by_what_minilm_makes_o
     assert head.score(vectors[~trained], targets[~trained]) > 0.9  # the largest class is a third
 
 
+def test_a_head_is_trained_on_cached_texts_from_the_command_line(small: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{'good words ' * (row % 7 + 1)}{row},{'ab'[row % 2]}\n" for row in range(40))
+    (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
+    options = ("--backbone", f"hf:{small / 'roberta'}", "--data", "csv:texts.csv", "--cut", "roberta.encoder", "--json")
+    for command in (("extract",), ("train-head", "--epochs", "2")):
+        done = subprocess.run(
+            [sys.executable, "-m", "featcache", *command, *options],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_table_of_photographs_is_extracted_once_through_timm(lite0: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "data" / "make_photos.py", "--out", tmp_path / "photos"], check=True)
