@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,9 +156,21 @@ def _main_inputs(model: nn.Module, run: Run) -> set[int]:
     inputs = refs_in((args, kwargs))
     if not inputs:
         raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
-    named = kwargs.get(getattr(model, "main_input_name", None))
-    main = {named.number} if isinstance(named, Ref) else {inputs[0]}
-    return main | {number for number in inputs if run.objects[number].is_floating_point()}
+    named = [kwargs.get(name) for name in _input_order(model)]
+    main = next((each.number for each in named if isinstance(each, Ref)), inputs[0])
+    if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
+        main = inputs[0]
+    return {main} | {number for number in inputs if run.objects[number].is_floating_point()}
+
+
+def _input_order(model: nn.Module) -> list[str]:
+    """Return the names of a model's inputs, the main one first: as transformers names it, else as forward lists them."""
+    declared = getattr(model, "main_input_name", None)
+    try:
+        listed = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        listed = []
+    return [declared, *listed] if isinstance(declared, str) else listed
 
 
 def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
