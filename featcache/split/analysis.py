@@ -19,13 +19,15 @@ __all__ = ["Crossing", "CutAnalysis", "affine", "analyse", "refs_in"]
 class Crossing:
     """A tensor that crosses the cut: the number of its object, and the module output that it is, if it is one.
 
-    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are.
+    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are. A sample may be several
+    rows of it in a run, as the windows of an image are: ``rows`` tells how many; they are stored as one row.
     """
 
     number: int
     spec: TensorSpec
     source: tuple[str, int, int] | None  # (module, which call of it, leaf of its output)
     carried: bool
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carrie
         unique = f"{name}:{copy}"
     names.add(unique)
     mine, theirs = run.shapes[number], other.shapes[number]
-    if not mine or mine[0] != run.batch or theirs[0] != other.batch or mine[1:] != theirs[1:]:
+    rows = mine[0] // run.batch if mine and origin[0] != "input" else 1
+    if not (mine and rows) or (mine[0], theirs[0]) != (rows * run.batch, rows * other.batch) or mine[1:] != theirs[1:]:
         raise SplitError(
             f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
             f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
@@ -222,9 +225,10 @@ def _crossing(cut: str, run: Run, other: Run, number: int, cut_call: int, carrie
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
         number,
-        TensorSpec(unique, tuple(mine[1:]), dtype),
+        TensorSpec(unique, (*((rows,) if rows > 1 else ()), *mine[1:]), dtype),
         None if origin[0] == "input" else source,
         carried or origin[0] == "input",
+        rows,
     )
 
 

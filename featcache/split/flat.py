@@ -108,6 +108,8 @@ class _Builder:
                 node = self.graph.call_function(operator.getitem, (given, crossing.spec.name))
             self.batch = self.batch or self.graph.call_method("size", (node, 0))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
+            if crossing.rows > 1:
+                node = self.graph.call_method("flatten", (node, 0, 1))
             if crossing.number in self.analysis.overwritten:
                 # The caller's tensor may be a cached row: what is changed in place must be a copy.
                 node = self.graph.call_method("clone", (node,))

@@ -53,7 +53,10 @@ def run_prefix(
             f"the cut {analysis.cut!r} was not reached as it was recorded ({', '.join(missing)} missing): give the inputs "
             "as the example gave them; if they are so, the model took another path for this batch."
         )
-    return {crossing.spec.name: found[crossing.number] for crossing in analysis.crossings}
+    return {
+        each.spec.name: found[each.number].reshape(-1, *each.spec.shape) if each.rows > 1 else found[each.number]
+        for each in analysis.crossings
+    }
 
 
 def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
