@@ -74,8 +74,6 @@ def _torchvision_model(name: str) -> nn.Module:
         options["weights_backbone"] = None
     if name in ("fcn_resnet101", "lraspp_mobilenet_v3_large"):
         options["weights_backbone"] = None
-    if name.startswith("mvit"):
-        options["temporal_size"] = 4
     model: nn.Module = torchvision.models.get_model(name, **options)
     return model
 

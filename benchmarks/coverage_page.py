@@ -10,6 +10,9 @@ from typing import Any
 
 HEAD = """# At which boundaries networks can be cut
 
+    python benchmarks/coverage.py --results rows.jsonl --write docs/models.md     # goes on where it stopped
+    python benchmarks/coverage.py --family transformers --boundaries 3            # a small form
+
 What `benchmarks/coverage.py` found: for each model, at each block boundary that `featcache.cuts` lists, whether the suffix
 behind the cut gives what the whole model gives. Weights are random, zero and constant ones among them randomised, NaN equals
 nothing, inputs are the smallest that the model takes, and the check does not use featcache's own proof:
@@ -20,6 +23,8 @@ nothing, inputs are the smallest that the model takes, and the check does not us
   evaluation mode and without gradients: outputs, the set of trained parameters, gradients and buffers bit for bit, and the cached
   tensor is as it was.
 - **flat**: the suffix is an ordinary `torch.fx` graph; elsewhere it replays the model's own code.
+- **weighted**: the shares exact in evaluation and in training mode where each model counts with all of its boundaries, not with
+  those that were checked: an estimate over all boundaries.
 - **refused**: `split` raised `SplitError` with the reason. **wrong** would be a cut that is accepted and gives something else.
 """
 REASONS = {
@@ -47,10 +52,19 @@ def _count(rows: list[dict[str, Any]], test: Any) -> int:
     return sum(bool(test(each)) for row in rows for each in row["results"])
 
 
+def _weighted(rows: list[dict[str, Any]], mode: str) -> float:
+    """Return the share of exact boundaries where each model counts with all of its boundaries, not those checked."""
+    found = [row for row in rows if row["results"]]
+    exact = sum(
+        row["boundaries"] * sum(each[mode] == "exact" for each in row["results"]) / len(row["results"]) for row in found
+    )
+    return float(exact / max(1, sum(row["boundaries"] for row in found)))
+
+
 def _totals(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| family | models | boundaries | checked | exact | exact in training | within rounding | flat | refused | wrong |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| family | models | boundaries | checked | exact | exact in training | weighted | rounding | flat | refused | wrong |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     groups = {
         family: [row for row in rows if row["family"] == family] for family in sorted({row["family"] for row in rows})
@@ -67,6 +81,7 @@ def _totals(rows: list[dict[str, Any]]) -> str:
             checked,
             f"{exact} ({exact / share:.1%})",
             f"{trained} ({trained / share:.1%})",
+            f"{_weighted(group, 'eval'):.1%}, {_weighted(group, 'train'):.1%}",
             _count(group, lambda each: "rounding" in (each["eval"], each["train"])),
             _count(group, lambda each: each["flat"]),
             _count(group, lambda each: each["refused"]),
