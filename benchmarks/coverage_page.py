@@ -39,10 +39,10 @@ REASONS = {
 }
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """Return the page."""
+def page(rows: list[dict[str, Any]], left_out: list[str]) -> str:
+    """Return the page; ``left_out`` are the models of the survey that have no row."""
     rows = sorted(rows, key=lambda row: (row["family"], row["model"]))
-    parts = [HEAD, "## In all\n", _totals(rows), _machine(), "## Not run, and why\n", _not_run(rows)]
+    parts = [HEAD, "## In all\n", _totals(rows), _machine(), "## Not run, and why\n", _not_run(rows, left_out)]
     for family in sorted({row["family"] for row in rows}):
         parts += [f"## {family}\n", _table([row for row in rows if row["family"] == family])]
     return "\n".join(parts)
@@ -102,9 +102,11 @@ def _machine() -> str:
     return f"{where}, {', '.join(versions)}.\n"
 
 
-def _not_run(rows: list[dict[str, Any]]) -> str:
+def _not_run(rows: list[dict[str, Any]], left_out: list[str]) -> str:
     sampled = [row for row in rows if len(row["results"]) < row.get("boundaries", 0)]
     lines = [f"- {row['model']}: {row['failed']}" for row in rows if "failed" in row]
+    if left_out:
+        lines.append(f"- Not run for want of time: {', '.join(left_out)}.")
     if sampled:
         lines.append(
             f"- Of {len(sampled)} models a sample of the boundaries was checked, evenly spread: the column *checked* gives how "
