@@ -21,13 +21,15 @@ __all__ = ["Crossing", "CutAnalysis", "analyse", "refs_in"]
 class Crossing:
     """A tensor that crosses the cut: the number of its object, and the module output that it is, if it is one.
 
-    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are.
+    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are. A sample may be several
+    rows of it in a run, as the windows of an image are: ``rows`` tells how many; they are stored as one row.
     """
 
     number: int
     spec: TensorSpec
     source: tuple[str, int, int] | None  # (module, which call of it, leaf of its output)
     carried: bool
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,8 @@ def _crossing(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, n
         unique = f"{name}:{copy}"
     names.add(unique)
     mine, theirs = run.shapes[number], other.shapes[number]
-    if not mine or mine[0] != run.batch or theirs[0] != other.batch or mine[1:] != theirs[1:]:
+    rows = mine[0] // run.batch if mine and origin[0] != "input" else 1
+    if not (mine and rows) or (mine[0], theirs[0]) != (rows * run.batch, rows * other.batch) or mine[1:] != theirs[1:]:
         raise SplitError(
             f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
             f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
@@ -263,7 +266,7 @@ def _crossing(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, n
     if runs.resized is not None:
         sized = runs.resized.shapes[number]
         varying = [place for place, (a, b) in enumerate(zip(mine, sized, strict=False)) if a != b]
-        if len(mine) != len(sized) or varying not in ([], [1]):
+        if len(mine) != len(sized) or varying not in ([], [1]) or (varying and rows > 1):
             raise SplitError(
                 f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} and, for samples of another length, "
                 f"{list(sized)}: only what varies in its first dimension behind the batch can be stored without padding."
@@ -273,9 +276,10 @@ def _crossing(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, n
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
         number,
-        TensorSpec(unique, tuple(shape), dtype),
+        TensorSpec(unique, (*((rows,) if rows > 1 else ()), *shape), dtype),
         None if origin[0] == "input" else source,
         carried or origin[0] == "input",
+        rows,
     )
 
 
