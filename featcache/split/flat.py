@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .analysis import Crossing, CutAnalysis, ancestors, behind, is_behind
+from .analysis import CutAnalysis, behind, is_behind
 from .containers import PLAIN, NotFlatError, held
+from .crossings import Crossing, ancestors
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from .analysis import Crossing, CutAnalysis
+from .analysis import CutAnalysis
+from .crossings import Crossing
 from .names import call_name, is_metadata
 from .record import StopAtCutError
 

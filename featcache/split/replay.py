@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from .analysis import CutAnalysis, refs_in, state_behind
+from .analysis import CutAnalysis, state_behind
 from .clone import skeleton
+from .crossings import refs_in
 from .names import call_name, is_metadata
 from .prefix import at_end_of_call
 from .record import Call, Ref
