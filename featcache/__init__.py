@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .advise import PlanResult, PlanRow, plan
     from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
     from .config import Settings
     from .errors import (
@@ -59,6 +60,8 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteError",
     "NotAStoreError",
+    "PlanResult",
+    "PlanRow",
     "Predictions",
     "ProgressEvent",
     "Project",
@@ -83,6 +86,7 @@ __all__ = [
     "cuts",
     "extract",
     "load_head",
+    "plan",
     "predict",
     "split",
     "train_head",
@@ -90,6 +94,7 @@ __all__ = [
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
+    "advise": ("PlanResult", "PlanRow", "plan"),
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),

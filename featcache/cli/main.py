@@ -24,6 +24,7 @@ COMMANDS = {
     "train-head": "train_head",
     "predict": "predict",
     "cuts": "cuts",
+    "plan": "plan",
     "status": "status",
     "explain": "status",
     "ls": "store",
