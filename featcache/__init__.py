@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .advise import PlanResult, PlanRow, plan
+    from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, plan, probe
     from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
     from .config import Settings
     from .errors import (
@@ -63,6 +63,8 @@ __all__ = [
     "PlanResult",
     "PlanRow",
     "Predictions",
+    "ProbeResult",
+    "ProbeRow",
     "ProgressEvent",
     "Project",
     "Recipe",
@@ -88,13 +90,14 @@ __all__ = [
     "load_head",
     "plan",
     "predict",
+    "probe",
     "split",
     "train_head",
 ]
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
-    "advise": ("PlanResult", "PlanRow", "plan"),
+    "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "plan", "probe"),
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .plan import PlanResult, PlanRow, plan
+from .probe import ProbeResult, ProbeRow, probe
 
-__all__ = ["PlanResult", "PlanRow", "plan"]
+__all__ = ["PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "plan", "probe"]

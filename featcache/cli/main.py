@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "predict",
     "cuts": "cuts",
     "plan": "plan",
+    "probe": "probe",
     "status": "status",
     "explain": "status",
     "ls": "store",
