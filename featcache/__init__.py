@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, plan, probe
+    from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, SweepResult, SweepRow, plan, probe, sweep
     from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
     from .config import Settings
     from .errors import (
@@ -77,6 +77,8 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StorePermissionError",
+    "SweepResult",
+    "SweepRow",
     "TensorSpec",
     "TrainedHead",
     "UnknownCutError",
@@ -92,12 +94,13 @@ __all__ = [
     "predict",
     "probe",
     "split",
+    "sweep",
     "train_head",
 ]
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
-    "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "plan", "probe"),
+    "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"),
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),

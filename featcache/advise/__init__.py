@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .plan import PlanResult, PlanRow, plan
 from .probe import ProbeResult, ProbeRow, probe
+from .sweep import SweepResult, SweepRow, sweep
 
-__all__ = ["PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "plan", "probe"]
+__all__ = ["PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"]

@@ -26,6 +26,7 @@ COMMANDS = {
     "cuts": "cuts",
     "plan": "plan",
     "probe": "probe",
+    "sweep": "sweep",
     "status": "status",
     "explain": "status",
     "ls": "store",
