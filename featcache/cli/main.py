@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": "plan",
     "probe": "probe",
     "sweep": "sweep",
+    "report": "report",
     "status": "status",
     "explain": "status",
     "ls": "store",

@@ -33,13 +33,14 @@ def plan_command(
 ) -> None:
     """Predict what caching costs at each cut, and from which epoch on it pays.
 
-    Measures a batch: decoding, the network up to each cut and behind it, and the disk. Nothing is stored. Without --cut,
+    Measures a batch: decoding, the network up to each cut and behind it, and the disk. No features are stored. Without --cut,
     the boundaries worth comparing are planned for.
     """
     disk_budget_bytes = None if disk_budget is None else int(_amount("--disk-budget", disk_budget, UNITS))
     time_budget_s = None if time_budget is None else _amount("--time-budget", time_budget, TIMES)
     project = the_project(options)
     from ..advise import plan
+    from ..advise.saved import save_advice
 
     with progress_bar() as progress:
         found = plan(
@@ -55,6 +56,7 @@ def plan_command(
             time_budget_s=time_budget_s,
             progress=progress,
         )
+    save_advice(project.store, project.settings.backbone, "plan", found)
     if as_json:
         document(found)
     else:

@@ -28,6 +28,7 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
     """
     project = the_project(options)
     from ..advise import probe
+    from ..advise.saved import save_advice
 
     with progress_bar() as progress:
         found = probe(
@@ -42,6 +43,7 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
             seed=seed,
             progress=progress,
         )
+    save_advice(project.store, project.settings.backbone, "probe", found)
     if as_json:
         document(found)
     else:

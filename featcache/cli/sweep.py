@@ -48,6 +48,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         _need_matplotlib()
     project = the_project(options)
     from ..advise import sweep
+    from ..advise.saved import save_advice
 
     training = {
         key: options[key]
@@ -67,6 +68,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
             progress=progress,
             **training,
         )
+    save_advice(project.store, project.settings.backbone, "sweep", found)
     if plot is not None:
         from ..advise.plots import sweep_plot
 
