@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
+    from .frozen import FrozenFeatures
     from .heads import Metrics, Predictions, TrainedHead, load_head, predict, train_head
     from .progress import ProgressEvent
     from .project import Project
@@ -55,6 +56,7 @@ __all__ = [
     "FeatureStore",
     "Features",
     "FingerprintError",
+    "FrozenFeatures",
     "HeadError",
     "Metrics",
     "MissingDependencyError",
@@ -106,6 +108,7 @@ _HOMES = {
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "extract": ("ExtractReport", "extract"),
     "features": ("FeatureLoader", "Features"),
+    "frozen": ("FrozenFeatures",),
     "heads": ("Metrics", "Predictions", "TrainedHead", "load_head", "predict", "train_head"),
     "progress": ("ProgressEvent",),
     "project": ("Project",),

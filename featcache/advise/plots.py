@@ -29,7 +29,7 @@ def sweep_plot(rows: Sequence[SweepRow], recommended: str) -> bytes:
     )
     place = names.index(recommended)
     scores.plot([place], [100 * ordered[place].accuracy], marker="o", markersize=14, fillstyle="none", color=SECOND)
-    scores.set(xlabel="frozen up to (○ recommended)", ylabel="validation accuracy (%)")
+    scores.set(xlabel="frozen up to (ringed: recommended)", ylabel="validation accuracy (%)")
     costs.bar(places, [row.extract_s for row in ordered], color=SECOND, label="extract")
     costs.bar(
         places, [row.train_s for row in ordered], bottom=[row.extract_s for row in ordered], color=FIRST, label="train"

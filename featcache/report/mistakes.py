@@ -97,13 +97,13 @@ def _as_image(value: Any) -> Any:
 
     if not hasattr(value, "shape") or len(value.shape) not in (2, 3):
         return None
-    array = np.asarray(value, dtype=np.float32)
+    array = np.nan_to_num(np.asarray(value, dtype=np.float32))
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
         return None
-    low, high = float(np.nanmin(array)), float(np.nanmax(array))
-    pixels = np.nan_to_num((array - low) / max(high - low, 1e-12) * 255)
+    low, high = float(array.min()), float(array.max())
+    pixels = (array - low) / max(high - low, 1e-12) * 255
     return Image.fromarray(pixels.astype(np.uint8))

@@ -69,7 +69,7 @@ def balance_picture(snapshot: Snapshot) -> Any:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="samples")
-    axes.legend(frameon=False, labelcolor=INK)
+    figure.legend(frameon=False, labelcolor=INK, loc="outside right upper")
     plain_axes(axes)
     return inline(svg(figure), "samples of each class")
 
