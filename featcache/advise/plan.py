@@ -109,9 +109,11 @@ def plan(
     where = pick_device(device)
     about = subject(model, dataset, transform, name)
     names = [cut.name for cut in about.find(cuts)]
+    example = about.example
     started_s = time.perf_counter()
-    splits = split_at(model, names, about.example.inputs, about.example.other_length)
-    fixed_s = (time.perf_counter() - started_s) / len(names)
+    split_at(model, names[-1:], example.inputs, example.other_length)
+    fixed_s = time.perf_counter() - started_s  # which each extraction takes before its first row
+    splits = split_at(model, names, example.inputs, example.other_length)
     progress(ProgressEvent("measure", 0, len(names), "cuts"))
     data, batch = measure_data(about, files, batch_size, where)
     measured = []
