@@ -86,7 +86,7 @@ def plan_picture(plan: dict[str, Any]) -> Any:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     epochs = np.arange(0, plan["epochs"] + 1)
-    colors = colormaps["viridis"](np.linspace(0.15, 0.85, len(rows)))
+    colors = [colormaps["tab10"](number % 10) for number in range(len(rows))]
     for row, color in zip(rows, colors, strict=True):
         start_s = row["cached_total_s"] - plan["epochs"] * row["cached_epoch_s"]
         name = row["cut"] if len({each["dtype"] for each in rows}) == 1 else f"{row['cut']} {row['dtype']}"
