@@ -29,7 +29,7 @@ from featcache.advise.probe import SCORES
 from featcache.backbones import load_backbone
 from featcache.heads import new_network
 
-BATCH, EPOCHS, SEEDS = 64, 10, 2
+BATCH, EPOCHS, SEEDS = 64, 10, 3
 LITE0 = f"{Path(__file__).parent.parent / 'data' / 'efficientnet_lite0.py'}:factory"
 LITE0_CUTS = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 

@@ -59,7 +59,7 @@ def test_the_sweep_goes_up_while_it_helps_and_recommends_the_cut_that_did(blind,
     assert [row.cut for row in found.rows] == ["third", "second", "first"]
     assert found.recommended == "first"
     third, second, first = found.rows
-    assert first.accuracy > 0.8 > 0.6 > max(third.accuracy, second.accuracy)
+    assert first.accuracy > 0.7 > 0.6 > max(third.accuracy, second.accuracy)
     assert first.gain == pytest.approx(first.accuracy - third.accuracy)
     assert "first: +" in found.reason
     assert "over third" in found.reason
@@ -68,7 +68,7 @@ def test_the_sweep_goes_up_while_it_helps_and_recommends_the_cut_that_did(blind,
 
 def test_a_shallower_cut_is_not_even_extracted_if_the_last_one_did_not_help(blind, signs, tmp_path) -> None:
     store = FeatureStore(str(tmp_path / "s"))
-    found = featcache.sweep(blind, signs, store, ["first", "second", "third"], epochs=2, seeds=2)
+    found = featcache.sweep(blind, signs, store, ["first", "second", "third"], epochs=2, seeds=2, patience=1)
     assert [row.cut for row in found.rows] == ["third", "second"]
     assert found.untried == ("first",)
     assert found.recommended == "third"
@@ -101,7 +101,9 @@ def test_cuts_are_compared_by_the_same_rows_and_never_by_test_rows(blind, signs,
     assert len(rows) == 36
     assert not np.isin(features.splits[rows], "test").any()
     assert np.array_equal(rows, validation_rows(features, 0.2, 0))
-    assert not np.array_equal(rows, validation_rows(features, 0.2, 1))
+    parts = [validation_rows(features, 0.2, seed) for seed in range(5)]
+    assert sorted(np.concatenate(parts).tolist()) == np.flatnonzero(features.splits != "test").tolist()
+    assert not np.array_equal(rows, validation_rows(features, 0.2, 5))
     found = featcache.sweep(blind, signs, str(tmp_path / "s"), ["third"], epochs=1, seeds=1)
     assert found.rows[0].test_accuracy is not None
     signs.splits = ["val" if number % 4 == 0 else "train" for number in range(240)]

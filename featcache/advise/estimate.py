@@ -53,9 +53,11 @@ def estimate(
     if missing:
         compute_s = missing * _overlapped(data, cost.prefix_s)
         write_s = missing * row_bytes * data.write_s_a_byte
-        shards = max(1, math.ceil(missing * row_bytes / shard_bytes))
-        # A shard is written while the next one is computed; the last one is waited for.
-        extract_s = max(compute_s, write_s) + min(compute_s, write_s) / shards
+        extract_s = compute_s + write_s
+        if data.overlaps:
+            # A shard is written while the next one is computed; the last one is waited for.
+            shards = max(1, math.ceil(missing * row_bytes / shard_bytes))
+            extract_s = max(compute_s, write_s) + min(compute_s, write_s) / shards
         extract_s += fixed_s + cost.setup_s + samples * data.hash_s
     folded = cost.folded_bytes is not None
     once_s = samples * (row_bytes * data.read_s_a_byte + cost.frozen_s)
@@ -119,7 +121,8 @@ def _sweep_s(
     if stored:
         compute_s = samples * _overlapped(data, costs[stored[-1]].prefix_s)
         write_s = samples * sum(row_bytes[number] for number in stored) * data.write_s_a_byte
-        total_s += max(compute_s, write_s) + samples * data.hash_s
+        together_s = max(compute_s, write_s) if data.overlaps else compute_s + write_s
+        total_s += together_s + samples * data.hash_s
     for number, cost in enumerate(costs):
         found = estimate(cost, data, samples, row_bytes[number], 1 << 62)
         before = [each for each in stored if each <= number]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from ..batches import default_workers
@@ -40,6 +41,7 @@ class DataCost:
     write_s_a_byte: float
     read_s_a_byte: float
     workers: int = 0
+    overlaps: bool = False  # whether writing runs beside computing: only where that is not done by the CPU
 
     def input_s(self) -> float:
         """Return the seconds a sample until it is a model's input, decoding processes counted."""
@@ -93,7 +95,7 @@ def measure_data(subject: Subject, store: StoreFiles, batch_size: int, device: t
         raw_s = timed(lambda: [samples.raw(position) for position in tried], 0.0) / len(tried)
     write, read = _disk(store)
     workers = default_workers(samples, count, device)
-    return DataCost(decode_s, raw_s, write, read, workers), to_device(batch, device)
+    return DataCost(decode_s, raw_s, write, read, workers, device.type != "cpu"), to_device(batch, device)
 
 
 def measure_cut(subject: Subject, split: Split, batch: Any, classes: int, device: torch.device) -> CutCost:
@@ -184,16 +186,19 @@ def _disk(store: StoreFiles) -> tuple[float, float]:
     while not folder.is_dir():
         folder = folder.parent
     values = np.random.default_rng(0).random(DISK_TRIAL_BYTES // 8).reshape(-1, 256)
-    try:
+
+    def write() -> None:
+        # What happens to rows on their way: gathered in a buffer, looked through for NaN, hashed, and a new file written.
+        gathered = values.copy()
+        np.isfinite(gathered).all()
+        xxhash.xxh3_128(gathered.data).digest()
         with NamedTemporaryFile(dir=folder) as file:
+            file.write(gathered.data)
+            file.flush()
+            os.fsync(file.fileno())
 
-            def write() -> None:
-                file.seek(0)
-                file.write(values.data)
-                file.flush()
-                os.fsync(file.fileno())
-
-            write_s = timed(write, 0.0)
+    try:
+        write_s = timed(write, 0.0)
     except OSError:  # a store that cannot be written to yet is planned for as a fast disk
         write_s = timed(lambda: values.copy(), 0.0)
     order = np.random.default_rng(1).permutation(len(values))

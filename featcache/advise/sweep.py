@@ -77,7 +77,7 @@ def sweep(
     head: str = "suffix",
     epochs: int = 20,
     seeds: int = 3,
-    patience: int | None = 1,
+    patience: int | None = 2,
     learning_rates: Sequence[float] | None = None,
     confidence: float = 0.9,
     validation: float = 0.2,
@@ -92,8 +92,8 @@ def sweep(
 ) -> SweepResult:
     """Return how well training behind each cut does, from the deepest up, and which boundary to choose.
 
-    A shallower cut is extracted only if the one before it helped: after ``patience`` cuts whose paired gain does not lie
-    beyond noise, the sweep ends (None: all cuts are trained). Budgets are equal: the same rows, epochs, ``seeds`` and number
+    A shallower cut is extracted only while that helps: after ``patience`` cuts whose paired gain does not lie beyond noise,
+    the sweep ends (None: all cuts are trained). Budgets are equal: the same rows, epochs, ``seeds`` and number
     of ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used
     for all. With ``halving``, all cuts are extracted at once and trained on a fraction of the rows first; the worse half is
     dropped, the rows are doubled, and so on (successive halving, Jamieson and Talwalkar, AISTATS 2016), before the rest is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -118,18 +119,34 @@ class Trials:
 
 
 def validation_rows(features: Features, share: float, seed: int) -> Array:
-    """Return which rows cuts are compared by: the dataset's validation split, or a stratified and seeded share.
+    """Return which rows cuts are compared by: the dataset's validation split, or a stratified share that a seed chooses.
 
-    The same rows at every cut. Raises :class:`HeadError` where there are too few.
+    The same rows at every cut. Seeds that follow one another get shares without a row in common, as in cross-validation,
+    until all rows have been used: so few rows tell most. Raises :class:`HeadError` where there are too few.
     """
+    from sklearn.model_selection import StratifiedKFold
+
     class_names(features)
     splits = features.splits
     own = np.flatnonzero(np.isin(splits, VALIDATION))
     if len(own):
         return own
     training = np.flatnonzero(splits != "test")
-    kept, _ = _stratified(features, training, share, seed)
-    return kept
+    targets = features.targets[training]
+    numbers, counts = np.unique(targets, return_counts=True)
+    several = np.isin(targets, numbers[counts >= 2])  # a single row of a class stays with those that are trained on
+    folds = max(2, round(1 / share))
+    if (counts >= 2).sum() < 2 or several.sum() < 2 * folds:
+        raise HeadError(
+            f"{len(training)} training rows of {len(numbers)} classes in {features.dataset!r} are too few to keep {share:.0%} "
+            "of them apart: give a validation split, or more samples."
+        )
+    cut_up = StratifiedKFold(folds, shuffle=True, random_state=seed // folds)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        parts = [part for _, part in cut_up.split(targets[several], targets[several])]
+    rows: Array = training[several][np.sort(parts[seed % folds])]
+    return rows
 
 
 def _divided(features: Features, validation: Array, share: float, seed: int) -> Features:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    default=1,
+    default=2,
     show_default=True,
     help="Stop after so many cuts that did not help.",
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
     """Train behind candidate cuts, from the deepest up, and recommend one.
 
-    A shallower cut is extracted only if the last one helped beyond noise. Budgets are equal: the same rows, epochs and
+    Shallower cuts are extracted only while that helps beyond noise. Budgets are equal: the same rows, epochs and
     number of trainings at each cut. Without --cut, the boundaries worth comparing are tried.
     """
     if plot is not None:
