@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, SweepResult, SweepRow, plan, probe, sweep
     from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
     from .config import Settings
     from .errors import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .export import ExportReport, export_features, export_head
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
+    from .frozen import FrozenFeatures
     from .heads import (
         DenseMetrics,
         Metrics,
@@ -70,13 +72,18 @@ __all__ = [
     "FeatureStore",
     "Features",
     "FingerprintError",
+    "FrozenFeatures",
     "HeadError",
     "Metrics",
     "MissingDependencyError",
     "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
+    "PlanResult",
+    "PlanRow",
     "Predictions",
+    "ProbeResult",
+    "ProbeRow",
     "ProgressEvent",
     "Project",
     "Recipe",
@@ -90,6 +97,8 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StorePermissionError",
+    "SweepResult",
+    "SweepRow",
     "Task",
     "TensorSpec",
     "TrainedHead",
@@ -105,8 +114,11 @@ __all__ = [
     "extract",
     "load_head",
     "merge",
+    "plan",
     "predict",
+    "probe",
     "split",
+    "sweep",
     "train_freezing",
     "train_head",
     "train_unfreezing",
@@ -114,6 +126,7 @@ __all__ = [
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
+    "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"),
     "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
@@ -133,6 +146,7 @@ _HOMES = {
         "predict",
         "train_head",
     ),
+    "frozen": ("FrozenFeatures",),
     "progress": ("ProgressEvent",),
     "project": ("Project",),
     "recipe": ("Recipe",),
