@@ -8,7 +8,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
+    from .catalog import (
+        Damage,
+        Explanation,
+        FeatureStore,
+        Garbage,
+        GcReport,
+        Kept,
+        Pin,
+        SetInfo,
+        SetStatus,
+        VerifyReport,
+    )
     from .config import Settings
     from .errors import (
         ConfigError,
@@ -54,11 +65,15 @@ __all__ = [
     "FeatureStore",
     "Features",
     "FingerprintError",
+    "Garbage",
+    "GcReport",
     "HeadError",
+    "Kept",
     "Metrics",
     "MissingDependencyError",
     "NonFiniteError",
     "NotAStoreError",
+    "Pin",
     "Predictions",
     "ProgressEvent",
     "Project",
@@ -90,7 +105,18 @@ __all__ = [
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
-    "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
+    "catalog": (
+        "Damage",
+        "Explanation",
+        "FeatureStore",
+        "Garbage",
+        "GcReport",
+        "Kept",
+        "Pin",
+        "SetInfo",
+        "SetStatus",
+        "VerifyReport",
+    ),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "extract": ("ExtractReport", "extract"),

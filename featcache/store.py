@@ -75,6 +75,7 @@ class FeatureSet:
     recipe: Recipe
     _index: RowIndex | None = field(default=None, repr=False)
     _indexed_shards: list[str] = field(default_factory=list, repr=False)
+    _keys: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @property
     def path(self) -> str:
@@ -89,11 +90,16 @@ class FeatureSet:
         """Return where every row lies now, reading the ids of the shards only."""
         names = [entry.name for entry in self.shard_entries()]
         if self._index is None or names != self._indexed_shards:
-            keys = []
+            known = {}
             for name in names:
-                ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
-                keys.append(row_keys(ids, views))
-            self._index, self._indexed_shards = RowIndex.build(keys), names
+                if name not in self._keys:
+                    with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
+                        ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
+                        known[name] = row_keys(ids, views)
+                else:
+                    known[name] = self._keys[name]
+            self._keys, self._indexed_shards = known, list(known)
+            self._index = RowIndex.build(list(known.values()))
         return self._index
 
     def shard_names(self) -> list[str]:
@@ -103,7 +109,13 @@ class FeatureSet:
 
     def open_shard(self, name: str) -> Shard:
         """Return one shard opened for reading."""
-        return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+        try:
+            return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+        except FileNotFoundError:
+            raise StaleError(
+                f"{self.path}/{name} in {self.storage.url} was removed since it was looked up. "
+                "Run `featcache extract` again; it recomputes what is missing."
+            ) from None
 
     def missing(self, ids: Array, view: int = 0) -> Array:
         """Return the positions of the first occurrence of each id that has no row of the view."""
@@ -176,6 +188,11 @@ class StoreFiles:
                 "what": "a featcache store; see the file format in featcache's docs",
             }
             self.storage.write_bytes("store.json", (json.dumps(note, indent=1) + "\n").encode())
+
+    def size_bytes(self) -> int:
+        """Return the bytes of all sets, snapshots and heads."""
+        folders = [f"{top}/{each.name}" for top in ("sets", "snapshots", "heads") for each in self.storage.list(top)]
+        return sum(entry.size_bytes for folder in folders for entry in self.storage.list(folder))
 
     def set(self, recipe: Recipe) -> FeatureSet:
         """Return the set of a recipe, which may have no rows yet."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..quantity import parse_size
+from ..recipe import Recipe
 from ..request import make_request, views_recipe
 from ..store import StoreFiles
 from .explain import Explanation, explain
+from .gc import Garbage, GcReport, Kept, gc
 from .ls import SetInfo, list_sets
+from .pins import Pin, list_pins, pin, unpin
 from .status import SetStatus, set_status
 from .verify import Damage, VerifyReport, verify
 
@@ -16,7 +21,18 @@ if TYPE_CHECKING:
 
     from ..split import Split
 
-__all__ = ["Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"]
+__all__ = [
+    "Damage",
+    "Explanation",
+    "FeatureStore",
+    "Garbage",
+    "GcReport",
+    "Kept",
+    "Pin",
+    "SetInfo",
+    "SetStatus",
+    "VerifyReport",
+]
 
 
 class FeatureStore(StoreFiles):
@@ -51,3 +67,25 @@ class FeatureStore(StoreFiles):
     def verify(self) -> VerifyReport:
         """Return what is damaged, after having read every byte of every set and snapshot."""
         return verify(self)
+
+    def gc(
+        self, keep: Iterable[Recipe | str] = (), *, delete: bool = False, max_size: str | int | None = None
+    ) -> GcReport:
+        """Return the sets and snapshots that nothing refers to, having deleted them if ``delete`` says so.
+
+        Heads, pins, processes that work with a set, and ``keep`` (recipes or fingerprints) refer to sets. With
+        ``max_size``, such as ``"50 GB"``, only the least recently used are garbage, until the rest fits.
+        """
+        return gc(self, keep, delete=delete, max_size_bytes=None if max_size is None else parse_size(max_size))
+
+    def pin(self, recipe: Recipe | str, reason: str = "") -> Pin:
+        """Return the pin by which gc keeps a set, which is named by its recipe or the beginning of its fingerprint."""
+        return pin(self, recipe if isinstance(recipe, str) else recipe.fingerprint, reason)
+
+    def unpin(self, recipe: Recipe | str) -> str:
+        """Return the fingerprint of the set that is no longer pinned."""
+        return unpin(self, recipe if isinstance(recipe, str) else recipe.fingerprint)
+
+    def pins(self) -> list[Pin]:
+        """Return every pin of the store."""
+        return list_pins(self)
