@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .progress import ProgressEvent
     from .project import Project
     from .recipe import Recipe
+    from .recompute import Recomputed
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
 
@@ -78,6 +79,7 @@ __all__ = [
     "ProgressEvent",
     "Project",
     "Recipe",
+    "Recomputed",
     "SetInfo",
     "SetStatus",
     "Settings",
@@ -125,6 +127,7 @@ _HOMES = {
     "progress": ("ProgressEvent",),
     "project": ("Project",),
     "recipe": ("Recipe",),
+    "recompute": ("Recomputed",),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
 }

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import CorruptError
+from .errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
     "Stored",
@@ -33,6 +33,7 @@ __all__ = [
 
 ALIGNMENT_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1 << 20
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """
     if not path.is_file():
         raise FileNotFoundError(path)
+    if not _readable(path).startswith(SIGNATURE):
+        raise _corrupt(path, "it is not an HDF5 file")
     try:
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise _corrupt(path, "it is not a whole HDF5 file") from error
     with file:
         try:
@@ -149,6 +152,19 @@ def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
         return np.empty(place.shape, place.dtype)
     mapped = np.memmap(path, dtype=place.dtype, mode="r", offset=place.offset_bytes, shape=place.shape)
     return mapped.view(np.ndarray)  # subclass checks would cost more than a small gather
+
+
+def _readable(path: Path) -> bytes:
+    """Return the first bytes; a disk or a permission that fails is not a damaged file, which repair may drop."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE))
+    except PermissionError as error:
+        raise StorePermissionError(f"cannot read {path}: permission denied. Check who owns the store.") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .backbones import Backbone
     from .features import Features
     from .heads import TrainedHead
+    from .recompute import Recomputed
     from .split import Cut, Split
 
 __all__ = ["Project", "load_saved_head"]
@@ -227,6 +228,23 @@ class Project:
             augmented=None if augmented is None else self.store.set(augmented),
             views=views,
         )
+
+    def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
+        """Return for each cut how some cached rows compare with a fresh forward pass."""
+        settings = self.settings
+        found = []
+        for cut in cuts:
+            options = {"dtype": settings.dtype, "pool": settings.pool, "views": settings.views}
+            found += self.store.recompute(
+                self.split(cut),
+                self.samples,
+                rows,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                from_lossy=settings.from_lossy,
+                **options,
+            )
+        return found
 
     def referenced(self, cuts: Sequence[str]) -> list[Recipe]:
         """Return the recipes that the configuration refers to at the given cuts, or at all that the store holds.

@@ -123,6 +123,16 @@ class Shard:
                 )
             checked[blocks] = True
 
+    def take(self, name: str, rows: Array) -> Array | Ragged:
+        """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""
+        values = self.features[name]
+        if name not in self.ends:
+            chosen: Array = values[rows]
+            return chosen
+        ends = self.ends[name]
+        starts = np.where(rows > 0, ends[rows - 1], 0).tolist()
+        return Ragged.of([values[start:stop] for start, stop in zip(starts, ends[rows].tolist(), strict=True)])
+
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
         damaged: set[tuple[int, int]] = set()

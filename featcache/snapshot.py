@@ -65,7 +65,10 @@ def read_snapshot(path: Path) -> Snapshot:
                 f"{path} is not a snapshot that this featcache reads (format {attributes.get('format')!r}). "
                 "Upgrade featcache, or delete the file and run `featcache extract` again."
             )
-        notes = json.loads(attributes.get("notes", "{}"))
+        try:
+            notes = json.loads(attributes.get("notes", "{}"))
+        except RecursionError as error:
+            raise CorruptError(f"{path} is damaged: its notes are nested beyond measure. Delete the file.") from error
         ids = read_array(file, "ids", np.dtype("u1"), rank=2)
         targets = read_array(file, "targets")
         split_codes = read_array(file, "split_codes", np.dtype("u1"), rank=1)

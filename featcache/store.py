@@ -136,7 +136,7 @@ class FeatureSet:
             return {str(key): (str(name), str(reason)) for key, (name, reason) in noted.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptError(
                 f"{self.path}/skipped.json in {self.storage.url} is damaged ({error}). Delete it; extract writes it anew."
             ) from error
@@ -216,31 +216,47 @@ class StoreFiles:
         """Record what a dataset holds; it becomes the dataset's latest snapshot."""
         folder = f"snapshots/{check_name(snapshot.dataset, 'dataset')}"
         path = f"{folder}/{snapshot.digest}.h5"
-        if not self.storage.exists(path):
+        try:
+            whole = self.storage.exists(path) and bool(read_snapshot(self.storage.fetch(path)))
+        except CorruptError:
+            whole = False
+        if not whole:
             with self.storage.create(path) as temporary:
                 write_snapshot(temporary, snapshot)
-        latest = json.dumps({"latest": snapshot.digest}).encode()
-        if self._latest(folder) != snapshot.digest:
-            self.storage.write_bytes(f"{folder}/latest.json", latest)
+        if self._pointer(folder) != snapshot.digest:
+            self.storage.write_bytes(f"{folder}/latest.json", json.dumps({"latest": snapshot.digest}).encode())
 
     def snapshot(self, dataset: str) -> Snapshot:
         """Return the latest snapshot of a dataset; raises :class:`StaleError` where there is none."""
         folder = f"snapshots/{check_name(dataset, 'dataset')}"
-        digest = self._latest(folder)
+        digest = self.latest_digest(dataset)
         if digest is None:
             known = ", ".join(entry.name for entry in self.storage.list("snapshots")) or "none"
             raise StaleError(
                 f"{self.url} holds no snapshot of the dataset {dataset!r} (it holds: {known}). "
                 "Run `featcache extract` first."
             )
-        return read_snapshot(self.storage.fetch(f"{folder}/{check_name(digest, 'snapshot')}.h5"))
+        return read_snapshot(self.storage.fetch(f"{folder}/{digest}.h5"))
 
-    def _latest(self, folder: str) -> str | None:
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+    def latest_digest(self, dataset: str) -> str | None:
+        """Return the digest of the latest snapshot; without the pointer to it, that of the newest file."""
+        folder = f"snapshots/{check_name(dataset, 'dataset')}"
+        files = {entry.name[: -len(".h5")]: entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")}
+        if not self.storage.exists(f"{folder}/latest.json"):
+            return max(files, key=lambda name: files[name].modified_s) if files else None
+        digest = self._pointer(folder)
+        if digest not in files:
+            # An older snapshot could have other labels, so it is not taken instead.
+            raise CorruptError(
+                f"{folder}/latest.json in {self.url} is damaged: it names no snapshot that is there. "
+                "Run `featcache extract`, which writes it anew."
+            )
+        return digest
+
+    def _pointer(self, folder: str) -> str | None:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return str(json.loads(self.storage.read_bytes(f"{folder}/latest.json"))["latest"])
-        # The pointer is a convenience: without it the newest file is the latest snapshot.
-        files = [entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")]
-        return max(files, key=lambda entry: entry.modified_s).name[: -len(".h5")] if files else None
+        return None
 
     def _check_format(self) -> None:
         try:
@@ -252,7 +268,7 @@ class StoreFiles:
                     "Choose an empty or new folder with --store."
                 ) from None
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NotAStoreError(
                 f"{self.url} is not a featcache store: its store.json is damaged ({error}). "
                 f'Restore it as {{"format": {STORE_FORMAT}}} if the sets in it are yours.'

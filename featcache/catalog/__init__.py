@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..quantity import parse_size
@@ -19,6 +20,7 @@ from .verify import Damage, VerifyReport, verify
 if TYPE_CHECKING:
     import torch
 
+    from ..recompute import Recomputed
     from ..split import Split
 
 __all__ = [
@@ -64,9 +66,37 @@ class FeatureStore(StoreFiles):
         request = make_request(model, dataset, self, **options)
         return explain(self, request.recipe, request.snapshot)
 
-    def verify(self) -> VerifyReport:
-        """Return what is damaged, after having read every byte of every set and snapshot."""
-        return verify(self)
+    def verify(self, repair: bool = False) -> VerifyReport:
+        """Return what is damaged, after having read every byte of every set, snapshot and head.
+
+        ``repair`` drops damaged rows and files, so that the next extract makes just those anew.
+        """
+        return verify(self, repair)
+
+    def recompute(
+        self,
+        model: torch.nn.Module | Split,
+        dataset: Any,
+        rows: int = 64,
+        *,
+        batch_size: int = 64,
+        device: str | None = None,
+        from_lossy: bool = False,
+        **options: Any,
+    ) -> list[Recomputed]:
+        """Return for each cut how some cached rows compare with a fresh forward pass, and what differs in provenance.
+
+        ``options`` are those of :meth:`status`.
+        """
+        from ..devices import pick_device
+        from ..recompute import recompute
+
+        request = make_request(model, dataset, self, **options)
+        if from_lossy:
+            from ..derive import lossy_recipe
+
+            request = replace(request, recipes=tuple(lossy_recipe(recipe, self) for recipe in request.recipes))
+        return recompute(request, self, rows, batch_size, pick_device(device))
 
     def gc(
         self, keep: Iterable[Recipe | str] = (), *, delete: bool = False, max_size: str | int | None = None
