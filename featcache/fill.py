@@ -84,9 +84,7 @@ class _Filling:
                 needed_bytes = sum(new_set_bytes(each, request.snapshot, inputs) for _, each in self.sets)
             needed_bytes += sum(self._needed_bytes(each.recipe, len(rows)) for rows, (_, each) in self._pairs())
             check_space(store, needed_bytes, options.store_budget_bytes)
-            for rows, (_, each) in self._pairs():
-                if len(rows):
-                    each.storage.sweep(each.path)
+            store.sweep()
 
     def _pairs(self) -> list[tuple[Array, tuple[int, FeatureSet]]]:
         return list(zip(self.missing, self.sets, strict=True))

@@ -9,6 +9,8 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,17 +50,24 @@ class Stored:
 @contextmanager
 def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
     """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
-    with h5py.File(
-        path,
-        "w",
-        libver=("earliest", "v110"),
-        alignment_threshold=ALIGNMENT_BYTES,
-        alignment_interval=ALIGNMENT_BYTES,
-    ) as file:
-        for name, value in attributes.items():
-            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
-            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
-        yield file
+    try:
+        with h5py.File(
+            path,
+            "w",
+            libver=("earliest", "v110"),
+            alignment_threshold=ALIGNMENT_BYTES,
+            alignment_interval=ALIGNMENT_BYTES,
+        ) as file:
+            for name, value in attributes.items():
+                # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
+                file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
+            yield file
+    except (OSError, RuntimeError) as error:
+        # HDF5 says only in its text what the operating system said, and of closing a file not even by an OSError.
+        found = re.search(r"errno = (\d+)", str(error))
+        if found is None or (isinstance(error, OSError) and error.errno):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
@@ -88,7 +97,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except CorruptError:
+        except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
             raise
         except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error

@@ -194,6 +194,12 @@ class StoreFiles:
         folders = [f"{top}/{each.name}" for top in ("sets", "snapshots", "heads") for each in self.storage.list(top)]
         return sum(entry.size_bytes for folder in folders for entry in self.storage.list(folder))
 
+    def sweep(self, dry_run: bool = False) -> int:
+        """Return how many temporary files dead writers left anywhere in the store, having removed them."""
+        tops = ("sets", "snapshots", "cache", "active")
+        below = [f"{top}/{each.name}" for top in tops for each in self.storage.list(top) if each.is_folder]
+        return sum(self.storage.sweep(folder, dry_run) for folder in ("", "pins", *tops, *below))
+
     def set(self, recipe: Recipe) -> FeatureSet:
         """Return the set of a recipe, which may have no rows yet."""
         return FeatureSet(self.storage, recipe)
@@ -221,10 +227,15 @@ class StoreFiles:
         except CorruptError:
             whole = False
         if not whole:
-            with self.storage.create(path) as temporary:
-                write_snapshot(temporary, snapshot)
+            self._write_snapshot(path, snapshot)
         if self._pointer(folder) != snapshot.digest:
             self.storage.write_bytes(f"{folder}/latest.json", json.dumps({"latest": snapshot.digest}).encode())
+            if not self.storage.exists(path):  # gc removed what was not yet the latest
+                self._write_snapshot(path, snapshot)
+
+    def _write_snapshot(self, path: str, snapshot: Snapshot) -> None:
+        with self.storage.create(path) as temporary:
+            write_snapshot(temporary, snapshot)
 
     def snapshot(self, dataset: str) -> Snapshot:
         """Return the latest snapshot of a dataset; raises :class:`StaleError` where there is none."""

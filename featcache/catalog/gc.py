@@ -78,7 +78,7 @@ def gc(
         left_bytes -= each.size_bytes
     report.garbage_bytes = report.store_bytes - left_bytes
     report.over_bytes = 0 if max_size_bytes is None else max(0, left_bytes - max_size_bytes)
-    report.temporary_files = sum(store.storage.sweep(folder, dry_run=not delete) for folder in _folders(store))
+    report.temporary_files = store.sweep(dry_run=not delete)
     return report
 
 
@@ -159,11 +159,14 @@ def _snapshots(store: StoreFiles, report: GcReport) -> Iterator[Garbage]:
         files = [each for each in store.storage.list(f"snapshots/{folder.name}") if each.name.endswith(".h5")]
         report.store_bytes += sum(each.size_bytes for each in files)
         try:
-            needed.add(store.snapshot(folder.name).digest)
-        except (CorruptError, FileNotFoundError):
+            latest = store.latest_digest(folder.name)
+        except CorruptError:
             continue  # which of them is the latest is not known, so all stay
+        written_s = {each.name[: -len(".h5")]: each.modified_s for each in files}
         for each in files:
-            if each.name[: -len(".h5")] not in needed:
+            digest = each.name[: -len(".h5")]
+            # What is newer than the latest is just about to become it.
+            if digest != latest and digest not in needed and each.modified_s < written_s.get(str(latest), 0.0):
                 age_s = now_s - each.modified_s
                 words = f"an earlier state of the dataset {folder.name}"
                 yield Garbage(f"snapshots/{folder.name}/{each.name}", "snapshot", words, each.size_bytes, age_s, age_s)
@@ -195,11 +198,3 @@ def _in_words(recipe: Recipe) -> str:
     if recipe.derived_from:
         said.append(f"derived from {recipe.derived_from['cut']} ({recipe.derived_from['dtype']})")
     return ", ".join([*said, f"{len(recipe.weights)} weights, structure {recipe.structure[:8]}"])
-
-
-def _folders(store: StoreFiles) -> Iterator[str]:
-    yield ""
-    for top in ("sets", "snapshots", "cache", "active"):
-        yield top
-        yield from (f"{top}/{entry.name}" for entry in store.storage.list(top) if entry.is_folder)
-    yield "pins"

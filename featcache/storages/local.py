@@ -103,13 +103,23 @@ class LocalStorage:
     def create_new(self, path: str, content: bytes) -> bool:
         """Put ``content`` at ``path`` unless something lies there; return whether it was put."""
         final = self._at(path)
+        temporary = temporary_beside(final)
         with _explained("write", final):
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with final.open("xb") as file:
-                    file.write(content)
+                temporary.write_bytes(content)
+                try:
+                    os.link(temporary, final)  # whole or not at all, and of several one wins, on NFS too
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without hard links
+                    with final.open("xb") as file:
+                        file.write(content)
             except FileExistsError:
                 return False
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
         return True
 
     def touch(self, path: str) -> None:
