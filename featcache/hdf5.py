@@ -35,6 +35,7 @@ __all__ = [
 
 ALIGNMENT_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_ATTRIBUTES = 64
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -107,6 +108,8 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     """Return the root's text and integer attributes; raises :class:`CorruptError` for any other kind."""
     found: dict[str, Any] = {}
     attributes = file.attrs
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise _corrupt(_path_of(file), f"it has {len(attributes)} attributes")
     for name in attributes:
         kind = attributes.get_id(name)
         if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape != ():
