@@ -240,3 +240,11 @@ def test_gc_pin_and_budget_from_the_command_line(featcache_command: CommandLine,
     assert [each["cut"] for each in json.loads(featcache_command("ls", "--json").stdout)] == ["layer4"]
     refused = featcache_command("extract", "--cut", "layer3", "--store-budget", "1kB", expect=1)
     assert "store_budget" in refused.stderr
+
+
+def test_a_disk_that_is_too_small_is_an_error_before_anything_is_computed(net, pairs, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("featcache.storages.local.LocalStorage.free_bytes", lambda self: 20_000)
+    store = FeatureStore(str(tmp_path / "store"))
+    with pytest.raises(StoreError, match=r"need .* free"):
+        featcache.extract(net, pairs, store, cut="stem")
+    assert store.sets() == []
