@@ -157,7 +157,7 @@ class StoreFiles:
         """Return how many temporary files dead writers left anywhere in the store, having removed them."""
         tops = ("sets", "snapshots", "cache", "active")
         below = [f"{top}/{each.name}" for top in tops for each in self.storage.list(top) if each.is_folder]
-        return sum(self.storage.sweep(folder, dry_run) for folder in ("", "pins", *tops, *below))
+        return sum(self.storage.sweep(folder, dry_run) for folder in ("", "pins", "heads", *tops, *below))
 
     def set(self, recipe: Recipe) -> FeatureSet:
         """Return the set of a recipe, which may have no rows yet."""

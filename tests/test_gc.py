@@ -15,6 +15,7 @@ from torch import nn
 
 import featcache
 from featcache import CorruptError, FeatureStore, StoreError, UnknownNameError, UsageError
+from featcache.owner import owner_name
 
 from .conftest import CommandLine, SmallNet, TensorPairs
 
@@ -182,6 +183,21 @@ def test_temporary_files_of_dead_writers_are_swept_and_those_of_living_ones_stay
     assert [path.name for path in folder.glob(".tmp~*")] == [living.name]
 
 
+def test_a_head_that_was_put_aside_when_its_writer_died_comes_back(three_sets, net, pairs, tmp_path) -> None:
+    made = featcache.split(net, "tail", (pairs.inputs[:2],))
+    head = featcache.train_head(made, featcache.extract(made, pairs, three_sets, name="pairs"), epochs=1)
+    heads = tmp_path / "store" / "heads"
+    head.save(heads / "mine")
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    host = owner_name().partition("~")[0]
+    aside = f".tmp~{host}~{process.stdout.strip()}~0~mine"
+    (heads / "mine").rename(heads / aside)
+    (heads / f".tmp~{host}~{process.stdout.strip()}~1~other").mkdir()
+    three_sets.sweep()
+    assert [path.name for path in heads.iterdir()] == ["mine"]
+    assert featcache.load_head(heads / "mine", made).classes == head.classes
+
+
 def test_pins_are_named_by_the_beginning_of_a_set(three_sets: FeatureStore) -> None:
     with pytest.raises(UnknownNameError, match="holds no set"):
         three_sets.pin("nothing")
@@ -221,6 +237,7 @@ def test_a_budget_holds_for_samples_that_vary_in_length(tmp_path: Path) -> None:
     assert budget_bytes / 2 < store.size_bytes() <= budget_bytes
 
 
+@pytest.mark.slow
 def test_gc_pin_and_budget_from_the_command_line(featcache_command: CommandLine, image_folder: Path) -> None:
     (featcache_command.folder / "featcache.toml").write_text(
         'backbone = "bundled:resnet-mini"\ndata = "folder:images"\ncut = ["layer4"]\nstore-budget = "1 MB"\n'

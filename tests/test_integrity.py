@@ -242,6 +242,7 @@ def test_rows_compare_equal_with_fresh_ones_and_wrong_ones_show(bench: Bench) ->
     assert found.sample is not None
 
 
+@pytest.mark.slow
 def test_verify_repairs_and_recomputes_from_the_command_line(
     featcache_command: CommandLine, image_folder: Path
 ) -> None:

@@ -18,6 +18,7 @@ from . import Entry, safe_path
 __all__ = ["LocalStorage", "sync", "temporary_beside"]
 
 TEMPORARY_PREFIX = ".tmp~"
+SEALED = "seal.json"  # the last file that is written to a folder which appears as a whole
 ABANDONED_AFTER_S = 24 * 3600.0
 
 
@@ -155,7 +156,7 @@ class LocalStorage:
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
             with contextlib.suppress(OSError):
                 if _is_abandoned(leftover):
-                    if not dry_run:
+                    if not dry_run and not _restored(leftover):
                         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
                     removed += 1
         return removed
@@ -172,6 +173,15 @@ def _put_back(aside: Path, final: Path) -> None:
             if not (final / each.name).exists():
                 each.rename(final / each.name)
         shutil.rmtree(aside)
+
+
+def _restored(leftover: Path) -> bool:
+    """Give a whole folder its name, if its writer was killed between putting the old one aside and the new one in place."""
+    final = leftover.with_name(leftover.name.split("~", 4)[-1])
+    if not (leftover / SEALED).is_file() or final.exists():
+        return False
+    leftover.rename(final)
+    return True
 
 
 def _is_abandoned(temporary: Path) -> bool:
