@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, SweepResult, SweepRow, plan, probe, sweep
-    from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
+    from .catalog import (
+        Damage,
+        Explanation,
+        FeatureStore,
+        Garbage,
+        GcReport,
+        Kept,
+        Pin,
+        SetInfo,
+        SetStatus,
+        VerifyReport,
+    )
     from .config import Settings
     from .errors import (
         ConfigError,
@@ -52,6 +63,7 @@ if TYPE_CHECKING:
     from .progress import ProgressEvent
     from .project import Project
     from .recipe import Recipe
+    from .recompute import Recomputed
     from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
@@ -73,12 +85,16 @@ __all__ = [
     "Features",
     "FingerprintError",
     "FrozenFeatures",
+    "Garbage",
+    "GcReport",
     "HeadError",
+    "Kept",
     "Metrics",
     "MissingDependencyError",
     "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
+    "Pin",
     "PlanResult",
     "PlanRow",
     "Predictions",
@@ -87,6 +103,7 @@ __all__ = [
     "ProgressEvent",
     "Project",
     "Recipe",
+    "Recomputed",
     "RegressionMetrics",
     "SetInfo",
     "SetStatus",
@@ -127,7 +144,18 @@ __all__ = [
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
     "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"),
-    "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
+    "catalog": (
+        "Damage",
+        "Explanation",
+        "FeatureStore",
+        "Garbage",
+        "GcReport",
+        "Kept",
+        "Pin",
+        "SetInfo",
+        "SetStatus",
+        "VerifyReport",
+    ),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "export": ("ExportReport", "export_features", "export_head"),
@@ -151,6 +179,7 @@ _HOMES = {
     "project": ("Project",),
     "recipe": ("Recipe",),
     "schedules": ("train_freezing", "train_unfreezing"),
+    "recompute": ("Recomputed",),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
 }

@@ -14,9 +14,9 @@ from ..codecs import load_codec
 from ..devices import pick_device
 from ..errors import UsageError
 from ..extract import DEFAULT_SHARD_BYTES
-from ..fill import stored_row_bytes
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..request import Stored, make_recipe
+from ..space import stored_row_bytes
 from ..split import Split, split_at
 from .estimate import Estimate, Storing, break_even, choose_stored, estimate
 from .measure import CutCost, measure_cut, measure_data

@@ -14,12 +14,12 @@ from ..catalog import FeatureStore
 from ..errors import HeadError
 from ..extract import extract
 from ..features import Features
-from ..fill import stored_row_bytes
 from ..heads import train_head
 from ..heads.metrics import Metrics
 from ..heads.rows import VALIDATION
 from ..heads.tasks import find_task
 from ..progress import ProgressCallback, ProgressEvent
+from ..space import stored_row_bytes
 from ..split import Split, split
 from .compare import Trial
 from .subject import Subject

@@ -33,6 +33,9 @@ COMMANDS = {
     "explain": "status",
     "ls": "store",
     "verify": "store",
+    "gc": "gc",
+    "pin": "gc",
+    "unpin": "gc",
 }
 
 
