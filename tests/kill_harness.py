@@ -108,7 +108,7 @@ def main() -> None:
         started_s = time.perf_counter()
         stores = harness.run(options.kills)
         print(
-            f"{options.kills} kills, {stores} stores resumed, {time.perf_counter() - started_s:.0f} s: nothing lost or torn"
+            f"{options.kills} kills, {stores} stores completed, {time.perf_counter() - started_s:.0f} s: nothing lost or torn"
         )
 
 

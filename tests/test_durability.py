@@ -179,7 +179,7 @@ def test_four_processes_compute_each_row_about_once_while_others_read_verify_and
     said = [queue.get(timeout=5) for _ in range(7)]
     computed = [number for what, number in said if what == "computed"]
     assert 160 <= sum(computed) <= 1.1 * 160
-    assert min(computed) > 0
+    assert sum(number > 0 for number in computed) >= 2  # one that starts late may find nothing left to do
     assert min(looks for what, looks in said if what != "computed") > 2
 
 
