@@ -90,11 +90,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         raise FileNotFoundError(path)
     if not _readable(path).startswith(SIGNATURE):
         raise _corrupt(path, "it is not an HDF5 file")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError) as error:
-        raise _corrupt(path, "it is not a whole HDF5 file") from error
-    with file:
+    with _opened(path) as file:
         try:
             yield file
         except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
@@ -176,6 +172,17 @@ def _readable(path: Path) -> bytes:
         if isinstance(error, FileNotFoundError):
             raise
         raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
+
+
+def _opened(path: Path, again: bool = True) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError) as error:
+        if not path.exists():  # removed by another process since it was looked at
+            raise FileNotFoundError(path) from error
+        if again:  # it may have been out of sight for a moment
+            return _opened(path, again=False)
+        raise _corrupt(path, "it is not a whole HDF5 file") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:
