@@ -9,6 +9,7 @@ cannot name its files (a factory in a Python file, say) is loaded and recorded e
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ from .recipe import Recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
 from .snapshot import Snapshot
+from .storages import put_folder
+from .storages.local import LocalStorage
 from .store import check_name
 from .transforms import load_transform
 
@@ -258,9 +261,13 @@ class Project:
         return Features.join(self.store.set(self.recipe(cut)), self.snapshot, None, of_views, views)
 
     def save_head(self, trained: TrainedHead, name: str) -> Path:
-        """Write a trained head to the store under a name, and return its folder."""
-        folder = head_folder(self.store, check_name(name, "head"))
-        return trained.save(folder, asdict(self.settings))
+        """Write a trained head to the store under a name, and return its folder (a copy where the store is remote)."""
+        path, storage = f"heads/{check_name(name, 'head')}", self.store.storage
+        if isinstance(storage, LocalStorage):
+            return trained.save(head_folder(self.store, name), asdict(self.settings))
+        with tempfile.TemporaryDirectory() as temporary:
+            put_folder(storage, trained.save(Path(temporary) / name, asdict(self.settings)), path, last="head.json")
+        return head_folder(self.store, name)
 
     def _example(self, cut: str) -> Example:
         recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))

@@ -36,6 +36,7 @@ class VerifyReport:
 def verify(store: StoreFiles) -> VerifyReport:
     """Return what is damaged in a store; every block of every shard and every snapshot is read."""
     report = VerifyReport()
+    store.storage.reread()
     for entry in store.storage.list("sets"):
         path = f"sets/{entry.name}/recipe.json"
         try:
