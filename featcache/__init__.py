@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .export import ExportReport, export_features, export_head
-    from .extract import ExtractReport, extract
+    from .extract import ExtractReport, MissingTask, extract, missing_tasks
     from .features import FeatureLoader, Features
     from .heads import (
         DenseMetrics,
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
+    from .timings import Bound, Timings
 
 __all__ = [
+    "Bound",
     "ConfigError",
     "CorruptError",
     "Cut",
@@ -73,6 +75,7 @@ __all__ = [
     "HeadError",
     "Metrics",
     "MissingDependencyError",
+    "MissingTask",
     "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
@@ -92,6 +95,7 @@ __all__ = [
     "StorePermissionError",
     "Task",
     "TensorSpec",
+    "Timings",
     "TrainedHead",
     "UnknownCutError",
     "UnknownNameError",
@@ -105,6 +109,7 @@ __all__ = [
     "extract",
     "load_head",
     "merge",
+    "missing_tasks",
     "predict",
     "split",
     "train_freezing",
@@ -118,7 +123,7 @@ _HOMES = {
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "export": ("ExportReport", "export_features", "export_head"),
-    "extract": ("ExtractReport", "extract"),
+    "extract": ("ExtractReport", "MissingTask", "extract", "missing_tasks"),
     "features": ("FeatureLoader", "Features"),
     "heads": (
         "DenseMetrics",
@@ -139,6 +144,7 @@ _HOMES = {
     "schedules": ("train_freezing", "train_unfreezing"),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
+    "timings": ("Bound", "Timings"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -15,14 +15,16 @@ from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
+from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .store import FeatureSet, StoreFiles, row_keys
+from .timings import Timings
 
 if TYPE_CHECKING:
     import torch
 
     from .job import Batches, Destination, Task
 
-__all__ = ["FillOptions", "fill", "stored_row_bytes"]
+__all__ = ["FillOptions", "fill", "missing_tasks", "stored_row_bytes"]
 
 MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
 TYPICAL_STEPS = 256  # of samples that vary in length, for shard sizes and the guess at the space that they need
@@ -41,11 +43,29 @@ class FillOptions:
     workers: int | None
     skip: bool
     progress: ProgressCallback
+    task: TaskSlice | None = None
+
+
+def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> list[MissingTask]:
+    """Return the tasks of a request that are not done; nothing is written."""
+    filling = _Filling(request, store, options)
+    samples = len(request.snapshot)
+    lacking: dict[int, list[tuple[str, int]]] = {}
+    of = task_count(samples, request.stored.views, filling.task_rows)
+    for (number, _), rows in zip(filling.sets, filling.missing, strict=True):
+        numbers, counts = np.unique(task_numbers(rows, samples, filling.task_rows), return_counts=True)
+        for task, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            lacking.setdefault(task, []).append((request.recipes[number].cut, count))
+    return [
+        MissingTask(f"{task}/{of}", tuple(dict.fromkeys(cut for cut, _ in found)), sum(count for _, count in found))
+        for task, found in sorted(lacking.items())
+    ]
 
 
 def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[ExtractReport]:
     """Return a report for each cut of a request, after having computed the rows that its sets lack."""
     filling = _Filling(request, store, options)
+    filling.prepare()
     filling.derive()
     filling.compute()
     return filling.reports()
@@ -64,12 +84,22 @@ class _Filling:
             missing_rows(request.snapshot, each, request.stored.views, retry_skipped=not options.skip)
             for _, each in self.sets
         ]
+        self.task_rows = _task_rows([each.recipe for _, each in self.sets], options)
+        if options.task is not None:
+            samples = len(request.snapshot)
+            self.missing = [options.task.chosen(rows, samples, self.task_rows) for rows in self.missing]
         self.asked = [rows.copy() for rows in self.missing]
         self.derived: list[Array] = [rows[:0] for rows in self.missing]
         self.written = [0] * len(self.sets)
         self.notes: list[list[str]] = [[] for _ in request.recipes]
         self.total = sum(len(rows) for rows in self.missing)
         self.done = 0
+        self.shards: list[list[str]] = [[] for _ in self.sets]
+        self.timings = [Timings() for _ in request.recipes]
+
+    def prepare(self) -> None:
+        """Check that there is room, and clear away what dead writers left."""
+        store = self.store
         if self.total:
             _check_free_space(
                 store, sum(len(rows) * stored_row_bytes(each.recipe) for rows, (_, each) in self._pairs())
@@ -130,11 +160,7 @@ class _Filling:
             Destination(self.request.splits[number], each) for number, each in (self.sets[p] for p in places)
         ]
         self._prepare(destinations)
-        largest = max(stored_row_bytes(each.feature_set.recipe) for each in destinations)
-        count = (
-            max(1, min(options.shard_bytes // max(1, largest), MAX_SHARD_ROWS) // options.batch_size)
-            * options.batch_size
-        )
+        count = _task_rows([each.feature_set.recipe for each in destinations], options)
         everywhere = tuple(range(len(destinations)))
         tasks: list[Task] = [
             Task(number, rows[start : start + count], everywhere)
@@ -142,7 +168,15 @@ class _Filling:
         ]
         job = ExtractJob(source, destinations, snapshot, options.device, options.batch_size, options.skip)
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
-        for receipt in load_engine(options.engine).run(job, tasks):
+        # What is derived from a cached set is cheap, and the section that does it does not leave this process.
+        engine = load_engine(options.engine if source.reads == "samples" else "local")
+        owners = {self.sets[place][0] for place in places}
+        for receipt in engine.run(job, tasks):
+            job.notes += [note for note in receipt.notes if note not in job.notes]
+            for owner in owners if source.reads == "samples" else ():
+                self.timings[owner].add(receipt.timings)
+            for place, shard in zip(places, receipt.shards, strict=True):
+                self.shards[place] += [] if shard is None else [shard]
             self.done += (receipt.computed + len(receipt.skipped)) * len(places)
             for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
                 self.written[place] += size_bytes
@@ -173,9 +207,11 @@ class _Filling:
                 report.computed += new - derived
                 report.reused -= new
                 report.size_bytes += self.written[place]
+                report.shards += [f"{self.sets[place][1].path}/{shard}" for shard in self.shards[place]]
                 if len(self.asked[place]):
                     report.device = str(self.options.device)
-            report.notes = self.notes[number]
+            report.notes, report.timings = self.notes[number], self.timings[number]
+            report.task = None if self.options.task is None else str(self.options.task)
             made.append(report)
         return made
 
@@ -187,6 +223,11 @@ class _Filling:
             chosen = np.isin(row_keys(ids), row_keys(ids[rows[rows[:, 1] == view, 0]]))
             count += int((chosen & feature_set.present(ids, view)).sum())
         return count
+
+
+def _task_rows(recipes: list[Recipe], options: FillOptions) -> int:
+    largest = max(1, *(stored_row_bytes(recipe) for recipe in recipes))
+    return max(1, min(options.shard_bytes // largest, MAX_SHARD_ROWS) // options.batch_size) * options.batch_size
 
 
 def stored_row_bytes(recipe: Recipe) -> int:

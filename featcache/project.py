@@ -26,9 +26,10 @@ from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
+from .engines import load_engine
 from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, UsageError, near_names
 from .example import Example, example_of, stored_example
-from .extract import extract
+from .extract import MissingTask, extract, missing_tasks
 from .fileset import versions
 from .fingerprint import digest_json
 from .missing import ExtractReport, report_if_complete
@@ -36,6 +37,7 @@ from .progress import ProgressCallback, silent
 from .recipe import Recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
+from .slices import TaskSlice
 from .snapshot import Snapshot
 from .storages import put_folder
 from .storages.local import LocalStorage
@@ -173,35 +175,33 @@ class Project:
         workers: int | None = None,
         on_error: str = "raise",
         engine: str = "local",
+        task: str | None = None,
         progress: ProgressCallback = silent,
     ) -> list[ExtractReport]:
         """Return a report for each cut, what is missing computed in one pass; where nothing is, torch is not even loaded."""
         started_s = time.perf_counter()
+        load_engine(engine)
+        chosen = None if task is None else str(TaskSlice.parse(task))
         snapshot = remembered_snapshot(
             self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress
         )
         reports = {cut: self._report_if_complete(cut, on_error) for cut in cuts}
         lacking = [cut for cut, report in reports.items() if report is None]
         if lacking:
-            settings = self.settings
             made = extract(
                 self.backbone.model,
                 self.samples,
                 self.store,
                 cut=lacking,
-                batch_size=settings.batch_size,
-                device=settings.device,
-                dtype=settings.dtype,
-                pool=settings.pool,
-                views=settings.views,
-                from_lossy=settings.from_lossy,
+                device=self.settings.device,
                 engine=engine,
+                task=task,
                 workers=workers,
-                on_error=on_error,
                 progress=progress,
+                **self._extract_options(on_error),
             )
             for cut, features in made.items():
-                if not settings.from_lossy:
+                if not self.settings.from_lossy:
                     self._remember(self._memory_path(cut), features.recipe)
                 reports[cut] = features.report
         else:
@@ -209,8 +209,20 @@ class Project:
         self._note_cut(cuts[-1])
         done = [report for report in reports.values() if report is not None]
         for report in done:
-            report.elapsed_s = time.perf_counter() - started_s
+            report.elapsed_s, report.task = time.perf_counter() - started_s, chosen
         return done
+
+    def missing_tasks(self, cuts: Sequence[str], *, on_error: str = "raise") -> list[MissingTask]:
+        """Return the tasks that are not done, to be run by ``featcache extract --task``."""
+        remembered_snapshot(self.raw_samples, self.store, skip_unreadable=on_error == "skip")
+        if all(self._report_if_complete(cut, on_error) for cut in cuts):
+            return []
+        options = self._extract_options(on_error)
+        return missing_tasks(self.backbone.model, self.samples, self.store, cut=list(cuts), **options)
+
+    def _extract_options(self, on_error: str) -> dict[str, Any]:
+        names = ("batch_size", "dtype", "pool", "views", "from_lossy")
+        return {"on_error": on_error, **{name: getattr(self.settings, name) for name in names}}
 
     def _report_if_complete(self, cut: str, on_error: str) -> ExtractReport | None:
         recipe = self._known_recipe(cut)
