@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +58,22 @@ def test_every_script_is_short_and_uses_the_public_api_only() -> None:
         text = script.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 150, script
         assert "featcache._" not in text
+
+
+@pytest.mark.slow
+def test_ray_extract(digits: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    assert "1797 computed" in run("ray_extract.py", digits, tmp_path, "--cut", "layer3")
+
+
+def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    options = f"--backbone bundled:resnet-mini --data folder:{image_folder} --cut layer3 --batch-size 4"
+    command = ["make", "-f", ROOT / "pipelines" / "Makefile", "-j", "2", "PARTS=2", f"OPTIONS={options}"]
+    command.append(f"FEATCACHE={sys.executable} -m featcache")
+    for expected in (18, 0):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        receipts = [json.loads((tmp_path / f"receipt-{number}.json").read_text()) for number in (1, 2)]
+        assert sum(report["computed"] for (report,) in receipts) == expected
