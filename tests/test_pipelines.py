@@ -41,7 +41,8 @@ def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_n
 ) -> None:
     assert "not published" in run("nightly_refresh.py", digits, tmp_path, "--least-accuracy", "1.01", expect=1)
     assert not (tmp_path / "published-head").exists()
-    assert "published" in run("nightly_refresh.py", digits, tmp_path)
+    assert "published" in run("nightly_refresh.py", digits, tmp_path, "--export", "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size > 10_000
     assert "nothing new" in run("nightly_refresh.py", digits, tmp_path)
 
 
