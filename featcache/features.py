@@ -175,9 +175,14 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 
-    def numpy(self) -> tuple[Any, Array]:
-        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut."""
-        frontier, targets = self.batch(np.arange(len(self)))
+    def numpy(self, view: int = 0) -> tuple[Any, Array]:
+        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut.
+
+        ``view`` 0 is the plain one; raises :class:`UsageError` for one that is not stored.
+        """
+        if not 0 <= view <= self.views:
+            raise UsageError(f"there is no view {view}: {self.views} random views are stored beside the plain one (0).")
+        frontier, targets = self.batch(np.arange(len(self)), np.full(len(self), view) if view else None)
         if isinstance(frontier, dict):
             return {name: values.numpy() for name, values in frontier.items()}, targets.numpy()
         return frontier.numpy(), targets.numpy()

@@ -27,7 +27,7 @@ from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
-from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, UsageError, near_names
+from .errors import CorruptError, DataNotFoundError, StaleError, UsageError
 from .example import Example, example_of, stored_example
 from .extract import MissingTask, extract, missing_tasks
 from .fileset import versions
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .heads import TrainedHead
     from .split import Cut, Split
 
-__all__ = ["Project", "load_saved_head"]
+__all__ = ["Project"]
 
 LAST_CUT = "cache/last_cut.json"
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
@@ -276,10 +276,10 @@ class Project:
         """Write a trained head to the store under a name, and return its folder (a copy where the store is remote)."""
         path, storage = f"heads/{check_name(name, 'head')}", self.store.storage
         if isinstance(storage, LocalStorage):
-            return trained.save(head_folder(self.store, name), asdict(self.settings))
+            return trained.save(storage.fetch(path), asdict(self.settings))
         with tempfile.TemporaryDirectory() as temporary:
             put_folder(storage, trained.save(Path(temporary) / name, asdict(self.settings)), path, last="head.json")
-        return head_folder(self.store, name)
+        return storage.fetch(path)
 
     def _example(self, cut: str) -> Example:
         recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))
@@ -323,51 +323,3 @@ class Project:
     def _remember(self, path: str | None, recipe: Recipe) -> None:
         if path is not None and self.store.storage.exists("store.json"):
             self.store.storage.write_bytes(path, recipe.to_json().encode())
-
-
-def head_folder(store: FeatureStore, name: str) -> Path:
-    """Return the folder of a named head in a store."""
-    return store.storage.fetch(f"heads/{name}")
-
-
-def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
-    """Return a saved head, the transform of its inputs, and the project that rebuilds its backbone.
-
-    ``head`` is a name in the store or a folder; None is the head that was trained last. Raises :class:`DataNotFoundError`
-    where there is none, :class:`HeadError` where the backbone is not the one that it was trained on.
-    """
-    from .heads import load_head, read_head
-
-    folder = _find_head(store, head)
-    described = read_head(folder)
-    origin = described["origin"]
-    if not origin.get("backbone"):
-        raise HeadError(
-            f"{folder} does not say how its backbone is built (it was saved from Python): use featcache.load_head with a split."
-        )
-    project = Project(Settings(**{**origin, "store": store}))
-    cut = str(described["cut"])
-    recipe = Recipe.from_dict(described["recipe"])
-    project._recipes[cut] = recipe
-    transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
-    trained = load_head(folder, project.split(cut))
-    if Samples([], transform).transform_identity != recipe.transform:
-        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
-    return trained, transform, project
-
-
-def _find_head(store: str, head: str | None) -> Path:
-    files = FeatureStore(store)
-    if head is not None and ("/" in head or (Path(head) / "head.json").is_file()):
-        return Path(head)
-    entries = [entry for entry in files.storage.list("heads") if entry.is_folder]
-    names = [entry.name for entry in entries]
-    if head is None:
-        if not entries:
-            raise DataNotFoundError(f"{store} holds no head yet: run `featcache train-head` first.")
-        return head_folder(files, max(entries, key=lambda entry: entry.modified_s).name)
-    if head not in names:
-        raise UnknownNameError(
-            f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}."
-        )
-    return head_folder(files, head)

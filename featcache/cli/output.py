@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,12 +46,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+NUMBER = re.compile(r"-?[\d.,]+( \S+)?")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write aligned columns to stdout; a column whose cells all begin with a digit is aligned right."""
+    """Write aligned columns to stdout; a column of numbers, with or without unit, is aligned right."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [
-        bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows)
+        bool(rows) and all(NUMBER.fullmatch(row[column]) or row[column] in ("", "-") for row in rows)
         for column in range(len(header))
     ]
     for line in lines:
