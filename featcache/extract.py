@@ -12,6 +12,7 @@ from .engines import load_engine
 from .errors import UsageError
 from .missing import ExtractReport
 from .progress import ProgressCallback, silent
+from .quantity import parse_size
 from .request import make_request, remember_files, views_recipe
 from .slices import MissingTask, TaskSlice
 from .store import StoreFiles, check_name
@@ -57,6 +58,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     workers: int | None = None,
     on_error: str = "raise",
     name: str | None = None,
+    store_budget: str | int | None = None,
     task: str | None = None,
     progress: ProgressCallback = silent,
 ) -> Any:
@@ -68,11 +70,12 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample are stored
     beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by need),
     ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the dataset's
-    snapshots. ``engine`` is ``"local"``, ``"processes"`` or ``"ray"``, the latter two with a number of workers as in
-    ``"processes:4"``. ``task``, such as ``"3/16"``, computes the third of sixteen parts only, whatever the others do
-    meanwhile; see :func:`missing_tasks`. Rows are derived from a cached set at a shallower cut where that gives the same
-    values and is not slower; ``from_lossy`` derives from a rounded one, which makes another recipe. ``features.report``
-    says what was done.
+    snapshots. ``store_budget``, such as ``"50 GB"``, is what the store may grow to. ``engine`` is ``"local"``,
+    ``"processes"`` or ``"ray"``, the latter two with a number of workers as in ``"processes:4"``. ``task``, such as
+    ``"3/16"``, computes the third of sixteen parts only, whatever the others do meanwhile; see :func:`missing_tasks`. Rows
+    are derived from a cached set at a shallower cut where that gives the same values and is not slower; ``from_lossy``
+    derives from a rounded one, which makes another recipe. Rows that another process is computing are not computed here
+    too. ``features.report`` says what was done.
 
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
@@ -83,7 +86,8 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     started_s = time.perf_counter()
     part = None if task is None else TaskSlice.parse(task)
     load_engine(engine)
-    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part)
+    budget_bytes = None if store_budget is None else parse_size(store_budget)
+    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, budget_bytes)
     request, files = _request(
         model,
         dataset,
@@ -160,6 +164,7 @@ def _options(
     on_error: str,
     progress: ProgressCallback,
     task: TaskSlice | None,
+    store_budget_bytes: int | None = None,
 ) -> FillOptions:
     from .devices import pick_device
     from .fill import FillOptions
@@ -173,4 +178,5 @@ def _options(
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
     where = pick_device(device)
-    return FillOptions(batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress, task)
+    skip = on_error == "skip"
+    return FillOptions(batch_size, where, shard_bytes, engine, workers, skip, progress, store_budget_bytes, task)

@@ -175,6 +175,15 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 
+    def with_splits(self, splits: Sequence[str] | Array) -> Features:
+        """Return the same rows in other splits, of which one is named for each row."""
+        if len(splits) != len(self):
+            raise UsageError(f"{len(self)} rows need one split name each, not {len(splits)}.")
+        part = copy.copy(self)
+        part._splits = self._splits.astype(object)
+        part._splits[self._positions] = [str(name) for name in splits]
+        return part
+
     def numpy(self, view: int = 0) -> tuple[Any, Array]:
         """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut.
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .codecs import load_codec
+from .claims import claim
 from .engines import load_engine
-from .errors import StoreError
 from .example import example_of, save_example
 from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
+from .space import TYPICAL_STEPS, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles, row_keys
 from .timings import Timings
+from .uses import hold
 
 if TYPE_CHECKING:
     import torch
 
-    from .job import Batches, Destination, Task
+    from .job import Batches, Destination, ExtractJob
 
-__all__ = ["FillOptions", "fill", "missing_tasks", "stored_row_bytes"]
+__all__ = ["FillOptions", "fill", "missing_tasks"]
 
 MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
-TYPICAL_STEPS = 256  # of samples that vary in length, for shard sizes and the guess at the space that they need
+WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +45,7 @@ class FillOptions:
     workers: int | None
     skip: bool
     progress: ProgressCallback
+    store_budget_bytes: int | None = None
     task: TaskSlice | None = None
 
 
@@ -84,29 +87,34 @@ class _Filling:
             missing_rows(request.snapshot, each, request.stored.views, retry_skipped=not options.skip)
             for _, each in self.sets
         ]
-        self.task_rows = _task_rows([each.recipe for _, each in self.sets], options)
+        self.task_rows = self._shard_rows([each.recipe for _, each in self.sets])
         if options.task is not None:
             samples = len(request.snapshot)
             self.missing = [options.task.chosen(rows, samples, self.task_rows) for rows in self.missing]
-        self.asked = [rows.copy() for rows in self.missing]
+        self.made: list[Array] = [rows[:0] for rows in self.missing]
         self.derived: list[Array] = [rows[:0] for rows in self.missing]
         self.written = [0] * len(self.sets)
         self.notes: list[list[str]] = [[] for _ in request.recipes]
         self.total = sum(len(rows) for rows in self.missing)
         self.done = 0
+        self.steps = TYPICAL_STEPS
         self.shards: list[list[str]] = [[] for _ in self.sets]
         self.timings = [Timings() for _ in request.recipes]
 
     def prepare(self) -> None:
-        """Check that there is room, and clear away what dead writers left."""
-        store = self.store
+        """Note that the sets are in use, check that there is room, and clear away what dead writers left."""
+        request, store, options = self.request, self.store, self.options
+        for _, each in self.sets:
+            hold(store.storage, each.recipe.fingerprint, self)
         if self.total:
-            _check_free_space(
-                store, sum(len(rows) * stored_row_bytes(each.recipe) for rows, (_, each) in self._pairs())
-            )
-            for rows, (_, each) in self._pairs():
-                if len(rows):
-                    each.storage.sweep(each.path)
+            needed_bytes = 0
+            if options.store_budget_bytes is not None:
+                inputs = example_of(request.samples).inputs
+                self.steps = self._longest(inputs)
+                needed_bytes = sum(new_set_bytes(each, request.snapshot, inputs) for _, each in self.sets)
+            needed_bytes += sum(self._needed_bytes(each.recipe, len(rows)) for rows, (_, each) in self._pairs())
+            check_space(store, needed_bytes, options.store_budget_bytes)
+            store.sweep()
 
     def _pairs(self) -> list[tuple[Array, tuple[int, FeatureSet]]]:
         return list(zip(self.missing, self.sets, strict=True))
@@ -124,9 +132,8 @@ class _Filling:
             if found is None:
                 continue
             source, present = found
-            self._run(source, [place], rows[present])
-            self.derived[place], self.missing[place] = rows[present], rows[~present]
-            self.notes[number].append(f"{int(present.sum()):,} rows derived from {source.reads}")
+            self.derived[place], self.missing[place] = self._run(source, [place], rows[present]), rows[~present]
+            self.notes[number].append(f"{len(self.derived[place]):,} rows derived from {source.reads}")
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
@@ -152,38 +159,105 @@ class _Filling:
             (list(places), np.array(sorted(rows, key=lambda row: (row[1], row[0])))) for places, rows in groups.items()
         ]
 
-    def _run(self, source: Batches, places: list[int], rows: Array) -> None:
-        from .job import Destination, ExtractJob, Task
+    def _run(self, source: Batches, places: list[int], rows: Array) -> Array:
+        """Return the rows that this process computed of those asked for; others may have computed the rest."""
+        from .job import Destination, ExtractJob
 
         options, snapshot = self.options, self.request.snapshot
         destinations = [
             Destination(self.request.splits[number], each) for number, each in (self.sets[p] for p in places)
         ]
         self._prepare(destinations)
-        count = _task_rows([each.feature_set.recipe for each in destinations], options)
-        everywhere = tuple(range(len(destinations)))
-        tasks: list[Task] = [
-            Task(number, rows[start : start + count], everywhere)
-            for number, start in enumerate(range(0, len(rows), count))
-        ]
+        sets = [each.feature_set for each in destinations]
+        names = [each.recipe.fingerprint for each in sets]
+        unit = self._shard_rows([each.recipe for each in sets])
         job = ExtractJob(source, destinations, snapshot, options.device, options.batch_size, options.skip)
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
+        made, pause_s = [rows[:0]], 0.01
+        while len(rows):
+            keys = row_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
+            # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
+            careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
+            claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
+            try:
+                # Whoever held these rows before may have committed them since they were found missing.
+                mine = self._lacking(sets, rows[claimed.rows])
+                self._carry_out(job, places, mine, unit)
+            finally:
+                claimed.release()
+            made.append(mine)
+            before, rows = len(rows), self._lacking(sets, np.delete(rows, claimed.rows, axis=0))
+            self._advance((before - len(rows) - len(mine)) * len(places))
+            if len(rows) and not len(claimed.rows):
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, WAIT_S)
+        for place in places:
+            self.made[place] = np.concatenate([self.made[place], *made])
+            notes = self.notes[self.sets[place][0]]
+            notes += [note for note in job.notes if note not in notes]
+        return np.concatenate(made)
+
+    def _lacking(self, sets: list[FeatureSet], rows: Array) -> Array:
+        """Return those of the rows that some of the sets lack, not counting what turned out to be unreadable."""
+        if not len(rows):
+            return rows
+        keys = row_keys(self.request.snapshot.ids[rows[:, 0]], rows[:, 1])
+        lacking = ~np.logical_and.reduce([each.index().find(keys)[0] for each in sets])
+        if self.options.skip:
+            skipped = set.intersection(*(set(each.skipped()) for each in sets))
+            ids = self.request.snapshot.ids
+            lacking &= np.array([ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()])
+        kept: Array = rows[lacking]
+        return kept
+
+    def _carry_out(self, job: ExtractJob, places: list[int], rows: Array, unit: int) -> None:
+        from .job import Task
+
+        everywhere = tuple(range(len(places)))
+        tasks = [
+            Task(number, rows[start : start + unit], everywhere)
+            for number, start in enumerate(range(0, len(rows), unit))
+        ]
+        if not tasks:
+            return
+        recipes = [self.sets[place][1].recipe for place in places]
+        needed_bytes = sum(self._needed_bytes(recipe, len(rows)) for recipe in recipes)
+        check_space(self.store, needed_bytes, self.options.store_budget_bytes)
         # What is derived from a cached set is cheap, and the section that does it does not leave this process.
-        engine = load_engine(options.engine if source.reads == "samples" else "local")
-        owners = {self.sets[place][0] for place in places}
-        for receipt in engine.run(job, tasks):
+        own = job.source.reads == "samples"
+        owners = {self.sets[place][0] for place in places} if own else set()
+        for receipt in load_engine(self.options.engine if own else "local").run(job, tasks):
             job.notes += [note for note in receipt.notes if note not in job.notes]
-            for owner in owners if source.reads == "samples" else ():
+            for owner in owners:
                 self.timings[owner].add(receipt.timings)
             for place, shard in zip(places, receipt.shards, strict=True):
                 self.shards[place] += [] if shard is None else [shard]
-            self.done += (receipt.computed + len(receipt.skipped)) * len(places)
             for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
                 self.written[place] += size_bytes
-            options.progress(ProgressEvent("extract", min(self.done, self.total), self.total, "samples"))
-        for place in places:
-            notes = self.notes[self.sets[place][0]]
-            notes += [note for note in job.notes if note not in notes]
+                self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
+            self._advance((receipt.computed + len(receipt.skipped)) * len(places))
+
+    def _advance(self, rows: int) -> None:
+        self.done = min(self.done + rows, self.total)
+        self.options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
+
+    def _shard_rows(self, recipes: list[Recipe]) -> int:
+        batch_size = self.options.batch_size
+        largest = max(1, *(stored_row_bytes(recipe) for recipe in recipes))
+        return max(1, min(self.options.shard_bytes // largest, MAX_SHARD_ROWS) // batch_size) * batch_size
+
+    def _needed_bytes(self, recipe: Recipe, rows: int) -> int:
+        return shard_bytes(recipe, rows, self._shard_rows([recipe]), self.steps)
+
+    def _note_steps(self, recipe: Recipe, size_bytes: int, rows: int) -> None:
+        step_bytes = stored_row_bytes(recipe, 1) if any(spec.ragged for spec in recipe.frontier) else 0
+        if step_bytes and rows:
+            self.steps = max(self.steps, -(-size_bytes // (step_bytes * rows)))
+
+    def _longest(self, inputs: Any) -> int:
+        """Return the steps of the longest sample that was looked at: how long others are is known when they are computed."""
+        values = inputs.values() if isinstance(inputs, dict) else inputs
+        return max([TYPICAL_STEPS, *(int(value.shape[1]) for value in values if value.dim() > 1)])
 
     def _prepare(self, destinations: list[Destination]) -> None:
         example = example_of(self.request.samples)
@@ -201,14 +275,14 @@ class _Filling:
                 self.request.samples, sets[0], sets[1] if len(sets) > 1 else None, self.request.stored.views
             )
             for place in places:
-                new = self._samples_among(self.asked[place], self.sets[place][1])
+                new = self._samples_among(self.made[place], self.sets[place][1])
                 derived = self._samples_among(self.derived[place], self.sets[place][1])
                 report.derived += derived
                 report.computed += new - derived
                 report.reused -= new
                 report.size_bytes += self.written[place]
                 report.shards += [f"{self.sets[place][1].path}/{shard}" for shard in self.shards[place]]
-                if len(self.asked[place]):
+                if len(self.made[place]):
                     report.device = str(self.options.device)
             report.notes, report.timings = self.notes[number], self.timings[number]
             report.task = None if self.options.task is None else str(self.options.task)
@@ -223,24 +297,3 @@ class _Filling:
             chosen = np.isin(row_keys(ids), row_keys(ids[rows[rows[:, 1] == view, 0]]))
             count += int((chosen & feature_set.present(ids, view)).sum())
         return count
-
-
-def _task_rows(recipes: list[Recipe], options: FillOptions) -> int:
-    largest = max(1, *(stored_row_bytes(recipe) for recipe in recipes))
-    return max(1, min(options.shard_bytes // largest, MAX_SHARD_ROWS) // options.batch_size) * options.batch_size
-
-
-def stored_row_bytes(recipe: Recipe) -> int:
-    """Return the bytes that one row of a set takes on disk; a guess where samples vary in length."""
-    codec = load_codec(recipe.dtype)
-    sizes = [int(np.prod(spec.value_shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier]
-    return sum(size * (TYPICAL_STEPS if spec.ragged else 1) for size, spec in zip(sizes, recipe.frontier, strict=True))
-
-
-def _check_free_space(store: StoreFiles, needed_bytes: int) -> None:
-    free = store.storage.free_bytes()
-    if free is not None and needed_bytes > free:
-        raise StoreError(
-            f"the features need {needed_bytes / 1e9:.1f} GB, but {store.storage.url} has {free / 1e9:.1f} GB free. "
-            "Choose a deeper --cut or --dtype float16, free some space, or another --store."
-        )

@@ -9,6 +9,8 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import CorruptError
+from .errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
     "Stored",
@@ -33,6 +35,8 @@ __all__ = [
 
 ALIGNMENT_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_ATTRIBUTES = 64
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,24 @@ class Stored:
 @contextmanager
 def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
     """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
-    with h5py.File(
-        path,
-        "w",
-        libver=("earliest", "v110"),
-        alignment_threshold=ALIGNMENT_BYTES,
-        alignment_interval=ALIGNMENT_BYTES,
-    ) as file:
-        for name, value in attributes.items():
-            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
-            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
-        yield file
+    try:
+        with h5py.File(
+            path,
+            "w",
+            libver=("earliest", "v110"),
+            alignment_threshold=ALIGNMENT_BYTES,
+            alignment_interval=ALIGNMENT_BYTES,
+        ) as file:
+            for name, value in attributes.items():
+                # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
+                file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
+            yield file
+    except (OSError, RuntimeError) as error:
+        # HDF5 says only in its text what the operating system said, and of closing a file not even by an OSError.
+        found = re.search(r"errno = (\d+)", str(error))
+        if found is None or (isinstance(error, OSError) and error.errno):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
@@ -78,14 +89,16 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """
     if not path.is_file():
         raise FileNotFoundError(path)
+    if not _readable(path).startswith(SIGNATURE):
+        raise _corrupt(path, "it is not an HDF5 file")
     try:
         file = h5py.File(path, "r", locking=False)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise _corrupt(path, "it is not a whole HDF5 file") from error
     with file:
         try:
             yield file
-        except CorruptError:
+        except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
             raise
         except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
@@ -95,6 +108,8 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     """Return the root's text and integer attributes; raises :class:`CorruptError` for any other kind."""
     found: dict[str, Any] = {}
     attributes = file.attrs
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise _corrupt(_path_of(file), f"it has {len(attributes)} attributes")
     for name in attributes:
         kind = attributes.get_id(name)
         if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape != ():
@@ -149,6 +164,19 @@ def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
         return np.empty(place.shape, place.dtype)
     mapped = np.memmap(path, dtype=place.dtype, mode="r", offset=place.offset_bytes, shape=place.shape)
     return mapped.view(np.ndarray)  # subclass checks would cost more than a small gather
+
+
+def _readable(path: Path) -> bytes:
+    """Return the first bytes; a disk or a permission that fails is not a damaged file, which repair may drop."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE))
+    except PermissionError as error:
+        raise StorePermissionError(f"cannot read {path}: permission denied. Check who owns the store.") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:

@@ -27,7 +27,7 @@ from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
-from .errors import CorruptError, DataNotFoundError, StaleError, UsageError
+from .errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
 from .example import Example, example_of, stored_example
 from .extract import MissingTask, extract, missing_tasks
 from .fileset import versions
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .backbones import Backbone
     from .features import Features
     from .heads import TrainedHead
+    from .recompute import Recomputed
     from .split import Cut, Split
 
 __all__ = ["Project"]
@@ -194,6 +195,7 @@ class Project:
                 self.store,
                 cut=lacking,
                 device=self.settings.device,
+                store_budget=self.settings.store_budget,
                 engine=engine,
                 task=task,
                 workers=workers,
@@ -236,6 +238,37 @@ class Project:
             augmented=None if augmented is None else self.store.set(augmented),
             views=views,
         )
+
+    def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
+        """Return for each cut how some cached rows compare with a fresh forward pass."""
+        settings = self.settings
+        found = []
+        for cut in cuts:
+            options = {"dtype": settings.dtype, "pool": settings.pool, "views": settings.views}
+            found += self.store.recompute(
+                self.split(cut),
+                self.samples,
+                rows,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                from_lossy=settings.from_lossy,
+                **options,
+            )
+        return found
+
+    def referenced(self, cuts: Sequence[str]) -> list[Recipe]:
+        """Return the recipes that the configuration refers to at the given cuts, or at all that the store holds.
+
+        A stored cut that the backbone does not have is another backbone's, and not referred to.
+        """
+        found = []
+        for cut in cuts or sorted({recipe.cut for recipe in self.store.recipes()}):
+            try:
+                found += [self.recipe(cut), *(each for each in self._augmented(cut)[:1] if each is not None)]
+            except (UnknownNameError, SplitError, StaleError):
+                if cuts:
+                    raise
+        return found
 
     def last_cut(self) -> str | None:
         """Return the cut that was extracted last into the store, None where none was."""

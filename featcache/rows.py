@@ -12,6 +12,7 @@ from .codecs import load_codec
 from .pooling import MASK
 from .shard import Ragged, Shard
 from .store import FeatureSet, row_keys
+from .uses import hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 
@@ -77,6 +78,7 @@ class ShardRows:
 
     def __init__(self, feature_set: FeatureSet, ids: Array, views: Array | int = 0) -> None:
         self.feature_set = feature_set
+        hold(feature_set.storage, feature_set.recipe.fingerprint, self)
         self.present, self._shards, self._rows = feature_set.index().find(row_keys(ids, views))
         self._names = feature_set.shard_names()
         self._codec = load_codec(feature_set.recipe.dtype)
@@ -92,6 +94,7 @@ class ShardRows:
 
         Raises :class:`CorruptError` for damaged ones.
         """
+        keep_alive(self.feature_set.storage, self.feature_set.recipe.fingerprint)
         numbers, rows = self._shards[positions], self._rows[positions]
         if not len(positions):
             return self._nothing()

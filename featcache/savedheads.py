@@ -34,6 +34,8 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
         raise HeadError(
             f"{folder} does not say how its backbone is built (it was saved from Python): use featcache.load_head with a split."
         )
+    for name in ("backbone", "transform", "weights"):
+        _refuse_code_of_store(store, folder, str(origin.get(name) or ""))
     project = Project(Settings(**{**origin, "store": store}))
     cut = str(described["cut"])
     recipe = Recipe.from_dict(described["recipe"])
@@ -43,6 +45,19 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
     if Samples([], transform).transform_identity != recipe.transform:
         raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
     return trained, transform, project
+
+
+def _refuse_code_of_store(store: str, folder: Path, named: str) -> None:
+    """Raise :class:`HeadError` where a head would have Python code run that lies in the store, or beside the head."""
+    path = Path(named.partition(":")[0])
+    if path.suffix != ".py":
+        return
+    inside = (Path(store.removeprefix("file://")).expanduser().resolve(), folder.resolve())
+    if any(path.resolve().is_relative_to(each) for each in inside):
+        raise HeadError(
+            f"{folder} asks to run {path}, which lies in the store: nothing in a store is run. "
+            "Move the file elsewhere if it is yours, and train the head again."
+        )
 
 
 def find_head(store: str, head: str | None) -> Path:

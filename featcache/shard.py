@@ -28,6 +28,7 @@ __all__ = ["SHARD_FORMAT", "Ragged", "Shard", "block_checksums", "read_ids", "sh
 
 SHARD_FORMAT = "featcache-shard-1"
 BLOCK_BYTES = 256 * 1024
+MAX_BLOCK = 1 << 40
 
 Array = np.ndarray[Any, Any]
 
@@ -79,12 +80,16 @@ class Shard:
     def open(cls, path: Path, recipe: Recipe) -> Shard:
         """Return the shard at ``path``, which must belong to ``recipe``; raises :class:`CorruptError` if it cannot be trusted."""
         codec = load_codec(recipe.dtype)
+        try:
+            dtypes = {spec.name: codec.storage_dtype(spec.dtype) for spec in recipe.frontier}
+        except TypeError as error:
+            raise CorruptError(f"the recipe of {path} names a type that does not exist ({error}).") from error
         with open_file(path) as file:
             attributes = read_attributes(file)
             ids, views = _header(path, file, attributes, recipe.fingerprint)
             places, checksums, ends, blocks = {}, {}, {}, {}
             for spec in recipe.frontier:
-                place = stored(file, f"features/{spec.name}", codec.storage_dtype(spec.dtype))
+                place = stored(file, f"features/{spec.name}", dtypes[spec.name])
                 count = len(ids)
                 if spec.ragged:
                     ends[spec.name] = read_array(file, f"ends/{spec.name}", np.dtype("<i8"), rank=1)
@@ -122,6 +127,16 @@ class Shard:
                     "Run `featcache verify`; delete the file to have its rows recomputed."
                 )
             checked[blocks] = True
+
+    def take(self, name: str, rows: Array) -> Array | Ragged:
+        """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""
+        values = self.features[name]
+        if name not in self.ends:
+            chosen: Array = values[rows]
+            return chosen
+        ends = self.ends[name]
+        starts = np.where(rows > 0, ends[rows - 1], 0).tolist()
+        return Ragged.of([values[start:stop] for start, stop in zip(starts, ends[rows].tolist(), strict=True)])
 
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
@@ -234,14 +249,14 @@ def _block_of(arrays: Sequence[Array]) -> int:
 
 def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
     size = attributes.get(name)
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or not 1 <= size <= MAX_BLOCK:
         raise CorruptError(f"{path} is damaged: its {name} is {size!r}. Delete it to have its rows recomputed.")
     return size
 
 
 def _last_end(path: Path, ends: Array, rows: int) -> int:
     """Return the number of steps in all; raises :class:`CorruptError` where the ends could lead out of the file."""
-    if len(ends) != rows or (rows and (ends[0] < 0 or (np.diff(ends) < 0).any())):
+    if len(ends) != rows or (rows and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())):
         raise CorruptError(
             f"{path} is damaged: the ends of its rows do not rise. Delete it to have its rows recomputed."
         )
@@ -272,6 +287,6 @@ def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str)
 def _provenance(attributes: dict[str, Any]) -> dict[str, Any]:
     try:
         value = json.loads(attributes.get("provenance", "{}"))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return {}  # informative only: a damaged note does not make the rows wrong
     return value if isinstance(value, dict) else {}

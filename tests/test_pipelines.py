@@ -78,3 +78,9 @@ def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, 
         assert done.returncode == 0, done.stderr
         receipts = [json.loads((tmp_path / f"receipt-{number}.json").read_text()) for number in (1, 2)]
         assert sum(report["computed"] for (report,) in receipts) == expected
+
+
+def test_which_layers(digits: Path, tmp_path: Path) -> None:
+    words = run("which_layers.py", digits, tmp_path, "--epochs", "3")
+    assert "avgpool" in words
+    assert float(words.rsplit(": ", 1)[1].split(" %")[0]) > 90

@@ -22,6 +22,7 @@ store = "features"
 # batch-size = 64
 # device = "auto"            # cpu, cuda, cuda:1, mps
 # dtype = "float32"          # or float16: half the bytes
+# store-budget = "50 GB"     # extract stops before the store grows beyond it
 
 [train-head]
 # epochs = 20

@@ -14,9 +14,10 @@ from typing import Any
 import click
 
 from ..progress import ProgressEvent
+from ..quantity import size_in_words as size
 from .logs import is_json, logger
 
-__all__ = ["count", "document", "duration", "progress_bar", "size", "table", "tell"]
+__all__ = ["age", "count", "document", "duration", "progress_bar", "size", "table", "tell"]
 
 PROGRESS_EVERY_S = 1.0  # in logs
 
@@ -65,16 +66,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def size(size_bytes: float) -> str:
-    """Return bytes in words: 512 B, 2.0 kB, 1.4 GB."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
 def duration(elapsed_s: float) -> str:
     """Return seconds in words: 0.21 s, 14 s, 3 min 5 s."""
     if elapsed_s < 10:
@@ -84,9 +75,17 @@ def duration(elapsed_s: float) -> str:
     return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"
 
 
-def count(number: int, noun: str) -> str:
+def age(elapsed_s: float) -> str:
+    """Return how long ago something was: 40 s ago, 5 min ago, 7 h ago, 12 days ago."""
+    for unit, unit_s in (("days", 86400), ("h", 3600), ("min", 60)):
+        if elapsed_s >= 2 * unit_s:
+            return f"{int(elapsed_s // unit_s)} {unit} ago"
+    return f"{max(0, int(elapsed_s))} s ago"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: 1 sample, 1,797 samples."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} " + (noun if number == 1 else plural or noun + "s")
 
 
 def _event(event: ProgressEvent) -> dict[str, Any]:
