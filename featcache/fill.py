@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -226,16 +228,19 @@ class _Filling:
         # What is derived from a cached set is cheap, and the section that does it does not leave this process.
         own = job.source.reads == "samples"
         owners = {self.sets[place][0] for place in places} if own else set()
-        for receipt in load_engine(self.options.engine if own else "local").run(job, tasks):
-            job.notes += [note for note in receipt.notes if note not in job.notes]
-            for owner in owners:
-                self.timings[owner].add(receipt.timings)
-            for place, shard in zip(places, receipt.shards, strict=True):
-                self.shards[place] += [] if shard is None else [shard]
-            for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
-                self.written[place] += size_bytes
-                self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
-            self._advance((receipt.computed + len(receipt.skipped)) * len(places))
+        receipts = load_engine(self.options.engine if own else "local").run(job, tasks)
+        # An engine ends here after an error, not in whatever thread Python happens to collect it.
+        with closing(receipts) if isinstance(receipts, Generator) else nullcontext():
+            for receipt in receipts:
+                job.notes += [note for note in receipt.notes if note not in job.notes]
+                for owner in owners:
+                    self.timings[owner].add(receipt.timings)
+                for place, shard in zip(places, receipt.shards, strict=True):
+                    self.shards[place] += [] if shard is None else [shard]
+                for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
+                    self.written[place] += size_bytes
+                    self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
+                self._advance((receipt.computed + len(receipt.skipped)) * len(places))
 
     def _advance(self, rows: int) -> None:
         self.done = min(self.done + rows, self.total)

@@ -30,12 +30,12 @@ class Faulty:
             if fault["method"] == method and fault["in"] in path and fault["times"] > 0:
                 fault["times"] -= 1
                 self.seen += 1
-                return self.fail(fault["kind"], environ, start_response)
+                return self.fail(fault["kind"], fault["seconds"], environ, start_response)
         return self.application(environ, start_response)
 
-    def fail(self, kind: str, environ, start_response):
+    def fail(self, kind: str, seconds: float, environ, start_response):
         if kind == "hang":
-            time.sleep(4)
+            time.sleep(seconds)
         if kind in ("500", "hang"):
             start_response("500 Internal Server Error", [("Content-Type", "application/xml")])
             return [b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -31,8 +33,8 @@ class Server:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def fails(self, kind: str, method: str, times: int, within: str = "/") -> None:
-        fault = [{"kind": kind, "method": method, "times": times, "in": within}]
+    def fails(self, kind: str, method: str, times: int, within: str = "/", seconds: float = 4) -> None:
+        fault = [{"kind": kind, "method": method, "times": times, "in": within, "seconds": seconds}]
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/_faults", json.dumps(fault).encode())).read()
 
     @property
@@ -206,6 +208,32 @@ def test_what_was_just_put_is_listed_even_where_the_store_does_not_list_it_yet(m
     storage.write_bytes("sets/a.h5", b"1")
     monkeypatch.setattr(type(storage.files), "ls", lambda *arguments, **options: [])
     assert [entry.name for entry in storage.list("sets")] == ["a.h5"]
+
+
+def test_features_may_be_dropped_in_the_thread_of_the_client_while_it_is_waited_for(
+    server, bucket, made, pairs
+) -> None:
+    """Python collects garbage wherever it happens to be; what is done then must not wait for the client."""
+    import fsspec.asyn
+
+    held = [featcache.extract(made, pairs, bucket)]
+    server.fails("hang", "PUT", 1, "active/uses", seconds=0.5)
+    worker = threading.Thread(target=lambda: held.append(featcache.extract(made, pairs, bucket)), daemon=True)
+    worker.start()
+    while not server.failed:
+        time.sleep(0.01)
+
+    def drop() -> None:
+        held.clear()
+        gc.collect()
+
+    fsspec.asyn.get_loop().call_soon_threadsafe(drop)
+    worker.join(30)
+    assert [len(features) for features in held] == [50]
+    held.clear()
+    gc.collect()
+    kept = featcache.FeatureStore(bucket).gc(delete=True).kept
+    assert not [each for each in kept if "process" in each.reason]
 
 
 def test_a_storage_goes_to_worker_processes(server, bucket, made, pairs) -> None:
