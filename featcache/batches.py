@@ -37,6 +37,7 @@ class Batch:
     rows: Array
     inputs: Inputs
     unreadable: list[Unreadable]
+    decode_s: float = 0.0
 
 
 class SampleBatches:
@@ -64,10 +65,11 @@ class SampleBatches:
         def pinned() -> Iterator[Any]:
             for batches in loader:
                 for batch in batches:
-                    yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, batch.unreadable
+                    told = (batch.unreadable, batch.decode_s)
+                    yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, told
 
-        for rows, inputs, unreadable in transferred(pinned(), self.device):
-            yield Batch(rows, inputs, unreadable)
+        for rows, inputs, (unreadable, decode_s) in transferred(pinned(), self.device):
+            yield Batch(rows, inputs, unreadable, decode_s)
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
@@ -88,13 +90,15 @@ class _InputDataset(Dataset[Any]):
         self.positions = samples.positions()
         self.ids = samples.snapshot().ids
 
-    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any]:
+    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any, float]:
         number, view = row
         position = int(self.positions[number])
+        started_s = time.perf_counter()
         try:
-            return row, self.samples.input(position, view, self.ids[number].tobytes())
+            value = self.samples.input(position, view, self.ids[number].tobytes())
         except OSError as error:  # UnreadableSampleError is one
-            return row, Unreadable(number, self.samples.label(position), str(error))
+            value = Unreadable(number, self.samples.label(position), str(error))
+        return row, value, time.perf_counter() - started_s
 
 
 @dataclass
@@ -109,10 +113,10 @@ class _Collate:
     batch_size: int
     ragged: bool
 
-    def __call__(self, items: list[tuple[tuple[int, int], Any]]) -> list[Batch]:
+    def __call__(self, items: list[tuple[tuple[int, int], Any, float]]) -> list[Batch]:
         """Return the batches of items of :class:`_InputDataset`; the first carries what could not be read."""
-        readable = [(row, value) for row, value in items if not isinstance(value, Unreadable)]
-        unreadable = [value for _, value in items if isinstance(value, Unreadable)]
+        readable = [(row, value) for row, value, _ in items if not isinstance(value, Unreadable)]
+        unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
         batches = []
         if self.ragged:
             groups: dict[Any, list[Any]] = {}
@@ -126,6 +130,7 @@ class _Collate:
         if not batches:
             batches.append(Batch(np.empty((0, 2), dtype=np.int64), None, []))
         batches[0].unreadable = unreadable
+        batches[0].decode_s = sum(seconds for _, _, seconds in items)
         return batches
 
     def _batch(self, items: list[tuple[tuple[int, int], Any]], count: int | None = None) -> Batch:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +41,8 @@ def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_n
 ) -> None:
     assert "not published" in run("nightly_refresh.py", digits, tmp_path, "--least-accuracy", "1.01", expect=1)
     assert not (tmp_path / "published-head").exists()
-    assert "published" in run("nightly_refresh.py", digits, tmp_path)
+    assert "published" in run("nightly_refresh.py", digits, tmp_path, "--export", "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size > 10_000
     assert "nothing new" in run("nightly_refresh.py", digits, tmp_path)
 
 
@@ -59,6 +62,24 @@ def test_every_script_is_short_and_uses_the_public_api_only() -> None:
 
 
 @pytest.mark.slow
+def test_ray_extract(digits: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    assert "1797 computed" in run("ray_extract.py", digits, tmp_path, "--cut", "layer3")
+
+
+def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    options = f"--backbone bundled:resnet-mini --data folder:{image_folder} --cut layer3 --batch-size 4"
+    command = ["make", "-f", ROOT / "pipelines" / "Makefile", "-j", "2", "PARTS=2", f"OPTIONS={options}"]
+    command.append(f"FEATCACHE={sys.executable} -m featcache")
+    for expected in (18, 0):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        receipts = [json.loads((tmp_path / f"receipt-{number}.json").read_text()) for number in (1, 2)]
+        assert sum(report["computed"] for (report,) in receipts) == expected
+
+
 def test_which_layers(digits: Path, tmp_path: Path) -> None:
     words = run("which_layers.py", digits, tmp_path, "--epochs", "3")
     assert "avgpool" in words

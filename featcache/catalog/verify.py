@@ -55,6 +55,7 @@ def verify(store: StoreFiles, repair: bool = False) -> VerifyReport:
     made anew by it and stays. What cannot be read for another reason than damage stays, too.
     """
     checking = _Checking(store, VerifyReport(), repair)
+    store.storage.reread()
     for entry in store.storage.list("sets"):
         checking.set(entry.name)
     for folder in store.storage.list("snapshots"):

@@ -15,6 +15,7 @@ import click
 
 from ..config import Settings
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
+from .logs import log_plainly
 from .output import tell
 
 __all__ = ["cli", "main"]
@@ -119,6 +120,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 143
     except BrokenPipeError:
         return 1
+    finally:
+        log_plainly()
 
 
 @contextmanager

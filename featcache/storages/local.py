@@ -161,6 +161,9 @@ class LocalStorage:
                     removed += 1
         return removed
 
+    def reread(self) -> None:
+        """Do nothing: there are no copies."""
+
     def _at(self, path: str) -> Path:
         return self.root / safe_path(path)
 
