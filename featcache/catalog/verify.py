@@ -83,7 +83,7 @@ class _Checking:
                 raise CorruptError("the recipe does not match the name of its set")
 
         # The shards say themselves whose they are: with the recipe written anew, their rows count again.
-        if not self.store.storage.exists(path) or not self.tried(path, read, lambda: self._drop(path)):
+        if not self.tried(path, read, lambda: self._drop(path)):
             return
         self.report.sets += 1
         feature_set = self.store.set(recipe[0])
@@ -103,10 +103,9 @@ class _Checking:
             self.report.size_bytes += entry.size_bytes
             self._snapshot(f"{folder}/{entry.name}")
         pointer = f"{folder}/latest.json"
-        if storage.exists(pointer):
-            # With one snapshot only there is no doubt which is the latest.
-            mend = (lambda: self._drop(pointer)) if len(files) == 1 else None
-            self.tried(pointer, lambda: self.store.latest_digest(dataset), mend)
+        # With one snapshot only there is no doubt which is the latest.
+        mend = (lambda: self._drop(pointer)) if len(files) == 1 else None
+        self.tried(pointer, lambda: self.store.latest_digest(dataset), mend)
 
     def head(self, name: str) -> None:
         """Check the files of a head."""
