@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import CorruptError, FeatCacheError, StaleError
+from ..example import EXAMPLE_FILE, check_example
 from ..recipe import Recipe
 from ..seal import check_seal
 from ..shard import Shard
@@ -93,6 +94,8 @@ class _Checking:
             self._shard(feature_set, entry.name)
         skipped = f"{feature_set.path}/skipped.json"
         self.tried(skipped, feature_set.skipped, lambda: self._drop(skipped))
+        example = f"{feature_set.path}/{EXAMPLE_FILE}"
+        self.tried(example, lambda: check_example(feature_set), lambda: self._drop(example, "with the next new rows"))
 
     def snapshots(self, dataset: str) -> None:
         """Check each snapshot of a dataset, and the note that says which is the latest."""
@@ -143,9 +146,9 @@ class _Checking:
             return False
         return True
 
-    def _drop(self, path: str) -> str:
+    def _drop(self, path: str, anew: str = "by the next extract") -> str:
         self.store.storage.remove(path)
-        return "removed; the next extract writes it anew"
+        return f"removed; it is written anew {anew}"
 
     def _rewrite(self, feature_set: FeatureSet, name: str, shard: Shard, damaged: list[tuple[int, int]]) -> str:
         """Write the good rows of a shard as a new one, then remove the damaged one; no row is without a shard between."""
