@@ -113,7 +113,7 @@ def check_example(feature_set: FeatureSet) -> None:
         found, written = "", "unreadable"
     if written not in (None, found):  # None: written by the first featcache, which kept no digest
         raise CorruptError(
-            f"{path} in {feature_set.storage.url} is damaged. Run `featcache verify --repair`; it is made anew with the next new rows."
+            f"{path} in {feature_set.storage.url} is damaged. Run `featcache verify --repair`; the next new rows bring a new one."
         )
 
 
