@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-import platform
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +17,7 @@ from .batches import Batch, pieces
 from .buffer import ShardBuffer
 from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
+from .provenance import surroundings
 from .samples import Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
@@ -205,8 +203,8 @@ class ExtractJob:
         ]
 
     def _check_once(self, inputs: Inputs, split: Split) -> None:
-        if split.cut in self.largest_difference:
-            return
+        if split.cut in self.largest_difference or not _any_finite(inputs):
+            return  # samples that prove nothing are refused or skipped one by one
         found = self.largest_difference[split.cut] = self.source.check(inputs, split)
         if found:
             self.notes.append(
@@ -249,7 +247,13 @@ class ExtractJob:
             shard, arrays, rows = None, buffer.arrays(), buffer.rows
             if len(rows):
                 ids = self.snapshot.ids[rows[:, 0]]
-                shard = feature_set.add(ids, rows[:, 1], arrays, self.provenance(feature_set.recipe.cut))
+                told = {
+                    "batch_size": self.batch_size,
+                    "computed_at_once": self._step,
+                    "computed_from": self.source.reads,
+                    "suffix_check": self.largest_difference.get(feature_set.recipe.cut),
+                }
+                shard = feature_set.add(ids, rows[:, 1], arrays, {**surroundings(self.device), **told})
             if noted:
                 feature_set.record_skipped(noted)
             shards.append(shard)
@@ -262,24 +266,9 @@ class ExtractJob:
             task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped), words, took
         )
 
-    def provenance(self, cut: str) -> dict[str, Any]:
-        """Return what is recorded with a shard but not keyed."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor()
-        return {
-            "featcache": version("featcache"),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "python": platform.python_version(),
-            "device": str(self.device),
-            "device_name": name or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "batch_size": self.batch_size,
-            "computed_at_once": self._step,
-            "computed_from": self.source.reads,
-            "suffix_check": self.largest_difference.get(cut),
-            "host": socket.gethostname(),
-            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
+
+def _any_finite(inputs: Inputs) -> bool:
+    return all(bool(torch.isfinite(each).any()) for each in (inputs.values() if isinstance(inputs, dict) else inputs))
 
 
 def _awaited(waiting: Future[Receipt]) -> Receipt:
