@@ -67,12 +67,11 @@ def example_of(samples: Samples) -> Example:
 
 def _padded_example(samples: Samples, longest: Any) -> Example:
     shorter = _half(longest)
+    half = samples.batch([shorter, shorter])
     try:
         inputs = samples.batch([longest, shorter])
     except DataError:  # nothing says how to pad them
-        inputs, half = samples.batch([longest, longest]), samples.batch([shorter, shorter])
-    else:
-        half = samples.batch([shorter, shorter])
+        inputs = samples.batch([longest, longest])
     named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
     halves = half if isinstance(half, dict) else {str(n): value for n, value in enumerate(half)}
     ragged = tuple(name for name, value in named if value.dim() > 1 and value.shape[1] != halves[name].shape[1])

@@ -12,7 +12,7 @@ import numpy as np
 
 from .claims import claim
 from .engines import load_engine
-from .example import example_of, save_example
+from .example import save_example
 from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
@@ -111,7 +111,7 @@ class _Filling:
         if self.total:
             needed_bytes = 0
             if options.store_budget_bytes is not None:
-                inputs = example_of(request.samples).inputs
+                inputs = request.example.inputs
                 self.steps = self._longest(inputs)
                 needed_bytes = sum(new_set_bytes(each, request.snapshot, inputs) for _, each in self.sets)
             needed_bytes += sum(self._needed_bytes(each.recipe, len(rows)) for rows, (_, each) in self._pairs())
@@ -265,7 +265,7 @@ class _Filling:
         return max([TYPICAL_STEPS, *(int(value.shape[1]) for value in values if value.dim() > 1)])
 
     def _prepare(self, destinations: list[Destination]) -> None:
-        example = example_of(self.request.samples)
+        example = self.request.example
         for each in destinations:
             each.feature_set.declare()
             save_example(each.feature_set, example)

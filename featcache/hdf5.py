@@ -9,8 +9,6 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ __all__ = [
 ]
 
 ALIGNMENT_BYTES = 4096
+GROWTH_BYTES = 1 << 22
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_ATTRIBUTES = 64
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -51,24 +50,24 @@ class Stored:
 @contextmanager
 def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
     """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
-    try:
-        with h5py.File(
-            path,
-            "w",
-            libver=("earliest", "v110"),
-            alignment_threshold=ALIGNMENT_BYTES,
-            alignment_interval=ALIGNMENT_BYTES,
-        ) as file:
-            for name, value in attributes.items():
-                # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
-                file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
-            yield file
-    except (OSError, RuntimeError) as error:
-        # HDF5 says only in its text what the operating system said, and of closing a file not even by an OSError.
-        found = re.search(r"errno = (\d+)", str(error))
-        if found is None or (isinstance(error, OSError) and error.errno):
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+    # Made in memory and written by ourselves: after a disk that fills up while HDF5 closes a file, HDF5 crashes later on.
+    with h5py.File(
+        path,
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=GROWTH_BYTES,
+        libver=("earliest", "v110"),
+        alignment_threshold=ALIGNMENT_BYTES,
+        alignment_interval=ALIGNMENT_BYTES,
+    ) as file:
+        for name, value in attributes.items():
+            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
+            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
@@ -91,11 +90,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         raise FileNotFoundError(path)
     if not _readable(path).startswith(SIGNATURE):
         raise _corrupt(path, "it is not an HDF5 file")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError) as error:
-        raise _corrupt(path, "it is not a whole HDF5 file") from error
-    with file:
+    with _opened(path) as file:
         try:
             yield file
         except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
@@ -177,6 +172,17 @@ def _readable(path: Path) -> bytes:
         if isinstance(error, FileNotFoundError):
             raise
         raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
+
+
+def _opened(path: Path, again: bool = True) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError) as error:
+        if not path.exists():  # removed by another process since it was looked at
+            raise FileNotFoundError(path) from error
+        if again:  # it may have been out of sight for a moment
+            return _opened(path, again=False)
+        raise _corrupt(path, "it is not a whole HDF5 file") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:

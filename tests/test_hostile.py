@@ -301,7 +301,7 @@ def test_no_pickle_is_ever_read() -> None:
 
 def test_a_head_cannot_have_code_run_that_came_with_the_store(tmp_path: Path) -> None:
     from featcache import HeadError
-    from featcache.project import load_saved_head
+    from featcache.savedheads import load_saved_head
 
     folder = tmp_path / "s" / "heads" / "mine"
     folder.mkdir(parents=True)

@@ -106,7 +106,7 @@ def test_names_from_the_data_are_shown_as_text_and_never_run(tmp_path, monkeypat
         for each in range(8):
             Image.fromarray(generator.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(root / label / f"{each}.png")
     project = featcache.Project(featcache.Settings("bundled:resnet-mini", f"folder:{root}", str(tmp_path / "s")))
-    project.extract(["layer4"])
+    project.extract("layer4")
     head = featcache.train_head(project.split("layer4"), project.features("layer4"), epochs=1, validation=0.4)
     from featcache.report import html_report
 
