@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from .batches import Batch, pieces
+from .batches import Batch, any_finite, pieces
 from .buffer import ShardBuffer
 from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
@@ -203,7 +203,7 @@ class ExtractJob:
         ]
 
     def _check_once(self, inputs: Inputs, split: Split) -> None:
-        if split.cut in self.largest_difference or not _any_finite(inputs):
+        if split.cut in self.largest_difference or not any_finite(inputs):
             return  # samples that prove nothing are refused or skipped one by one
         found = self.largest_difference[split.cut] = self.source.check(inputs, split)
         if found:
@@ -247,13 +247,7 @@ class ExtractJob:
             shard, arrays, rows = None, buffer.arrays(), buffer.rows
             if len(rows):
                 ids = self.snapshot.ids[rows[:, 0]]
-                told = {
-                    "batch_size": self.batch_size,
-                    "computed_at_once": self._step,
-                    "computed_from": self.source.reads,
-                    "suffix_check": self.largest_difference.get(feature_set.recipe.cut),
-                }
-                shard = feature_set.add(ids, rows[:, 1], arrays, {**surroundings(self.device), **told})
+                shard = feature_set.add(ids, rows[:, 1], arrays, self.provenance(feature_set.recipe.cut))
             if noted:
                 feature_set.record_skipped(noted)
             shards.append(shard)
@@ -266,9 +260,15 @@ class ExtractJob:
             task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped), words, took
         )
 
-
-def _any_finite(inputs: Inputs) -> bool:
-    return all(bool(torch.isfinite(each).any()) for each in (inputs.values() if isinstance(inputs, dict) else inputs))
+    def provenance(self, cut: str) -> dict[str, Any]:
+        """Return what is recorded with a shard but not keyed."""
+        return {
+            **surroundings(self.device),
+            "batch_size": self.batch_size,
+            "computed_at_once": self._step,
+            "computed_from": self.source.reads,
+            "suffix_check": self.largest_difference.get(cut),
+        }
 
 
 def _awaited(waiting: Future[Receipt]) -> Receipt:
