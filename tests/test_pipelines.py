@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -40,6 +42,30 @@ def test_linear_probe(digits: Path, tmp_path: Path) -> None:
 def test_train_suffix(digits: Path, tmp_path: Path) -> None:
     words = run("train_suffix.py", digits, tmp_path, "--epochs", "4")
     assert float(words.rsplit("test accuracy ", 1)[1].split(" %")[0]) > 97
+
+
+def test_two_processes_learn_what_one_learns(digits: Path, tmp_path: Path) -> None:
+    given = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{digits}", "--cut", "layer3"]
+    extract = [sys.executable, "-m", "featcache", "extract", *given, "--store", "store"]
+    subprocess.run(extract, cwd=tmp_path, capture_output=True, check=True, env=ENVIRONMENT)
+    options = [*given, "--store", "store", "--epochs", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    learned = {}
+    for name, before in {"one": [], "two": torchrun}.items():
+        command = [
+            sys.executable,
+            *before,
+            ROOT / "pipelines" / "ddp_train.py",
+            *options,
+            "--out",
+            f"{name}.safetensors",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout.split("test accuracy ")[1].split(" %")[0]) > 85
+        learned[name] = load_file(tmp_path / f"{name}.safetensors")
+    for name, values in learned["one"].items():
+        assert torch.allclose(values, learned["two"][name], atol=1e-5), name
 
 
 def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_new(
