@@ -19,7 +19,7 @@ from .stacking import length_of
 if TYPE_CHECKING:
     from .split import Split
 
-__all__ = ["Batch", "SampleBatches", "default_workers", "pieces"]
+__all__ = ["Batch", "SampleBatches", "any_finite", "default_workers", "pieces"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
@@ -152,6 +152,11 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     if elapsed_s < WORTH_WORKERS_S:
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
+
+
+def any_finite(inputs: Inputs) -> bool:
+    """Return whether there is a value in each of the inputs that is neither NaN nor infinite."""
+    return all(bool(torch.isfinite(each).any()) for each in (inputs.values() if isinstance(inputs, dict) else inputs))
 
 
 def pieces(inputs: Inputs, step: int) -> list[Inputs]:

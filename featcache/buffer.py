@@ -43,12 +43,14 @@ class ShardBuffer:
 
         Those are left out.
         """
-        arrays = {}
+        arrays, bad = {}, np.zeros(len(rows), dtype=bool)
         for spec in self.recipe.frontier:
             tensor = features[spec.name][: len(rows)]
             known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            arrays[spec.name] = self._codec.encode(known.numpy())
-        bad = _non_finite_rows(arrays)
+            values = known.numpy()
+            arrays[spec.name] = stored = self._codec.encode(values)
+            # Rounding can make infinity of a value; of what is stored as a whole number the value itself is looked at.
+            bad |= _non_finite_rows(stored if stored.dtype.kind == "f" else values)
         if bad.any():
             rows, arrays = rows[~bad], {name: values[~bad] for name, values in arrays.items()}
         start, stop = self._count, self._count + len(rows)
@@ -70,15 +72,13 @@ class ShardBuffer:
         return made
 
 
-def _non_finite_rows(arrays: dict[str, Array]) -> Array:
-    count = len(next(iter(arrays.values())))
-    bad = np.zeros(count, dtype=bool)
-    for values in arrays.values():
-        if values.dtype.kind != "f":
-            continue
-        with np.errstate(all="ignore"):
-            # A sum is finite only if all of its terms are; it costs one pass and no memory.
-            if np.isfinite(values.sum(dtype=np.float64)):
-                continue
-        bad |= ~np.isfinite(values).reshape(count, -1).all(axis=1)
+def _non_finite_rows(values: Array) -> Array:
+    count = len(values)
+    if values.dtype.kind != "f":
+        return np.zeros(count, dtype=bool)
+    with np.errstate(all="ignore"):
+        # A sum is finite only if all of its terms are; it costs one pass and no memory.
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return np.zeros(count, dtype=bool)
+    bad: Array = np.logical_not(np.isfinite(values).reshape(count, -1).all(axis=1))
     return bad

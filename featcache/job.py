@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import logging
-import platform
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from .batches import Batch, pieces
+from .batches import Batch, any_finite, pieces
 from .buffer import ShardBuffer
 from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
+from .provenance import surroundings
 from .samples import Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
@@ -205,8 +203,8 @@ class ExtractJob:
         ]
 
     def _check_once(self, inputs: Inputs, split: Split) -> None:
-        if split.cut in self.largest_difference:
-            return
+        if split.cut in self.largest_difference or not any_finite(inputs):
+            return  # samples that prove nothing are refused or skipped one by one
         found = self.largest_difference[split.cut] = self.source.check(inputs, split)
         if found:
             self.notes.append(
@@ -264,21 +262,12 @@ class ExtractJob:
 
     def provenance(self, cut: str) -> dict[str, Any]:
         """Return what is recorded with a shard but not keyed."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor()
         return {
-            "featcache": version("featcache"),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "python": platform.python_version(),
-            "device": str(self.device),
-            "device_name": name or platform.machine(),
-            "threads": torch.get_num_threads(),
+            **surroundings(self.device),
             "batch_size": self.batch_size,
             "computed_at_once": self._step,
             "computed_from": self.source.reads,
             "suffix_check": self.largest_difference.get(cut),
-            "host": socket.gethostname(),
-            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .head import TrainedHead, train_head
-from .kinds import HeadKind, HeadParts, head_kinds
+from .kinds import HeadKind, HeadParts, LinearHead, head_kinds
 from .load import load_head, read_head
 from .merge import differing_layers, merge
 from .metrics import DenseMetrics, EpochRecord, Metrics, MultiLabelMetrics, RegressionMetrics
@@ -17,6 +17,7 @@ __all__ = [
     "EpochRecord",
     "HeadKind",
     "HeadParts",
+    "LinearHead",
     "Metrics",
     "MultiLabelMetrics",
     "Predictions",

@@ -168,9 +168,12 @@ class RemoteStorage:
                     self._listed[f"{prefix}{entry.name}"] = info
         for put, (at_s, entry) in list(self._put.items()):
             if time.time() - at_s > LISTED_AFTER_S:
-                del self._put[put]
-            elif put == f"{prefix}{entry.name}":
-                found.setdefault(entry.name, entry)
+                self._put.pop(put, None)
+            elif put == f"{prefix}{entry.name}" and entry.name not in found:
+                try:  # either the listing is late, or someone has removed it since
+                    found[entry.name] = _entry(self._info(put))
+                except FileNotFoundError:
+                    self._put.pop(put, None)
         return sorted(found.values(), key=lambda entry: entry.name)
 
     def free_bytes(self) -> int | None:
