@@ -32,6 +32,7 @@ class Settings:
     batch_size: int = 64
     device: str | None = None
     dtype: str = "float32"
+    codec: str | None = None
     pool: str | None = None
     views: int = 1
     augment: str | None = None

@@ -44,6 +44,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     batch_size: int = 64,
     device: str | None = None,
     dtype: str = "float32",
+    codec: str | None = None,
     pool: str | None = None,
     views: int = 1,
     augment: Callable[[Any], Any] | str | None = None,
@@ -60,16 +61,18 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
 
     ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts they are computed in one
     pass over the data, and ``{cut: Features}`` is returned. ``dataset`` is a map-style dataset of (input, target), or a
-    specification such as ``"folder:photos"``. ``dtype`` is the stored precision; ``pool`` stores one vector a sample
-    instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample are stored
-    beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by need),
-    ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the dataset's
-    snapshots. Rows are derived from a cached set at a shallower cut where that gives the same values and is not slower;
-    ``from_lossy`` derives from a rounded one, which makes another recipe. ``features.report`` says what was done.
+    specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
+    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``pool`` stores one
+    vector a sample instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample
+    are stored beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by
+    need), ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the
+    dataset's snapshots. Rows are derived from a cached set at a shallower cut where that gives the same values and is not
+    slower; ``from_lossy`` derives from a rounded one, which makes another recipe. ``features.report`` says what was done.
 
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
+    from .compressed import check_compression
     from .derive import lossy_recipe
     from .devices import pick_device
     from .features import Features
@@ -78,6 +81,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     started_s = time.perf_counter()
     _check_options(batch_size, shard_bytes, on_error, workers)
     load_engine(engine)
+    check_compression(codec)
     where = pick_device(device)
     if name is not None:
         check_name(name, "dataset")
@@ -101,7 +105,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
         request = replace(request, recipes=tuple(lossy_recipe(recipe, files) for recipe in request.recipes))
     files.create()
     remember_files(request.samples, files)
-    options = FillOptions(batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress)
+    options = FillOptions(batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress, codec)
     reports = fill(request, files, options)
     files.save_snapshot(request.snapshot)
     made = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class FillOptions:
     workers: int | None
     skip: bool
     progress: ProgressCallback
+    compression: str | None = None
 
 
 def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[ExtractReport]:
@@ -130,7 +132,7 @@ class _Filling:
             Destination(self.request.splits[number], each) for number, each in (self.sets[p] for p in places)
         ]
         self._prepare(destinations)
-        largest = max(stored_row_bytes(each.feature_set.recipe) for each in destinations)
+        largest = max(_buffered_row_bytes(each.feature_set.recipe) for each in destinations)
         count = (
             max(1, min(options.shard_bytes // max(1, largest), MAX_SHARD_ROWS) // options.batch_size)
             * options.batch_size
@@ -140,7 +142,9 @@ class _Filling:
             Task(number, rows[start : start + count], everywhere)
             for number, start in enumerate(range(0, len(rows), count))
         ]
-        job = ExtractJob(source, destinations, snapshot, options.device, options.batch_size, options.skip)
+        job = ExtractJob(
+            source, destinations, snapshot, options.device, options.batch_size, options.skip, options.compression
+        )
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
         for receipt in load_engine(options.engine).run(job, tasks):
             self.done += (receipt.computed + len(receipt.skipped)) * len(places)
@@ -190,10 +194,21 @@ class _Filling:
 
 
 def stored_row_bytes(recipe: Recipe) -> int:
-    """Return the bytes that one row of a set takes on disk; a guess where samples vary in length."""
+    """Return the bytes that one row of a set takes on disk, uncompressed; a guess where samples vary in length."""
     codec = load_codec(recipe.dtype)
-    sizes = [int(np.prod(spec.value_shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier]
-    return sum(size * (TYPICAL_STEPS if spec.ragged else 1) for size, spec in zip(sizes, recipe.frontier, strict=True))
+    return sum(
+        math.prod(codec.storage_shape(spec.value_shape, spec.dtype))
+        * codec.storage_dtype(spec.dtype).itemsize
+        * (TYPICAL_STEPS if spec.ragged else 1)
+        for spec in recipe.frontier
+    )
+
+
+def _buffered_row_bytes(recipe: Recipe) -> int:
+    """Return the bytes that one row takes in memory until its shard is written: scaled precisions wait for all rows."""
+    if not load_codec(recipe.dtype).scaled:
+        return stored_row_bytes(recipe)
+    return sum(spec.size_bytes * (TYPICAL_STEPS if spec.ragged else 1) for spec in recipe.frontier)
 
 
 def _check_free_space(store: StoreFiles, needed_bytes: int) -> None:

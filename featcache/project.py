@@ -189,6 +189,7 @@ class Project:
                 batch_size=settings.batch_size,
                 device=settings.device,
                 dtype=settings.dtype,
+                codec=settings.codec,
                 pool=settings.pool,
                 views=settings.views,
                 from_lossy=settings.from_lossy,

@@ -3,68 +3,67 @@
 ``/features/<name>`` (rows, …), ``/ids`` (rows, 16), ``/views`` (rows,), ``/checksums/<name>`` (blocks,) and the root
 attributes ``format``, ``recipe``, ``block_rows`` and ``provenance``. Where samples vary in length, ``/features/<name>``
 holds their steps one sample after another, ``/ends/<name>`` (rows,) where each sample's steps end, and the attribute
-``block_steps`` how many steps a checksum covers. The file's name is the digest of its ids, views, ends and block
-checksums, so that every byte that is ever read back is covered by the name.
+``block_steps`` how many steps a checksum covers. A precision with scales keeps them in ``/scales/<name>``. Features
+may be compressed, a chunk a block; checksums are of what was compressed. The file's name is the digest of its ids,
+views, ends, scales and block checksums, so that every byte that is ever read back is covered by the name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from .blocks import Ragged, block_checksums, block_of, checksum, last_end
 from .codecs import load_codec
+from .compressed import CompressedArray, compressed_chunks
 from .errors import CorruptError
-from .hdf5 import create_file, map_array, open_file, read_array, read_attributes, stored, write_array
+from .hdf5 import (
+    Stored,
+    StoredChunks,
+    create_file,
+    map_array,
+    open_file,
+    read_array,
+    read_attributes,
+    stored,
+    stored_chunks,
+    write_array,
+    write_chunks,
+)
 from .recipe import Recipe
 
 __all__ = ["SHARD_FORMAT", "Ragged", "Shard", "block_checksums", "read_ids", "shard_digest", "write_shard"]
 
 SHARD_FORMAT = "featcache-shard-1"
-BLOCK_BYTES = 256 * 1024
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Ragged:
-    """Values of samples that vary in length: all steps one after another (steps, …), and where each sample's end (n,)."""
-
-    values: Array
-    ends: Array
-
-    @classmethod
-    def of(cls, rows: Sequence[Array]) -> Ragged:
-        """Return the values of single samples, joined."""
-        return cls(np.concatenate(rows), np.cumsum([len(row) for row in rows], dtype="<i8"))
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all values."""
-        return int(self.values.nbytes)
-
-
 @dataclass
 class Shard:
-    """The rows of one shard, opened: memory-mapped features by name, whose blocks are checked on first touch.
+    """The rows of one shard, opened: features by name, whose blocks are checked on first touch, or when they are decoded.
 
-    ``ends`` says of tensors of varying length where in ``features`` each row's steps end.
+    They are memory maps, or arrays of compressed chunks. ``ends`` says of tensors of varying length where in
+    ``features`` each row's steps end.
     """
 
     path: Path
     ids: Array
     views: Array
     provenance: dict[str, Any]
-    features: dict[str, Array]
+    features: dict[str, Array | CompressedArray]
     checksums: dict[str, Array]
     blocks: dict[str, int]
     ends: dict[str, Array] = field(default_factory=dict)
+    scales: dict[str, Array] = field(default_factory=dict)
+    places: dict[str, Stored | StoredChunks] = field(default_factory=dict, repr=False)
     _checked: dict[str, Array] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,33 +81,54 @@ class Shard:
         with open_file(path) as file:
             attributes = read_attributes(file)
             ids, views = _header(path, file, attributes, recipe.fingerprint)
-            places, checksums, ends, blocks = {}, {}, {}, {}
+            places: dict[str, Stored | StoredChunks] = {}
+            checksums, ends, blocks, scales = {}, {}, {}, {}
             for spec in recipe.frontier:
-                place = stored(file, f"features/{spec.name}", codec.storage_dtype(spec.dtype))
+                dtype = codec.storage_dtype(spec.dtype)
+                chunks = stored_chunks(file, f"features/{spec.name}", dtype)
+                place = stored(file, f"features/{spec.name}", dtype) if chunks is None else chunks
+                shape = codec.storage_shape(spec.value_shape, spec.dtype)
                 count = len(ids)
                 if spec.ragged:
                     ends[spec.name] = read_array(file, f"ends/{spec.name}", np.dtype("<i8"), rank=1)
-                    count = _last_end(path, ends[spec.name], len(ids))
-                if place.shape != (count, *spec.value_shape):
+                    count = last_end(ends[spec.name], len(ids))
+                if place.shape != (count, *shape):
                     raise CorruptError(
-                        f"{path} cannot be trusted: {spec.name!r} has shape {place.shape} where "
-                        f"{(count, *spec.value_shape)} belongs. Delete the file to have its rows recomputed."
+                        f"{path} cannot be trusted: {spec.name!r} has shape {place.shape} where {(count, *shape)} "
+                        "belongs. Delete the file to have its rows recomputed."
                     )
+                if codec.scaled and not codec.is_exact(spec.dtype):
+                    scales[spec.name] = read_array(file, f"scales/{spec.name}", np.dtype("<f4"), rank=2)
                 places[spec.name] = place
                 checksums[spec.name] = read_array(file, f"checksums/{spec.name}", np.dtype("<u8"), rank=1)
                 blocks[spec.name] = _block_size(path, attributes, "block_steps" if spec.ragged else "block_rows")
-        if shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends) != path.stem:
+                if chunks is not None and chunks.chunk_rows != min(blocks[spec.name], count):
+                    raise CorruptError(
+                        f"{path} cannot be trusted: {spec.name!r} has chunks of {chunks.chunk_rows} rows. Delete it to "
+                        "have its rows recomputed."
+                    )
+        if shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends, scales) != path.stem:
             raise CorruptError(
                 f"{path} is damaged: its ids, views or checksums do not match its name. "
                 "Run `featcache verify`; delete the file to have its rows recomputed."
             )
-        features = {name: map_array(path, place) for name, place in places.items()}
-        return cls(path, ids, views, _provenance(attributes), features, checksums, blocks, ends)
+        features: dict[str, Array | CompressedArray] = {}
+        for name, place in places.items():
+            if isinstance(place, Stored):
+                features[name] = map_array(path, place)
+            else:
+                features[name] = CompressedArray(path, place, _block_check(path, checksums[name], place.chunk_rows))
+        return cls(path, ids, views, _provenance(attributes), features, checksums, blocks, ends, scales, places)
 
     def check(self, rows: Array | None = None) -> None:
-        """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged."""
-        for name in self.features:
+        """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged.
+
+        Compressed ones are checked whenever they are decoded, so only a check of all rows decodes them here.
+        """
+        for name, values in self.features.items():
             checked = self._checked[name]
+            if rows is not None and isinstance(values, CompressedArray):
+                continue
             touched = np.arange(len(checked)) if rows is None else self._blocks_of(name, rows)
             touched = touched[~checked[touched]]
             if not len(touched):
@@ -116,12 +136,19 @@ class Shard:
             blocks = np.unique(touched)
             bad = self._damaged_blocks(name, blocks)
             if len(bad):
-                first, last = self._rows_of(name, int(bad[0]))
-                raise CorruptError(
-                    f"{self.path} is damaged: rows {first} to {last - 1} do not match their checksum. "
-                    "Run `featcache verify`; delete the file to have its rows recomputed."
-                )
+                raise _damaged(self.path, *self._rows_of(name, int(bad[0])))
             checked[blocks] = True
+
+    def read_ahead(self, rows: Array) -> None:
+        """Have the operating system begin to read the blocks that hold ``rows`` from the disk, where it can."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        with self.path.open("rb") as file:
+            for name, place in self.places.items():
+                blocks = np.unique(self._blocks_of(name, rows))
+                for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1):
+                    start, stop = place.span_bytes(int(run[0]), int(run[-1]) + 1, self.blocks[name])
+                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
@@ -151,11 +178,15 @@ class Shard:
 
     def _damaged_blocks(self, name: str, blocks: Array) -> Array:
         values, expected, size = self.features[name], self.checksums[name], self.blocks[name]
-        bad = [
-            block
-            for block in blocks.tolist()
-            if block >= len(expected) or _checksum(values[block * size : (block + 1) * size]) != expected[block]
-        ]
+        bad = []
+        for block in blocks.tolist():
+            if isinstance(values, CompressedArray):
+                try:
+                    values.chunk(block)
+                except CorruptError:
+                    bad.append(block)
+            elif block >= len(expected) or checksum(values[block * size : (block + 1) * size]) != expected[block]:
+                bad.append(block)
         return np.array(bad, dtype=np.int64)
 
 
@@ -166,12 +197,15 @@ def write_shard(
     views: Array,
     features: Mapping[str, Array | Ragged],
     provenance: Mapping[str, Any],
+    scales: Mapping[str, Array] | None = None,
+    compression: str | None = None,
 ) -> str:
-    """Write encoded rows to a new file and return the digest that names the shard."""
+    """Write encoded rows to a new file and return the digest that names the shard; ``compression`` does not change it."""
+    scales = scales or {}
     fixed = [values for values in features.values() if isinstance(values, np.ndarray)]
     ragged = {name: values for name, values in features.items() if isinstance(values, Ragged)}
-    block_rows = _block_of(fixed)
-    block_steps = _block_of([values.values for values in ragged.values()])
+    block_rows = block_of(fixed)
+    block_steps = block_of([values.values for values in ragged.values()])
     arrays = {name: values.values if isinstance(values, Ragged) else values for name, values in features.items()}
     blocks = {name: block_steps if name in ragged else block_rows for name in features}
     checksums = {name: block_checksums(values, blocks[name]) for name, values in arrays.items()}
@@ -188,23 +222,25 @@ def write_shard(
         write_array(file, "ids", ids)
         write_array(file, "views", views)
         for name, values in arrays.items():
-            write_array(file, f"features/{name}", values)
+            if compression is None or not values.size:
+                write_array(file, f"features/{name}", values)
+            else:
+                rows = min(blocks[name], len(values))
+                write_chunks(
+                    file, f"features/{name}", values.shape, values.dtype, rows, compressed_chunks(values, rows)
+                )
             write_array(file, f"checksums/{name}", checksums[name])
         for name, each in ends.items():
             write_array(file, f"ends/{name}", each)
-    return shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends)
+        for name, each in scales.items():
+            write_array(file, f"scales/{name}", each)
+    return shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends, scales)
 
 
 def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
     """Return the sample ids (rows, 16) and views (rows,) of a shard, without touching its features."""
     with open_file(path) as file:
         return _header(path, file, read_attributes(file), fingerprint)
-
-
-def block_checksums(values: Array, block: int) -> Array:
-    """Return the xxh3-64 checksum of every run of ``block`` rows, or steps."""
-    starts = range(0, len(values), block)
-    return np.array([_checksum(values[start : start + block]) for start in starts], dtype="<u8")
 
 
 def shard_digest(
@@ -214,6 +250,7 @@ def shard_digest(
     blocks: Mapping[str, int],
     checksums: Mapping[str, Array],
     ends: Mapping[str, Array],
+    scales: Mapping[str, Array],
 ) -> str:
     """Return the name of a shard with this content: 32 hexadecimal characters."""
     digest = hashlib.sha256(f"{SHARD_FORMAT}:{fingerprint}".encode())
@@ -224,12 +261,24 @@ def shard_digest(
         digest.update(checksums[name].tobytes())
         if name in ends:
             digest.update(b"\0ends\0" + ends[name].tobytes())
+        if name in scales:
+            digest.update(b"\0scales\0" + scales[name].tobytes())
     return digest.hexdigest()[:32]
 
 
-def _block_of(arrays: Sequence[Array]) -> int:
-    row_bytes = max([1, *(values[:1].nbytes for values in arrays)])
-    return max(1, BLOCK_BYTES // row_bytes)
+def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int, Array], None]:
+    def check(number: int, values: Array) -> None:
+        if number >= len(expected) or not len(values) or checksum(values) != expected[number]:
+            raise _damaged(path, number * chunk_rows, (number + 1) * chunk_rows)
+
+    return check
+
+
+def _damaged(path: Path, first: int, last: int) -> CorruptError:
+    return CorruptError(
+        f"{path} is damaged: rows {first} to {last - 1} do not match their checksum. "
+        "Run `featcache verify`; delete the file to have its rows recomputed."
+    )
 
 
 def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
@@ -237,19 +286,6 @@ def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
     if not isinstance(size, int) or size < 1:
         raise CorruptError(f"{path} is damaged: its {name} is {size!r}. Delete it to have its rows recomputed.")
     return size
-
-
-def _last_end(path: Path, ends: Array, rows: int) -> int:
-    """Return the number of steps in all; raises :class:`CorruptError` where the ends could lead out of the file."""
-    if len(ends) != rows or (rows and (ends[0] < 0 or (np.diff(ends) < 0).any())):
-        raise CorruptError(
-            f"{path} is damaged: the ends of its rows do not rise. Delete it to have its rows recomputed."
-        )
-    return int(ends[-1]) if rows else 0
-
-
-def _checksum(values: Array) -> int:
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
 
 
 def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str) -> tuple[Array, Array]:
