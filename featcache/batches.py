@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .devices import transferred
+from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
 from .stacking import length_of
 
@@ -44,8 +45,9 @@ class SampleBatches:
 
     reads = "samples"
 
-    def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device) -> None:
+    def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device, numerics: str) -> None:
         self.samples, self.batch_size, self.workers, self.device = samples, batch_size, workers, device
+        self._prefixes = PrefixRunner(numerics)
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
         """Yield the batches of each run of rows (k, 2), run by run."""
@@ -71,9 +73,7 @@ class SampleBatches:
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
-        from .split import prefixes
-
-        return prefixes(splits, **inputs) if isinstance(inputs, dict) else prefixes(splits, *inputs)
+        return self._prefixes.run(inputs, splits)
 
     def check(self, inputs: Inputs, split: Split) -> float:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""

@@ -33,6 +33,7 @@ class Settings:
     device: str | None = None
     dtype: str = "float32"
     codec: str | None = None
+    numerics: str = "exact"
     pool: str | None = None
     views: int = 1
     augment: str | None = None

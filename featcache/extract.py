@@ -45,6 +45,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     device: str | None = None,
     dtype: str = "float32",
     codec: str | None = None,
+    numerics: str = "exact",
     pool: str | None = None,
     views: int = 1,
     augment: Callable[[Any], Any] | str | None = None,
@@ -62,7 +63,8 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts they are computed in one
     pass over the data, and ``{cut: Features}`` is returned. ``dataset`` is a map-style dataset of (input, target), or a
     specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
-    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``pool`` stores one
+    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics``
+    is "exact", "fast" (the same within rounding) or "bf16" (autocast). ``pool`` stores one
     vector a sample instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample
     are stored beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by
     need), ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the
@@ -77,11 +79,13 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     from .devices import pick_device
     from .features import Features
     from .fill import FillOptions, fill
+    from .numerics import check_numerics
 
     started_s = time.perf_counter()
     _check_options(batch_size, shard_bytes, on_error, workers)
     load_engine(engine)
     check_compression(codec)
+    check_numerics(numerics)
     where = pick_device(device)
     if name is not None:
         check_name(name, "dataset")
@@ -97,6 +101,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
         views=views,
         augment=load_augment(augment) if isinstance(augment, str) else augment,
         seed=seed,
+        numerics=numerics,
         name=name,
         skip_unreadable=on_error == "skip",
         progress=progress,

@@ -109,7 +109,11 @@ class _Filling:
             workers = (
                 default_workers(samples, len(rows), options.device) if options.workers is None else options.workers
             )
-            self._run(SampleBatches(samples, options.batch_size, workers, options.device), places, rows)
+            self._run(
+                SampleBatches(samples, options.batch_size, workers, options.device, self.request.stored.numerics),
+                places,
+                rows,
+            )
 
     def _groups(self) -> list[tuple[list[int], Array]]:
         """Return the missing rows by the sets that lack them."""

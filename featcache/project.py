@@ -125,7 +125,7 @@ class Project:
         """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
         known = self._known_recipe(cut)
         if known is None:
-            stored = Stored(self.settings.dtype, self.settings.pool)
+            stored = Stored(self.settings.dtype, self.settings.pool, numerics=self.settings.numerics)
             made = make_recipe(self.split(cut), self.samples, stored)
             self._remember(self._memory_path(cut), made)
             return self._known_recipe(cut, made) or made
@@ -190,6 +190,7 @@ class Project:
                 device=settings.device,
                 dtype=settings.dtype,
                 codec=settings.codec,
+                numerics=settings.numerics,
                 pool=settings.pool,
                 views=settings.views,
                 from_lossy=settings.from_lossy,
@@ -281,6 +282,7 @@ class Project:
             "cut": cut,
             "data": settings.data,
             "dtype": settings.dtype,
+            "numerics": settings.numerics,
             "pool": settings.pool,
             "image_size": settings.image_size,
             "versions": versions(*VERSIONS),

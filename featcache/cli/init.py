@@ -22,6 +22,7 @@ store = "features"
 # batch-size = 64
 # device = "auto"            # cpu, cuda, cuda:1, mps
 # dtype = "float32"          # or float16: half the bytes; also bfloat16, float8_e4m3, float8_e5m2, int8, int4
+# numerics = "exact"         # or fast, or bf16
 # codec = "zstd"             # compress without loss (extra: compress)
 
 [train-head]

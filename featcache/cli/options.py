@@ -87,6 +87,12 @@ def project_options(function: Function) -> Function:
             show_default=True,
             help="Stored precision: float32, float16, bfloat16, float8_e4m3, float8_e5m2, int8 or int4.",
         ),
+        click.option(
+            "--numerics",
+            default="exact",
+            show_default=True,
+            help="exact, fast (channels last, BatchNorm folded: within rounding) or bf16 (autocast).",
+        ),
         click.option("--codec", metavar="NAME", help="Compress without loss: zstd.  [default: not]"),
         click.option(
             "--pool",
