@@ -34,7 +34,7 @@ class PrefixRunner:
 
     ``fast`` puts images and convolutions in channels-last order and folds each BatchNorm into the convolution before it;
     where that does not agree with the model within 1e-4 on the first batch, it keeps the order alone, or nothing.
-    ``bf16`` is autocast to bfloat16 in channels-last order.
+    ``bf16`` runs the same under autocast to bfloat16.
     """
 
     def __init__(self, numerics: str = "exact") -> None:
@@ -63,11 +63,9 @@ class PrefixRunner:
         """Return a copy of the model whose prefix runs faster, proven on a batch; the model itself where none is."""
         model = splits[0].model
         ordered = _in_channels_last(copy.deepcopy(model))
-        if self.numerics == "bf16":
-            return ordered
-        expected = _run(model, inputs, splits)
+        expected, given = _run(model, inputs, splits), _channels_last(inputs)
         for candidate in (_folded(ordered, inputs, splits), ordered):
-            if candidate is not None and _agree(expected, self._computed(candidate, inputs, splits)):
+            if candidate is not None and _agree(expected, _run(candidate, given, splits)):
                 return candidate
         return model
 
