@@ -185,7 +185,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     def loader(
         self,
         batch_size: int,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         seed: int = 0,
         device: str | torch.device | None = "cpu",
         rank: int = 0,
@@ -197,7 +197,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         The order of an epoch depends on ``seed`` and the number of the epoch alone. Where random views are stored, each
         row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of
         ``world_size`` processes, each gets every ``world_size``-th row, padded by repetition to equal counts, as torch's
-        DistributedSampler does.
+        DistributedSampler does. What exceeds the free memory is shuffled by blocks (:class:`FeatureLoader`);
+        ``shuffle="full"`` and ``shuffle="blocks"`` do not ask the memory.
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
@@ -206,6 +207,18 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if all(isinstance(rows, ResidentRows) for rows in self._rows):
             return self
         return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
+
+    def held(self, indices: Array, views: Array | None = None) -> Features:
+        """Return some rows, whose length does not vary, held in memory: each in one view, chosen as in :meth:`batch`."""
+        part = self.subset(indices)
+        frontier, _ = self.batch(indices, None if views is None else views[indices])
+        values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
+        return part._in_memory([ResidentRows(values)], self.frontier)
+
+    def read_ahead(self, indices: Array) -> None:
+        """Have the operating system begin to read some rows, of the plain view, from the disk."""
+        if isinstance(self._rows[0], ShardRows):
+            self._rows[0].read_ahead(self._positions[indices])
 
     @property
     def fits_in_memory(self) -> bool:
