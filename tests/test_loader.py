@@ -22,7 +22,7 @@ def many(net, tmp_path) -> featcache.Features:
 @pytest.fixture
 def small_windows(monkeypatch) -> None:
     monkeypatch.setattr("featcache.loader.BLOCK_ROWS", 16)
-    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 4)
+    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 8)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_larger_than_memory_every_row_comes_once_an_epoch_in_the_order_that_is_t
 
 def test_blocks_are_mixed_within_windows_and_stay_whole(many, small_windows) -> None:
     order = many.loader(8, shuffle="blocks").order(0)
-    for start in range(0, 192, 64):
-        window = order[start : start + 64]
+    for start in range(0, 256, 128):
+        window = order[start : start + 128]
         assert (
             len(np.unique(window // 16)) <= 6
         )  # the last block of the set is not full, so windows begin and end within one
