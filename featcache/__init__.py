@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         merge,
         predict,
         train_head,
+        train_heads,
     )
     from .progress import ProgressEvent
     from .project import Project
@@ -109,6 +110,7 @@ __all__ = [
     "split",
     "train_freezing",
     "train_head",
+    "train_heads",
     "train_unfreezing",
 ]
 
@@ -132,6 +134,7 @@ _HOMES = {
         "merge",
         "predict",
         "train_head",
+        "train_heads",
     ),
     "progress": ("ProgressEvent",),
     "project": ("Project",),
