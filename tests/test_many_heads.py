@@ -14,11 +14,6 @@ GRID = [
     for decay in (0.0, 0.3)
     for seed in (0, 5)
 ]
-    {"learning_rate": rate, "weight_decay": decay, "seed": seed}
-    for rate in (0.003, 0.1)
-    for decay in (0.0, 0.3)
-    for seed in (0, 5)
-]
 
 
 @pytest.mark.parametrize(
