@@ -132,7 +132,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = _opened(path)
     except OSError as error:
         raise _corrupt(path, "it is not a whole HDF5 file") from error
     with file:
@@ -142,6 +142,15 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             raise
         except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")  # the caller has it open with locks, and one process must agree with itself
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
