@@ -234,7 +234,8 @@ def _take(values: Array | CompressedArray, rows: Array) -> Array:
         raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
     if isinstance(values, CompressedArray):
         return values.take(rows)
-    gathered = np.empty((len(rows), *values.shape[1:]), values.dtype)
+    # In torch's memory, which is kept from batch to batch where numpy's is asked for anew.
+    gathered: Array = torch.empty((len(rows), *values.shape[1:]), dtype=torch.from_numpy(values[:0]).dtype).numpy()
     np.take(values, rows, axis=0, out=gathered, mode="clip")
     return gathered
 
