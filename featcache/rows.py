@@ -235,9 +235,13 @@ def _take(values: Array | CompressedArray, rows: Array) -> Array:
     if isinstance(values, CompressedArray):
         return values.take(rows)
     # In torch's memory, which is kept from batch to batch where numpy's is asked for anew.
-    gathered: Array = torch.empty((len(rows), *values.shape[1:]), dtype=torch.from_numpy(values[:0]).dtype).numpy()
+    gathered: Array = torch.empty((len(rows), *values.shape[1:]), dtype=_torch_dtype(values.dtype)).numpy()
     np.take(values, rows, axis=0, out=gathered, mode="clip")
     return gathered
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def _take_upcast(values: torch.Tensor, rows: Array) -> torch.Tensor:
