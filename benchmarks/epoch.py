@@ -47,7 +47,7 @@ def race(name: str, backbone: str, cut: str, data: str) -> None:
         project = featcache.Project(featcache.Settings(backbone, data, folder))
         split = project.split(cut)
         started = time.perf_counter()
-        (report,) = project.extract([cut])
+        report = project.extract(cut)
         extract_s = time.perf_counter() - started
         train = project.features(cut).where("train")
         rows = [position for position, name in enumerate(project.dataset.splits) if name == "train"]
