@@ -10,6 +10,9 @@ from typing import Any
 
 HEAD = """# At which boundaries networks can be cut
 
+    python benchmarks/coverage.py --results rows.jsonl --write docs/models.md     # goes on where it stopped
+    python benchmarks/coverage.py --family transformers --boundaries 3            # a small form
+
 What `benchmarks/coverage.py` found: for each model, at each block boundary that `featcache.cuts` lists, whether the suffix
 behind the cut gives what the whole model gives. Weights are random, zero and constant ones among them randomised, NaN equals
 nothing, inputs are the smallest that the model takes, and the check does not use featcache's own proof:
@@ -20,6 +23,8 @@ nothing, inputs are the smallest that the model takes, and the check does not us
   evaluation mode and without gradients: outputs, the set of trained parameters, gradients and buffers bit for bit, and the cached
   tensor is as it was.
 - **flat**: the suffix is an ordinary `torch.fx` graph; elsewhere it replays the model's own code.
+- **weighted**: the shares exact in evaluation and in training mode where each model counts with all of its boundaries, not with
+  those that were checked: an estimate over all boundaries.
 - **refused**: `split` raised `SplitError` with the reason. **wrong** would be a cut that is accepted and gives something else.
 """
 REASONS = {
@@ -34,10 +39,10 @@ REASONS = {
 }
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """Return the page."""
+def page(rows: list[dict[str, Any]], left_out: list[str]) -> str:
+    """Return the page; ``left_out`` are the models of the survey that have no row."""
     rows = sorted(rows, key=lambda row: (row["family"], row["model"]))
-    parts = [HEAD, "## In all\n", _totals(rows), _machine(), "## Not run, and why\n", _not_run(rows)]
+    parts = [HEAD, "## In all\n", _totals(rows), _machine(), "## Not run, and why\n", _not_run(rows, left_out)]
     for family in sorted({row["family"] for row in rows}):
         parts += [f"## {family}\n", _table([row for row in rows if row["family"] == family])]
     return "\n".join(parts)
@@ -47,10 +52,19 @@ def _count(rows: list[dict[str, Any]], test: Any) -> int:
     return sum(bool(test(each)) for row in rows for each in row["results"])
 
 
+def _weighted(rows: list[dict[str, Any]], mode: str) -> float:
+    """Return the share of exact boundaries where each model counts with all of its boundaries, not those checked."""
+    found = [row for row in rows if row["results"]]
+    exact = sum(
+        row["boundaries"] * sum(each[mode] == "exact" for each in row["results"]) / len(row["results"]) for row in found
+    )
+    return float(exact / max(1, sum(row["boundaries"] for row in found)))
+
+
 def _totals(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| family | models | boundaries | checked | exact | exact in training | within rounding | flat | refused | wrong |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| family | models | boundaries | checked | exact | exact in training | weighted | rounding | flat | refused | wrong |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     groups = {
         family: [row for row in rows if row["family"] == family] for family in sorted({row["family"] for row in rows})
@@ -67,6 +81,7 @@ def _totals(rows: list[dict[str, Any]]) -> str:
             checked,
             f"{exact} ({exact / share:.1%})",
             f"{trained} ({trained / share:.1%})",
+            f"{_weighted(group, 'eval'):.1%}, {_weighted(group, 'train'):.1%}",
             _count(group, lambda each: "rounding" in (each["eval"], each["train"])),
             _count(group, lambda each: each["flat"]),
             _count(group, lambda each: each["refused"]),
@@ -87,9 +102,11 @@ def _machine() -> str:
     return f"{where}, {', '.join(versions)}.\n"
 
 
-def _not_run(rows: list[dict[str, Any]]) -> str:
+def _not_run(rows: list[dict[str, Any]], left_out: list[str]) -> str:
     sampled = [row for row in rows if len(row["results"]) < row.get("boundaries", 0)]
     lines = [f"- {row['model']}: {row['failed']}" for row in rows if "failed" in row]
+    if left_out:
+        lines.append(f"- Not run for want of time: {', '.join(left_out)}.")
     if sampled:
         lines.append(
             f"- Of {len(sampled)} models a sample of the boundaries was checked, evenly spread: the column *checked* gives how "

@@ -8,7 +8,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .catalog import Damage, Explanation, FeatureStore, SetInfo, SetStatus, VerifyReport
+    from .advise import PlanResult, PlanRow, ProbeResult, ProbeRow, SweepResult, SweepRow, plan, probe, sweep
+    from .catalog import (
+        Damage,
+        Explanation,
+        FeatureStore,
+        Garbage,
+        GcReport,
+        Kept,
+        Pin,
+        SetInfo,
+        SetStatus,
+        VerifyReport,
+    )
     from .config import Settings
     from .errors import (
         ConfigError,
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
     from .export import ExportReport, export_features, export_head
     from .extract import ExtractReport, extract
     from .features import FeatureLoader, Features
+    from .frozen import FrozenFeatures
     from .heads import (
         DenseMetrics,
         Metrics,
@@ -51,6 +64,7 @@ if TYPE_CHECKING:
     from .progress import ProgressEvent
     from .project import Project
     from .recipe import Recipe
+    from .recompute import Recomputed
     from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
@@ -71,16 +85,26 @@ __all__ = [
     "FeatureStore",
     "Features",
     "FingerprintError",
+    "FrozenFeatures",
+    "Garbage",
+    "GcReport",
     "HeadError",
+    "Kept",
     "Metrics",
     "MissingDependencyError",
     "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
+    "Pin",
+    "PlanResult",
+    "PlanRow",
     "Predictions",
+    "ProbeResult",
+    "ProbeRow",
     "ProgressEvent",
     "Project",
     "Recipe",
+    "Recomputed",
     "RegressionMetrics",
     "SetInfo",
     "SetStatus",
@@ -91,6 +115,8 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StorePermissionError",
+    "SweepResult",
+    "SweepRow",
     "Task",
     "TensorSpec",
     "TrainedHead",
@@ -106,8 +132,11 @@ __all__ = [
     "extract",
     "load_head",
     "merge",
+    "plan",
     "predict",
+    "probe",
     "split",
+    "sweep",
     "train_freezing",
     "train_head",
     "train_heads",
@@ -116,7 +145,19 @@ __all__ = [
 
 # Loaded on first use: importing featcache must cost nothing, and torch takes seconds.
 _HOMES = {
-    "catalog": ("Damage", "Explanation", "FeatureStore", "SetInfo", "SetStatus", "VerifyReport"),
+    "advise": ("PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"),
+    "catalog": (
+        "Damage",
+        "Explanation",
+        "FeatureStore",
+        "Garbage",
+        "GcReport",
+        "Kept",
+        "Pin",
+        "SetInfo",
+        "SetStatus",
+        "VerifyReport",
+    ),
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "export": ("ExportReport", "export_features", "export_head"),
@@ -136,10 +177,12 @@ _HOMES = {
         "train_head",
         "train_heads",
     ),
+    "frozen": ("FrozenFeatures",),
     "progress": ("ProgressEvent",),
     "project": ("Project",),
     "recipe": ("Recipe",),
     "schedules": ("train_freezing", "train_unfreezing"),
+    "recompute": ("Recomputed",),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
 }

@@ -30,9 +30,6 @@ class ShardBuffer:
         self._fixed: dict[str, Array] = {}
         self._ragged: dict[str, list[Array]] = {spec.name: [] for spec in recipe.frontier if spec.ragged}
 
-    def __len__(self) -> int:
-        return self._count
-
     @property
     def rows(self) -> Array:
         """Return the rows (position in the snapshot, view) that were taken, (n, 2)."""

@@ -39,6 +39,7 @@ class Settings:
     augment: str | None = None
     view_seed: int = 0
     from_lossy: bool = False
+    store_budget: str | int | None = None
 
 
 def read_config(path: str | Path | None = None) -> dict[str, Any]:

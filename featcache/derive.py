@@ -19,7 +19,6 @@ from .batches import Batch, SampleBatches
 from .codecs import load_codec
 from .devices import to_device
 from .errors import StaleError, UsageError
-from .example import example_of
 from .recipe import Recipe
 from .request import Request, Stored, make_recipe, views_recipe
 from .rows import ShardRows
@@ -179,7 +178,7 @@ def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontie
         return None
     else:
         try:
-            example = example_of(request.samples)
+            example = request.example
             splits = split_at(deep.model, [recipe.cut, deep.cut], example.inputs, example.other_length)
         except FeatCacheError:
             return None

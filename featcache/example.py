@@ -67,12 +67,11 @@ def example_of(samples: Samples) -> Example:
 
 def _padded_example(samples: Samples, longest: Any) -> Example:
     shorter = _half(longest)
+    half = samples.batch([shorter, shorter])
     try:
         inputs = samples.batch([longest, shorter])
     except DataError:  # nothing says how to pad them
-        inputs, half = samples.batch([longest, longest]), samples.batch([shorter, shorter])
-    else:
-        half = samples.batch([shorter, shorter])
+        inputs = samples.batch([longest, longest])
     named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
     halves = half if isinstance(half, dict) else {str(n): value for n, value in enumerate(half)}
     ragged = tuple(name for name, value in named if value.dim() > 1 and value.shape[1] != halves[name].shape[1])
@@ -98,6 +97,7 @@ def save_example(feature_set: FeatureSet, example: Example) -> None:
     named = inputs.items() if isinstance(inputs, dict) else ((str(n), value) for n, value in enumerate(inputs))
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
     layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional", "ragged": json.dumps(example.ragged)}
+    layout["order"] = json.dumps(list(tensors))  # safetensors sorts by name, but the first input is the main one
     feature_set.storage.write_bytes(path, save(tensors, layout))
 
 
@@ -113,7 +113,8 @@ def stored_example(feature_set: FeatureSet) -> Example | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             layout = file.metadata() or {}
             ragged = tuple(str(name) for name in json.loads(layout.get("ragged", "[]")))
-    except (SafetensorError, OSError, ValueError):
+            tensors = {name: tensors[name] for name in json.loads(layout.get("order", json.dumps(list(tensors))))}
+    except (SafetensorError, OSError, ValueError, KeyError):
         return None
     if layout.get("inputs") == "keyword":
         return Example(tensors, ragged)

@@ -12,6 +12,7 @@ from .engines import load_engine
 from .errors import UsageError
 from .missing import ExtractReport
 from .progress import ProgressCallback, silent
+from .quantity import parse_size
 from .request import make_request, remember_files, views_recipe
 from .store import StoreFiles, check_name
 
@@ -56,6 +57,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     workers: int | None = None,
     on_error: str = "raise",
     name: str | None = None,
+    store_budget: str | int | None = None,
     progress: ProgressCallback = silent,
 ) -> Any:
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
@@ -68,8 +70,10 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     vector a sample instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample
     are stored beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by
     need), ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the
-    dataset's snapshots. Rows are derived from a cached set at a shallower cut where that gives the same values and is not
-    slower; ``from_lossy`` derives from a rounded one, which makes another recipe. ``features.report`` says what was done.
+    dataset's snapshots. ``store_budget``, such as ``"50 GB"``, is what the store may grow to. Rows are derived from a
+    cached set at a shallower cut where that gives the same values and is not slower; ``from_lossy`` derives from a rounded
+    one, which makes another recipe. Rows that another process is computing are not computed here too.
+    ``features.report`` says what was done.
 
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
@@ -87,6 +91,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     check_compression(codec)
     check_numerics(numerics)
     where = pick_device(device)
+    budget_bytes = None if store_budget is None else parse_size(store_budget)
     if name is not None:
         check_name(name, "dataset")
     files = store if isinstance(store, StoreFiles) else StoreFiles(store)
@@ -110,7 +115,9 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
         request = replace(request, recipes=tuple(lossy_recipe(recipe, files) for recipe in request.recipes))
     files.create()
     remember_files(request.samples, files)
-    options = FillOptions(batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress, codec)
+    options = FillOptions(
+        batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress, codec, budget_bytes
+    )
     reports = fill(request, files, options)
     files.save_snapshot(request.snapshot)
     made = {}

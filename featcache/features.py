@@ -175,9 +175,23 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 
-    def numpy(self) -> tuple[Any, Array]:
-        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut."""
-        frontier, targets = self.batch(np.arange(len(self)))
+    def with_splits(self, splits: Sequence[str] | Array) -> Features:
+        """Return the same rows in other splits, of which one is named for each row."""
+        if len(splits) != len(self):
+            raise UsageError(f"{len(self)} rows need one split name each, not {len(splits)}.")
+        part = copy.copy(self)
+        part._splits = self._splits.astype(object)
+        part._splits[self._positions] = [str(name) for name in splits]
+        return part
+
+    def numpy(self, view: int = 0) -> tuple[Any, Array]:
+        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut.
+
+        ``view`` 0 is the plain one; raises :class:`UsageError` for one that is not stored.
+        """
+        if not 0 <= view <= self.views:
+            raise UsageError(f"there is no view {view}: {self.views} random views are stored beside the plain one (0).")
+        frontier, targets = self.batch(np.arange(len(self)), np.full(len(self), view) if view else None)
         if isinstance(frontier, dict):
             return {name: values.numpy() for name, values in frontier.items()}, targets.numpy()
         return frontier.numpy(), targets.numpy()

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .codecs import load_codec
+from .claims import claim
 from .engines import load_engine
-from .errors import StoreError
-from .example import example_of, save_example
+from .example import save_example
 from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
+from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles, row_keys
+from .uses import hold
 
 if TYPE_CHECKING:
     import torch
 
-    from .job import Batches, Destination, Task
+    from .job import Batches, Destination, ExtractJob
 
-__all__ = ["FillOptions", "fill", "stored_row_bytes"]
+__all__ = ["FillOptions", "fill"]
 
 MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
-TYPICAL_STEPS = 256  # of samples that vary in length, for shard sizes and the guess at the space that they need
+WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
 
 Array = np.ndarray[Any, Any]
 
@@ -43,6 +44,7 @@ class FillOptions:
     skip: bool
     progress: ProgressCallback
     compression: str | None = None
+    store_budget_bytes: int | None = None
 
 
 def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[ExtractReport]:
@@ -62,23 +64,28 @@ class _Filling:
             self.sets.append((number, store.set(recipe)))
             if request.stored.views:
                 self.sets.append((number, store.set(views_recipe(recipe, request.samples))))
+        for _, each in self.sets:
+            hold(store.storage, each.recipe.fingerprint, self)
         self.missing = [
             missing_rows(request.snapshot, each, request.stored.views, retry_skipped=not options.skip)
             for _, each in self.sets
         ]
-        self.asked = [rows.copy() for rows in self.missing]
+        self.made: list[Array] = [rows[:0] for rows in self.missing]
         self.derived: list[Array] = [rows[:0] for rows in self.missing]
         self.written = [0] * len(self.sets)
         self.notes: list[list[str]] = [[] for _ in request.recipes]
         self.total = sum(len(rows) for rows in self.missing)
         self.done = 0
+        self.steps = TYPICAL_STEPS
         if self.total:
-            _check_free_space(
-                store, sum(len(rows) * stored_row_bytes(each.recipe) for rows, (_, each) in self._pairs())
-            )
-            for rows, (_, each) in self._pairs():
-                if len(rows):
-                    each.storage.sweep(each.path)
+            needed_bytes = 0
+            if options.store_budget_bytes is not None:
+                inputs = request.example.inputs
+                self.steps = self._longest(inputs)
+                needed_bytes = sum(new_set_bytes(each, request.snapshot, inputs) for _, each in self.sets)
+            needed_bytes += sum(self._needed_bytes(each.recipe, len(rows)) for rows, (_, each) in self._pairs())
+            check_space(store, needed_bytes, options.store_budget_bytes)
+            store.sweep()
 
     def _pairs(self) -> list[tuple[Array, tuple[int, FeatureSet]]]:
         return list(zip(self.missing, self.sets, strict=True))
@@ -96,9 +103,8 @@ class _Filling:
             if found is None:
                 continue
             source, present = found
-            self._run(source, [place], rows[present])
-            self.derived[place], self.missing[place] = rows[present], rows[~present]
-            self.notes[number].append(f"{int(present.sum()):,} rows derived from {source.reads}")
+            self.derived[place], self.missing[place] = self._run(source, [place], rows[present]), rows[~present]
+            self.notes[number].append(f"{len(self.derived[place]):,} rows derived from {source.reads}")
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
@@ -128,39 +134,102 @@ class _Filling:
             (list(places), np.array(sorted(rows, key=lambda row: (row[1], row[0])))) for places, rows in groups.items()
         ]
 
-    def _run(self, source: Batches, places: list[int], rows: Array) -> None:
-        from .job import Destination, ExtractJob, Task
+    def _run(self, source: Batches, places: list[int], rows: Array) -> Array:
+        """Return the rows that this process computed of those asked for; others may have computed the rest."""
+        from .job import Destination, ExtractJob
 
         options, snapshot = self.options, self.request.snapshot
         destinations = [
             Destination(self.request.splits[number], each) for number, each in (self.sets[p] for p in places)
         ]
         self._prepare(destinations)
-        largest = max(_buffered_row_bytes(each.feature_set.recipe) for each in destinations)
-        count = (
-            max(1, min(options.shard_bytes // max(1, largest), MAX_SHARD_ROWS) // options.batch_size)
-            * options.batch_size
-        )
-        everywhere = tuple(range(len(destinations)))
-        tasks: list[Task] = [
-            Task(number, rows[start : start + count], everywhere)
-            for number, start in enumerate(range(0, len(rows), count))
-        ]
+        sets = [each.feature_set for each in destinations]
+        names = [each.recipe.fingerprint for each in sets]
+        unit = self._shard_rows([each.recipe for each in sets])
         job = ExtractJob(
             source, destinations, snapshot, options.device, options.batch_size, options.skip, options.compression
         )
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
-        for receipt in load_engine(options.engine).run(job, tasks):
-            self.done += (receipt.computed + len(receipt.skipped)) * len(places)
-            for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
-                self.written[place] += size_bytes
-            options.progress(ProgressEvent("extract", min(self.done, self.total), self.total, "samples"))
+        made, pause_s = [rows[:0]], 0.01
+        while len(rows):
+            keys = row_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
+            # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
+            careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
+            claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
+            try:
+                # Whoever held these rows before may have committed them since they were found missing.
+                mine = self._lacking(sets, rows[claimed.rows])
+                self._carry_out(job, places, mine, unit)
+            finally:
+                claimed.release()
+            made.append(mine)
+            before, rows = len(rows), self._lacking(sets, np.delete(rows, claimed.rows, axis=0))
+            self._advance((before - len(rows) - len(mine)) * len(places))
+            if len(rows) and not len(claimed.rows):
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, WAIT_S)
         for place in places:
+            self.made[place] = np.concatenate([self.made[place], *made])
             notes = self.notes[self.sets[place][0]]
             notes += [note for note in job.notes if note not in notes]
+        return np.concatenate(made)
+
+    def _lacking(self, sets: list[FeatureSet], rows: Array) -> Array:
+        """Return those of the rows that some of the sets lack, not counting what turned out to be unreadable."""
+        if not len(rows):
+            return rows
+        keys = row_keys(self.request.snapshot.ids[rows[:, 0]], rows[:, 1])
+        lacking = ~np.logical_and.reduce([each.index().find(keys)[0] for each in sets])
+        if self.options.skip:
+            skipped = set.intersection(*(set(each.skipped()) for each in sets))
+            ids = self.request.snapshot.ids
+            lacking &= np.array([ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()])
+        kept: Array = rows[lacking]
+        return kept
+
+    def _carry_out(self, job: ExtractJob, places: list[int], rows: Array, unit: int) -> None:
+        from .job import Task
+
+        everywhere = tuple(range(len(places)))
+        tasks = [
+            Task(number, rows[start : start + unit], everywhere)
+            for number, start in enumerate(range(0, len(rows), unit))
+        ]
+        if not tasks:
+            return
+        recipes = [self.sets[place][1].recipe for place in places]
+        needed_bytes = sum(self._needed_bytes(recipe, len(rows)) for recipe in recipes)
+        check_space(self.store, needed_bytes, self.options.store_budget_bytes)
+        for receipt in load_engine(self.options.engine).run(job, tasks):
+            for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
+                self.written[place] += size_bytes
+                self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
+            self._advance((receipt.computed + len(receipt.skipped)) * len(places))
+
+    def _advance(self, rows: int) -> None:
+        self.done = min(self.done + rows, self.total)
+        self.options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
+
+    def _shard_rows(self, recipes: list[Recipe]) -> int:
+        batch_size = self.options.batch_size
+        largest = max(1, *(buffered_row_bytes(recipe) for recipe in recipes))
+        return max(1, min(self.options.shard_bytes // largest, MAX_SHARD_ROWS) // batch_size) * batch_size
+
+    def _needed_bytes(self, recipe: Recipe, rows: int) -> int:
+        return shard_bytes(recipe, rows, self._shard_rows([recipe]), self.steps)
+
+    def _note_steps(self, recipe: Recipe, size_bytes: int, rows: int) -> None:
+        step_bytes = stored_row_bytes(recipe, 1) if any(spec.ragged for spec in recipe.frontier) else 0
+        if step_bytes and rows:
+            self.steps = max(self.steps, -(-size_bytes // (step_bytes * rows)))
+
+    def _longest(self, inputs: Any) -> int:
+        """Return the steps of the longest sample that was looked at: how long others are is known when they are computed."""
+        values = inputs.values() if isinstance(inputs, dict) else inputs
+        return max([TYPICAL_STEPS, *(int(value.shape[1]) for value in values if value.dim() > 1)])
 
     def _prepare(self, destinations: list[Destination]) -> None:
-        example = example_of(self.request.samples)
+        example = self.request.example
         for each in destinations:
             each.feature_set.declare()
             save_example(each.feature_set, example)
@@ -175,13 +244,13 @@ class _Filling:
                 self.request.samples, sets[0], sets[1] if len(sets) > 1 else None, self.request.stored.views
             )
             for place in places:
-                new = self._samples_among(self.asked[place], self.sets[place][1])
+                new = self._samples_among(self.made[place], self.sets[place][1])
                 derived = self._samples_among(self.derived[place], self.sets[place][1])
                 report.derived += derived
                 report.computed += new - derived
                 report.reused -= new
                 report.size_bytes += self.written[place]
-                if len(self.asked[place]):
+                if len(self.made[place]):
                     report.device = str(self.options.device)
             report.notes = self.notes[number]
             made.append(report)
@@ -195,30 +264,3 @@ class _Filling:
             chosen = np.isin(row_keys(ids), row_keys(ids[rows[rows[:, 1] == view, 0]]))
             count += int((chosen & feature_set.present(ids, view)).sum())
         return count
-
-
-def stored_row_bytes(recipe: Recipe) -> int:
-    """Return the bytes that one row of a set takes on disk, uncompressed; a guess where samples vary in length."""
-    codec = load_codec(recipe.dtype)
-    return sum(
-        math.prod(codec.storage_shape(spec.value_shape, spec.dtype))
-        * codec.storage_dtype(spec.dtype).itemsize
-        * (TYPICAL_STEPS if spec.ragged else 1)
-        for spec in recipe.frontier
-    )
-
-
-def _buffered_row_bytes(recipe: Recipe) -> int:
-    """Return the bytes that one row takes in memory until its shard is written: scaled precisions wait for all rows."""
-    if not load_codec(recipe.dtype).scaled:
-        return stored_row_bytes(recipe)
-    return sum(spec.size_bytes * (TYPICAL_STEPS if spec.ragged else 1) for spec in recipe.frontier)
-
-
-def _check_free_space(store: StoreFiles, needed_bytes: int) -> None:
-    free = store.storage.free_bytes()
-    if free is not None and needed_bytes > free:
-        raise StoreError(
-            f"the features need {needed_bytes / 1e9:.1f} GB, but {store.storage.url} has {free / 1e9:.1f} GB free. "
-            "Choose a deeper --cut or --dtype float16, free some space, or another --store."
-        )

@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import CorruptError
+from .errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
     "Stored",
@@ -36,9 +36,12 @@ __all__ = [
 ]
 
 ALIGNMENT_BYTES = 4096
+GROWTH_BYTES = 1 << 22
 MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_ATTRIBUTES = 64
 MAX_CHUNK_BYTES = 4 << 20  # of chunks that hold more than one row
 SHUFFLE, ZSTD = h5py.h5z.FILTER_SHUFFLE, 32015
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,13 @@ class StoredChunks:
 @contextmanager
 def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
     """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
+    # Made in memory and written by ourselves: after a disk that fills up while HDF5 closes a file, HDF5 crashes later on.
     with h5py.File(
         path,
         "w",
+        driver="core",
+        backing_store=False,
+        block_size=GROWTH_BYTES,
         libver=("earliest", "v110"),
         alignment_threshold=ALIGNMENT_BYTES,
         alignment_interval=ALIGNMENT_BYTES,
@@ -84,6 +91,9 @@ def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5p
             # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
             file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
         yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
@@ -131,14 +141,16 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     """
     if not path.is_file():
         raise FileNotFoundError(path)
+    if not _readable(path).startswith(SIGNATURE):
+        raise _corrupt(path, "it is not an HDF5 file")
     try:
         file = _opened(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise _corrupt(path, "it is not a whole HDF5 file") from error
     with file:
         try:
             yield file
-        except CorruptError:
+        except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
             raise
         except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
@@ -157,6 +169,8 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
     """Return the root's text and integer attributes; raises :class:`CorruptError` for any other kind."""
     found: dict[str, Any] = {}
     attributes = file.attrs
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise _corrupt(_path_of(file), f"it has {len(attributes)} attributes")
     for name in attributes:
         kind = attributes.get_id(name)
         if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape != ():
@@ -246,6 +260,19 @@ def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
         return np.empty(place.shape, place.dtype)
     mapped = np.memmap(path, dtype=place.dtype, mode="r", offset=place.offset_bytes, shape=place.shape)
     return mapped.view(np.ndarray)  # subclass checks would cost more than a small gather
+
+
+def _readable(path: Path) -> bytes:
+    """Return the first bytes; a disk or a permission that fails is not a damaged file, which repair may drop."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE))
+    except PermissionError as error:
+        raise StorePermissionError(f"cannot read {path}: permission denied. Check who owns the store.") from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:

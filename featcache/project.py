@@ -25,7 +25,7 @@ from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
-from .errors import CorruptError, DataNotFoundError, HeadError, StaleError, UnknownNameError, UsageError, near_names
+from .errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
 from .example import Example, example_of, stored_example
 from .extract import extract
 from .fileset import versions
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from .backbones import Backbone
     from .features import Features
     from .heads import TrainedHead
+    from .recompute import Recomputed
     from .split import Cut, Split
 
-__all__ = ["Project", "load_saved_head"]
+__all__ = ["Project"]
 
 LAST_CUT = "cache/last_cut.json"
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
@@ -194,6 +195,7 @@ class Project:
                 pool=settings.pool,
                 views=settings.views,
                 from_lossy=settings.from_lossy,
+                store_budget=settings.store_budget,
                 engine=engine,
                 workers=workers,
                 on_error=on_error,
@@ -223,6 +225,37 @@ class Project:
             augmented=None if augmented is None else self.store.set(augmented),
             views=views,
         )
+
+    def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
+        """Return for each cut how some cached rows compare with a fresh forward pass."""
+        settings = self.settings
+        found = []
+        for cut in cuts:
+            options = {"dtype": settings.dtype, "pool": settings.pool, "views": settings.views}
+            found += self.store.recompute(
+                self.split(cut),
+                self.samples,
+                rows,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                from_lossy=settings.from_lossy,
+                **options,
+            )
+        return found
+
+    def referenced(self, cuts: Sequence[str]) -> list[Recipe]:
+        """Return the recipes that the configuration refers to at the given cuts, or at all that the store holds.
+
+        A stored cut that the backbone does not have is another backbone's, and not referred to.
+        """
+        found = []
+        for cut in cuts or sorted({recipe.cut for recipe in self.store.recipes()}):
+            try:
+                found += [self.recipe(cut), *(each for each in self._augmented(cut)[:1] if each is not None)]
+            except (UnknownNameError, SplitError, StaleError):
+                if cuts:
+                    raise
+        return found
 
     def last_cut(self) -> str | None:
         """Return the cut that was extracted last into the store, None where none was."""
@@ -261,7 +294,7 @@ class Project:
 
     def save_head(self, trained: TrainedHead, name: str) -> Path:
         """Write a trained head to the store under a name, and return its folder."""
-        folder = head_folder(self.store, check_name(name, "head"))
+        folder = self.store.storage.fetch(f"heads/{check_name(name, 'head')}")
         return trained.save(folder, asdict(self.settings))
 
     def _example(self, cut: str) -> Example:
@@ -307,51 +340,3 @@ class Project:
     def _remember(self, path: str | None, recipe: Recipe) -> None:
         if path is not None and self.store.storage.exists("store.json"):
             self.store.storage.write_bytes(path, recipe.to_json().encode())
-
-
-def head_folder(store: FeatureStore, name: str) -> Path:
-    """Return the folder of a named head in a store."""
-    return store.storage.fetch(f"heads/{name}")
-
-
-def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
-    """Return a saved head, the transform of its inputs, and the project that rebuilds its backbone.
-
-    ``head`` is a name in the store or a folder; None is the head that was trained last. Raises :class:`DataNotFoundError`
-    where there is none, :class:`HeadError` where the backbone is not the one that it was trained on.
-    """
-    from .heads import load_head, read_head
-
-    folder = _find_head(store, head)
-    described = read_head(folder)
-    origin = described["origin"]
-    if not origin.get("backbone"):
-        raise HeadError(
-            f"{folder} does not say how its backbone is built (it was saved from Python): use featcache.load_head with a split."
-        )
-    project = Project(Settings(**{**origin, "store": store}))
-    cut = str(described["cut"])
-    recipe = Recipe.from_dict(described["recipe"])
-    project._recipes[cut] = recipe
-    transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
-    trained = load_head(folder, project.split(cut))
-    if Samples([], transform).transform_identity != recipe.transform:
-        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
-    return trained, transform, project
-
-
-def _find_head(store: str, head: str | None) -> Path:
-    files = FeatureStore(store)
-    if head is not None and ("/" in head or (Path(head) / "head.json").is_file()):
-        return Path(head)
-    entries = [entry for entry in files.storage.list("heads") if entry.is_folder]
-    names = [entry.name for entry in entries]
-    if head is None:
-        if not entries:
-            raise DataNotFoundError(f"{store} holds no head yet: run `featcache train-head` first.")
-        return head_folder(files, max(entries, key=lambda entry: entry.modified_s).name)
-    if head not in names:
-        raise UnknownNameError(
-            f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}."
-        )
-    return head_folder(files, head)

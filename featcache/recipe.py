@@ -87,7 +87,7 @@ class Recipe:
                 views=value.get("views"),
                 derived_from=value.get("derived_from"),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             if isinstance(error, CorruptError):
                 raise
             raise CorruptError(f"a recipe is damaged: {error!r}. Run `featcache verify`.") from error
@@ -101,7 +101,7 @@ class Recipe:
         """Return the recipe that :meth:`to_json` wrote."""
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptError(f"a recipe is not JSON: {error}. Run `featcache verify`.") from error
         return cls.from_dict(value)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .codecs import load_codec
 from .datasets import open_dataset
 from .errors import UsageError
-from .example import example_of
+from .example import Example, example_of
 from .filememo import FileMemo
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
@@ -85,6 +86,11 @@ class Request:
     stored: Stored
     splits: tuple[Split, ...]
     recipes: tuple[Recipe, ...]
+
+    @cached_property
+    def example(self) -> Example:
+        """Return the example of the samples; read once, and kept with every set that is filled."""
+        return example_of(self.samples)
 
     @property
     def recipe(self) -> Recipe:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .blocks import Ragged, steps_of
+from .blocks import Ragged, gather
 from .codecs import FLOATING, load_codec
-from .compressed import CompressedArray
 from .pooling import MASK
 from .shard import Shard
 from .store import FeatureSet, row_keys
+from .uses import hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 
@@ -58,7 +58,7 @@ class ResidentRows:
             elif values.dtype in HELD.values():
                 gathered[name] = _take_upcast(values, positions)
             else:
-                gathered[name] = torch.from_numpy(_take(values.numpy(), positions))
+                gathered[name] = torch.from_numpy(gather(values.numpy(), positions))
         return _with_mask(gathered, masks)
 
     def resident(self, positions: Array) -> ResidentRows:
@@ -87,6 +87,7 @@ class ShardRows:
 
     def __init__(self, feature_set: FeatureSet, ids: Array, views: Array | int = 0) -> None:
         self.feature_set = feature_set
+        hold(feature_set.storage, feature_set.recipe.fingerprint, self)
         self.present, self._shards, self._rows = feature_set.index().find(row_keys(ids, views))
         self._names = feature_set.shard_names()
         self._codec = load_codec(feature_set.recipe.dtype)
@@ -103,6 +104,7 @@ class ShardRows:
 
         Raises :class:`CorruptError` for damaged ones.
         """
+        keep_alive(self.feature_set.storage, self.feature_set.recipe.fingerprint)
         gathered: dict[str, torch.Tensor] = {}
         masks = []
         for name, values in self._decoded(positions).items():
@@ -162,13 +164,9 @@ class ShardRows:
             shard.check(rows)
             order.append(np.arange(len(positions))[places])
             for spec in self._specs:
-                values, chosen, ends = shard.features[spec.name], rows, None
-                if spec.ragged:
-                    chosen, ends = steps_of(shard.ends[spec.name], rows)
-                stored, scales = _take(values, chosen), shard.scales.get(spec.name)
-                decoded = self._codec.decode(stored, spec.value_shape, spec.dtype, scales)
-                if ends is not None:
-                    joined[spec.name].append(Ragged(decoded, ends))
+                decoded = shard.decoded(spec.name, rows)
+                if isinstance(decoded, Ragged):
+                    joined[spec.name].append(decoded)
                 elif len(rows) == len(positions):
                     whole[spec.name] = decoded
                 else:
@@ -228,28 +226,12 @@ def _padded(rows: Ragged) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
-def _take(values: Array | CompressedArray, rows: Array) -> Array:
-    # take(mode="clip") is the fastest gather there is, but it would hide a bad index: rows are checked first.
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
-        raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
-    if isinstance(values, CompressedArray):
-        return values.take(rows)
-    # In torch's memory, which is kept from batch to batch where numpy's is asked for anew.
-    gathered: Array = torch.empty((len(rows), *values.shape[1:]), dtype=_torch_dtype(values.dtype)).numpy()
-    np.take(values, rows, axis=0, out=gathered, mode="clip")
-    return gathered
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
 def _take_upcast(values: torch.Tensor, rows: Array) -> torch.Tensor:
     """Return rows of a half precision as float32, a few at a time: the conversion finds them in the processor's cache."""
     gathered = torch.empty((len(rows), *values.shape[1:]), dtype=torch.float32)
     plain = values.view(torch.int16).numpy()  # numpy knows no bfloat16
     count = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(rows), count):
-        taken = torch.from_numpy(_take(plain, rows[start : start + count]))
+        taken = torch.from_numpy(gather(plain, rows[start : start + count]))
         gathered[start : start + count] = taken.view(values.dtype)
     return gathered

@@ -10,38 +10,35 @@ views, ends, scales and block checksums, so that every byte that is ever read ba
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .blocks import Ragged, block_checksums, block_of, checksum, last_end
+from .blocks import Ragged, checksum, gather, last_end, steps_of
 from .codecs import load_codec
-from .compressed import CompressedArray, compressed_chunks
+from .compressed import CompressedArray
 from .errors import CorruptError
 from .hdf5 import (
     Stored,
     StoredChunks,
-    create_file,
     map_array,
     open_file,
     read_array,
     read_attributes,
     stored,
     stored_chunks,
-    write_array,
-    write_chunks,
 )
 from .recipe import Recipe
+from .shardwriter import SHARD_FORMAT, shard_digest
 
-__all__ = ["SHARD_FORMAT", "Ragged", "Shard", "block_checksums", "read_ids", "shard_digest", "write_shard"]
+__all__ = ["Ragged", "Shard", "read_ids"]
 
-SHARD_FORMAT = "featcache-shard-1"
+MAX_BLOCK = 1 << 40
 
 Array = np.ndarray[Any, Any]
 
@@ -55,6 +52,7 @@ class Shard:
     """
 
     path: Path
+    recipe: Recipe
     ids: Array
     views: Array
     provenance: dict[str, Any]
@@ -78,13 +76,17 @@ class Shard:
     def open(cls, path: Path, recipe: Recipe) -> Shard:
         """Return the shard at ``path``, which must belong to ``recipe``; raises :class:`CorruptError` if it cannot be trusted."""
         codec = load_codec(recipe.dtype)
+        try:
+            dtypes = {spec.name: codec.storage_dtype(spec.dtype) for spec in recipe.frontier}
+        except TypeError as error:
+            raise CorruptError(f"the recipe of {path} names a type that does not exist ({error}).") from error
         with open_file(path) as file:
             attributes = read_attributes(file)
             ids, views = _header(path, file, attributes, recipe.fingerprint)
             places: dict[str, Stored | StoredChunks] = {}
             checksums, ends, blocks, scales = {}, {}, {}, {}
             for spec in recipe.frontier:
-                dtype = codec.storage_dtype(spec.dtype)
+                dtype = dtypes[spec.name]
                 chunks = stored_chunks(file, f"features/{spec.name}", dtype)
                 place = stored(file, f"features/{spec.name}", dtype) if chunks is None else chunks
                 shape = codec.storage_shape(spec.value_shape, spec.dtype)
@@ -92,13 +94,11 @@ class Shard:
                 if spec.ragged:
                     ends[spec.name] = read_array(file, f"ends/{spec.name}", np.dtype("<i8"), rank=1)
                     count = last_end(ends[spec.name], len(ids))
-                if place.shape != (count, *shape):
-                    raise CorruptError(
-                        f"{path} cannot be trusted: {spec.name!r} has shape {place.shape} where {(count, *shape)} "
-                        "belongs. Delete the file to have its rows recomputed."
-                    )
-                if codec.scaled and not codec.is_exact(spec.dtype):
+                _check_shape(path, f"array {spec.name!r}", place.shape, (count, *shape))
+                scales_shape = codec.scales_shape(spec.value_shape, spec.dtype)
+                if scales_shape is not None:
                     scales[spec.name] = read_array(file, f"scales/{spec.name}", np.dtype("<f4"), rank=2)
+                    _check_shape(path, f"scales of {spec.name!r}", scales[spec.name].shape, scales_shape)
                 places[spec.name] = place
                 checksums[spec.name] = read_array(file, f"checksums/{spec.name}", np.dtype("<u8"), rank=1)
                 blocks[spec.name] = _block_size(path, attributes, "block_steps" if spec.ragged else "block_rows")
@@ -118,7 +118,7 @@ class Shard:
                 features[name] = map_array(path, place)
             else:
                 features[name] = CompressedArray(path, place, _block_check(path, checksums[name], place.chunk_rows))
-        return cls(path, ids, views, _provenance(attributes), features, checksums, blocks, ends, scales, places)
+        return cls(path, recipe, ids, views, _provenance(attributes), features, checksums, blocks, ends, scales, places)
 
     def check(self, rows: Array | None = None) -> None:
         """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged.
@@ -149,6 +149,26 @@ class Shard:
                 for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1):
                     start, stop = place.span_bytes(int(run[0]), int(run[-1]) + 1, self.blocks[name])
                     os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def take(self, name: str, rows: Array) -> Array | Ragged:
+        """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""
+        values, ends = self.features[name], self.ends.get(name)
+        chosen, new_ends = (rows, None) if ends is None else steps_of(ends, rows)
+        taken = values.take(chosen) if isinstance(values, CompressedArray) else gather(values, chosen)
+        return taken if new_ends is None else Ragged(taken, new_ends)
+
+    def decoded(self, name: str, rows: Array) -> Array | Ragged:
+        """Return the values of some rows of a tensor as the suffix gets them; it is for the caller to check them."""
+        spec = next(each for each in self.recipe.frontier if each.name == name)
+        taken, codec = self.take(name, rows), load_codec(self.recipe.dtype)
+        stored_values = taken.values if isinstance(taken, Ragged) else taken
+        values = codec.decode(stored_values, spec.value_shape, spec.dtype, self.scales.get(name))
+        return Ragged(values, taken.ends) if isinstance(taken, Ragged) else values
+
+    @property
+    def compression(self) -> str | None:
+        """Return how the features are compressed, None if they are not."""
+        return "zstd" if any(isinstance(each, CompressedArray) for each in self.features.values()) else None
 
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
@@ -190,80 +210,10 @@ class Shard:
         return np.array(bad, dtype=np.int64)
 
 
-def write_shard(
-    path: Path,
-    recipe: Recipe,
-    ids: Array,
-    views: Array,
-    features: Mapping[str, Array | Ragged],
-    provenance: Mapping[str, Any],
-    scales: Mapping[str, Array] | None = None,
-    compression: str | None = None,
-) -> str:
-    """Write encoded rows to a new file and return the digest that names the shard; ``compression`` does not change it."""
-    scales = scales or {}
-    fixed = [values for values in features.values() if isinstance(values, np.ndarray)]
-    ragged = {name: values for name, values in features.items() if isinstance(values, Ragged)}
-    block_rows = block_of(fixed)
-    block_steps = block_of([values.values for values in ragged.values()])
-    arrays = {name: values.values if isinstance(values, Ragged) else values for name, values in features.items()}
-    blocks = {name: block_steps if name in ragged else block_rows for name in features}
-    checksums = {name: block_checksums(values, blocks[name]) for name, values in arrays.items()}
-    ends = {name: values.ends for name, values in ragged.items()}
-    attributes: dict[str, int | str] = {
-        "format": SHARD_FORMAT,
-        "recipe": recipe.fingerprint,
-        "block_rows": block_rows,
-        "provenance": json.dumps(dict(provenance), sort_keys=True),
-    }
-    if ragged:
-        attributes["block_steps"] = block_steps
-    with create_file(path, attributes) as file:
-        write_array(file, "ids", ids)
-        write_array(file, "views", views)
-        for name, values in arrays.items():
-            if compression is None or not values.size:
-                write_array(file, f"features/{name}", values)
-            else:
-                rows = min(blocks[name], len(values))
-                write_chunks(
-                    file, f"features/{name}", values.shape, values.dtype, rows, compressed_chunks(values, rows)
-                )
-            write_array(file, f"checksums/{name}", checksums[name])
-        for name, each in ends.items():
-            write_array(file, f"ends/{name}", each)
-        for name, each in scales.items():
-            write_array(file, f"scales/{name}", each)
-    return shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends, scales)
-
-
 def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
     """Return the sample ids (rows, 16) and views (rows,) of a shard, without touching its features."""
     with open_file(path) as file:
         return _header(path, file, read_attributes(file), fingerprint)
-
-
-def shard_digest(
-    fingerprint: str,
-    ids: Array,
-    views: Array,
-    blocks: Mapping[str, int],
-    checksums: Mapping[str, Array],
-    ends: Mapping[str, Array],
-    scales: Mapping[str, Array],
-) -> str:
-    """Return the name of a shard with this content: 32 hexadecimal characters."""
-    digest = hashlib.sha256(f"{SHARD_FORMAT}:{fingerprint}".encode())
-    digest.update(ids.tobytes())
-    digest.update(views.tobytes())
-    for name in sorted(checksums):
-        digest.update(f"\0{name}\0{blocks[name]}\0".encode())
-        digest.update(checksums[name].tobytes())
-        if name in ends:
-            digest.update(b"\0ends\0" + ends[name].tobytes())
-        if name in scales:
-            digest.update(b"\0scales\0" + scales[name].tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int, Array], None]:
@@ -272,6 +222,14 @@ def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int,
             raise _damaged(path, number * chunk_rows, (number + 1) * chunk_rows)
 
     return check
+
+
+def _check_shape(path: Path, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise CorruptError(
+            f"{path} cannot be trusted: the {what} has shape {found} where {expected} belongs. "
+            "Delete the file to have its rows recomputed."
+        )
 
 
 def _damaged(path: Path, first: int, last: int) -> CorruptError:
@@ -283,7 +241,7 @@ def _damaged(path: Path, first: int, last: int) -> CorruptError:
 
 def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
     size = attributes.get(name)
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or not 1 <= size <= MAX_BLOCK:
         raise CorruptError(f"{path} is damaged: its {name} is {size!r}. Delete it to have its rows recomputed.")
     return size
 
@@ -308,6 +266,6 @@ def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str)
 def _provenance(attributes: dict[str, Any]) -> dict[str, Any]:
     try:
         value = json.loads(attributes.get("provenance", "{}"))
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return {}  # informative only: a damaged note does not make the rows wrong
     return value if isinstance(value, dict) else {}

@@ -70,7 +70,10 @@ def read_snapshot(path: Path) -> Snapshot:
                 f"{path} is not a snapshot that this featcache reads (format {attributes.get('format')!r}). "
                 "Upgrade featcache, or delete the file and run `featcache extract` again."
             )
-        notes = json.loads(attributes.get("notes", "{}"))
+        try:
+            notes = json.loads(attributes.get("notes", "{}"))
+        except RecursionError as error:
+            raise CorruptError(f"{path} is damaged: its notes are nested beyond measure. Delete the file.") from error
         ids = read_array(file, "ids", np.dtype("u1"), rank=2)
         targets = read_array(file, "targets")
         split_codes = read_array(file, "split_codes", np.dtype("u1"), rank=1)
@@ -78,10 +81,13 @@ def read_snapshot(path: Path) -> Snapshot:
     try:
         splits = [notes["splits"][code] for code in split_codes.tolist()]
         snapshot = Snapshot(str(attributes["dataset"]), ids, names, targets, splits, notes["classes"])
-    except (KeyError, IndexError, TypeError) as error:
+        aligned = ids.shape[1] == 16 and len(ids) == len(names) == len(targets) == len(splits)
+        if not aligned or snapshot.digest != path.stem:
+            raise CorruptError(
+                f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew."
+            )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise CorruptError(f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew.") from error
-    if snapshot.digest != path.stem:
-        raise CorruptError(f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew.")
     return snapshot
 
 
@@ -114,6 +120,9 @@ def _notes(snapshot: Snapshot) -> str:
 
 
 def _unpack(text: Array, ends: Array) -> list[str]:
+    # Ends that fall could ask for the same text again and again, beyond any memory.
+    if (len(ends) and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())) or (ends[-1] if len(ends) else 0) != len(text):
+        raise ValueError("the ends of its names do not rise to the end of the text")
     content = text.tobytes()
     starts = [0, *ends.tolist()]
     return [content[a:b].decode("utf-8", "surrogateescape") for a, b in itertools.pairwise(starts)]

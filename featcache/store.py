@@ -14,7 +14,9 @@ import numpy as np
 from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
 from .recipe import Recipe
-from .shard import Shard, read_ids, write_shard
+from .rowindex import RowIndex, row_keys
+from .shard import Shard, read_ids
+from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
@@ -26,48 +28,6 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 Array = np.ndarray[Any, Any]
 
 
-def row_keys(ids: Array, views: Array | int = 0) -> Array:
-    """Return one sortable key (20 bytes) for each sample id (n, 16) and view."""
-    keys = np.empty((len(ids), 20), dtype=np.uint8)
-    keys[:, :16] = ids
-    keys[:, 16:] = np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
-    # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
-    return keys.view("S20").reshape(-1)
-
-
-@dataclass(frozen=True)
-class RowIndex:
-    """Where each row of a set lies: sorted keys, and the number of the shard and the row in it."""
-
-    keys: Array
-    shards: Array
-    rows: Array
-
-    @classmethod
-    def build(cls, keys: list[Array]) -> RowIndex:
-        """Return the index over the keys of each shard; of a row that several shards hold, the first counts."""
-        if not keys:
-            nothing = np.empty(0, dtype=np.int64)
-            return cls(np.empty(0, dtype="S20"), nothing, nothing)
-        sizes = [len(part) for part in keys]
-        unique, first = np.unique(np.concatenate(keys), return_index=True)
-        shards = np.repeat(np.arange(len(sizes)), sizes)[first]
-        rows = np.concatenate([np.arange(size) for size in sizes])[first]
-        return cls(unique, shards, rows)
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def find(self, keys: Array) -> tuple[Array, Array, Array]:
-        """Return for each key whether it is there, and its shard and row (0 where it is not)."""
-        if not len(self.keys):
-            nothing = np.zeros(len(keys), dtype=np.int64)
-            return np.zeros(len(keys), dtype=bool), nothing, nothing
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        present = self.keys[places] == keys
-        return present, np.where(present, self.shards[places], 0), np.where(present, self.rows[places], 0)
-
-
 @dataclass
 class FeatureSet:
     """All rows of one recipe in a store: its shards, and where in them each row lies."""
@@ -76,6 +36,7 @@ class FeatureSet:
     recipe: Recipe
     _index: RowIndex | None = field(default=None, repr=False)
     _indexed_shards: list[str] = field(default_factory=list, repr=False)
+    _keys: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @property
     def path(self) -> str:
@@ -90,11 +51,16 @@ class FeatureSet:
         """Return where every row lies now, reading the ids of the shards only."""
         names = [entry.name for entry in self.shard_entries()]
         if self._index is None or names != self._indexed_shards:
-            keys = []
+            known = {}
             for name in names:
-                ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
-                keys.append(row_keys(ids, views))
-            self._index, self._indexed_shards = RowIndex.build(keys), names
+                if name not in self._keys:
+                    with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
+                        ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
+                        known[name] = row_keys(ids, views)
+                else:
+                    known[name] = self._keys[name]
+            self._keys, self._indexed_shards = known, list(known)
+            self._index = RowIndex.build(list(known.values()))
         return self._index
 
     def shard_names(self) -> list[str]:
@@ -104,7 +70,13 @@ class FeatureSet:
 
     def open_shard(self, name: str) -> Shard:
         """Return one shard opened for reading."""
-        return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+        try:
+            return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+        except FileNotFoundError:
+            raise StaleError(
+                f"{self.path}/{name} in {self.storage.url} was removed since it was looked up. "
+                "Run `featcache extract` again; it recomputes what is missing."
+            ) from None
 
     def missing(self, ids: Array, view: int = 0) -> Array:
         """Return the positions of the first occurrence of each id that has no row of the view."""
@@ -125,7 +97,7 @@ class FeatureSet:
             return {str(key): (str(name), str(reason)) for key, (name, reason) in noted.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptError(
                 f"{self.path}/skipped.json in {self.storage.url} is damaged ({error}). Delete it; extract writes it anew."
             ) from error
@@ -186,6 +158,17 @@ class StoreFiles:
             }
             self.storage.write_bytes("store.json", (json.dumps(note, indent=1) + "\n").encode())
 
+    def size_bytes(self) -> int:
+        """Return the bytes of all sets, snapshots and heads."""
+        folders = [f"{top}/{each.name}" for top in ("sets", "snapshots", "heads") for each in self.storage.list(top)]
+        return sum(entry.size_bytes for folder in folders for entry in self.storage.list(folder))
+
+    def sweep(self, dry_run: bool = False) -> int:
+        """Return how many temporary files dead writers left anywhere in the store, having removed them."""
+        tops = ("sets", "snapshots", "cache", "active")
+        below = [f"{top}/{each.name}" for top in tops for each in self.storage.list(top) if each.is_folder]
+        return sum(self.storage.sweep(folder, dry_run) for folder in ("", "pins", "heads", *tops, *below))
+
     def set(self, recipe: Recipe) -> FeatureSet:
         """Return the set of a recipe, which may have no rows yet."""
         return FeatureSet(self.storage, recipe)
@@ -208,31 +191,52 @@ class StoreFiles:
         """Record what a dataset holds; it becomes the dataset's latest snapshot."""
         folder = f"snapshots/{check_name(snapshot.dataset, 'dataset')}"
         path = f"{folder}/{snapshot.digest}.h5"
-        if not self.storage.exists(path):
-            with self.storage.create(path) as temporary:
-                write_snapshot(temporary, snapshot)
-        latest = json.dumps({"latest": snapshot.digest}).encode()
-        if self._latest(folder) != snapshot.digest:
-            self.storage.write_bytes(f"{folder}/latest.json", latest)
+        try:
+            whole = self.storage.exists(path) and bool(read_snapshot(self.storage.fetch(path)))
+        except CorruptError:
+            whole = False
+        if not whole:
+            self._write_snapshot(path, snapshot)
+        if self._pointer(folder) != snapshot.digest:
+            self.storage.write_bytes(f"{folder}/latest.json", json.dumps({"latest": snapshot.digest}).encode())
+            if not self.storage.exists(path):  # gc removed what was not yet the latest
+                self._write_snapshot(path, snapshot)
+
+    def _write_snapshot(self, path: str, snapshot: Snapshot) -> None:
+        with self.storage.create(path) as temporary:
+            write_snapshot(temporary, snapshot)
 
     def snapshot(self, dataset: str) -> Snapshot:
         """Return the latest snapshot of a dataset; raises :class:`StaleError` where there is none."""
         folder = f"snapshots/{check_name(dataset, 'dataset')}"
-        digest = self._latest(folder)
+        digest = self.latest_digest(dataset)
         if digest is None:
             known = ", ".join(entry.name for entry in self.storage.list("snapshots")) or "none"
             raise StaleError(
                 f"{self.url} holds no snapshot of the dataset {dataset!r} (it holds: {known}). "
                 "Run `featcache extract` first."
             )
-        return read_snapshot(self.storage.fetch(f"{folder}/{check_name(digest, 'snapshot')}.h5"))
+        return read_snapshot(self.storage.fetch(f"{folder}/{digest}.h5"))
 
-    def _latest(self, folder: str) -> str | None:
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+    def latest_digest(self, dataset: str) -> str | None:
+        """Return the digest of the latest snapshot; without the pointer to it, that of the newest file."""
+        folder = f"snapshots/{check_name(dataset, 'dataset')}"
+        files = {entry.name[: -len(".h5")]: entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")}
+        if not self.storage.exists(f"{folder}/latest.json"):
+            return max(files, key=lambda name: files[name].modified_s) if files else None
+        digest = self._pointer(folder)
+        if digest not in files:
+            # An older snapshot could have other labels, so it is not taken instead.
+            raise CorruptError(
+                f"{folder}/latest.json in {self.url} is damaged: it names no snapshot that is there. "
+                "Run `featcache extract`, which writes it anew."
+            )
+        return digest
+
+    def _pointer(self, folder: str) -> str | None:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return str(json.loads(self.storage.read_bytes(f"{folder}/latest.json"))["latest"])
-        # The pointer is a convenience: without it the newest file is the latest snapshot.
-        files = [entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")]
-        return max(files, key=lambda entry: entry.modified_s).name[: -len(".h5")] if files else None
+        return None
 
     def _check_format(self) -> None:
         try:
@@ -244,7 +248,7 @@ class StoreFiles:
                     "Choose an empty or new folder with --store."
                 ) from None
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NotAStoreError(
                 f"{self.url} is not a featcache store: its store.json is damaged ({error}). "
                 f'Restore it as {{"format": {STORE_FORMAT}}} if the sets in it are yours.'

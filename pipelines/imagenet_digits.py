@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--cut", default="_blocks.15")
     options = parser.parse_args()
     project = featcache.Project(featcache.Settings(options.backbone, options.data, options.store))
-    (report,) = project.extract([options.cut])
+    report = project.extract(options.cut)
     print(f"{report.samples} samples: {report.computed} computed, {report.reused} reused in {report.elapsed_s:.1f} s")
     split, features = project.split(options.cut), project.features(options.cut)
     for head in ("linear", "sklearn:LogisticRegression"):

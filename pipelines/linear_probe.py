@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     project = featcache.Project(featcache.Settings(options.backbone, options.data, options.store))
     for cut in options.cut:
-        (report,) = project.extract([cut])
+        report = project.extract(cut)
         head = featcache.train_head(project.split(cut), project.features(cut), head="sklearn:LogisticRegression")
         print(f"{cut}: {100 * head.metrics.accuracy:.1f} % on {head.metrics.split} ({report.computed} rows computed)")
 

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--publish", type=Path, default=Path("published-head"))
     options = parser.parse_args()
     settings = featcache.Settings(options.backbone, options.data, options.store)
-    (report,) = featcache.Project(settings).extract([options.cut], on_error="skip")
+    report = featcache.Project(settings).extract(options.cut, on_error="skip")
     print(f"{report.samples} samples: {report.computed} computed, {report.reused} reused, {report.skipped} skipped")
     if not report.computed and (options.publish / "head.json").is_file():
         print("nothing new: the published head stays")

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     project = featcache.Project(featcache.Settings(options.backbone, options.data, options.store))
-    project.extract([options.cut])
+    project.extract(options.cut)
     features = project.features(options.cut)
     train, test = features.where("train"), features.where("test")
     network = new_network(project.split(options.cut), classes=len(features.classes))

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import featcache
 from featcache import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
 from featcache.backbones import backbone_identity, load_backbone
 from featcache.datasets import open_dataset
@@ -166,20 +167,30 @@ def test_sentences_of_scipys_documentation_are_told_apart_by_what_minilm_makes_o
     subprocess.run([sys.executable, ROOT / "data" / "make_docs.py", "--out", tmp_path / "docs.csv"], check=True)
     dataset, backbone = open_dataset(f"csv:{tmp_path / 'docs.csv'}"), load_backbone(f"hf:{minilm}")
     assert backbone.make_transform is not None
-    transform = backbone.make_transform(None)
-    inputs = [transform(dataset[row][0]) for row in range(len(dataset))]
-    order = sorted(range(len(inputs)), key=lambda row: len(inputs[row]["input_ids"]))
-    pooled = np.empty((len(inputs), 384), dtype=np.float32)
-    for start in range(0, len(order), 32):
-        rows = order[start : start + 32]
-        batch = transform.collate([inputs[row] for row in rows])
-        with torch.no_grad():
-            hidden = backbone.model.bert(**batch).last_hidden_state
-        mask = batch["attention_mask"][..., None]
-        pooled[rows] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
-    trained = np.array(dataset.splits) == "train"
-    head = LogisticRegression(max_iter=1000).fit(pooled[trained], dataset.targets[trained])
-    assert head.score(pooled[~trained], dataset.targets[~trained]) > 0.9  # the largest class is a third
+    options = {"cut": "bert.encoder", "transform": backbone.make_transform(None), "pool": "auto"}
+    features = featcache.extract(backbone.model, dataset, str(tmp_path / "store"), **options)
+    again = featcache.extract(backbone.model, dataset, str(tmp_path / "store"), **options)
+    assert (features.report.computed, again.report.computed) == (len(dataset), 0)
+    vectors, targets = features.numpy()
+    assert vectors.shape == (len(dataset), 384)
+    trained = features.splits == "train"
+    head = LogisticRegression(max_iter=1000).fit(vectors[trained], targets[trained])
+    assert head.score(vectors[~trained], targets[~trained]) > 0.9  # the largest class is a third
+
+
+def test_a_head_is_trained_on_cached_texts_from_the_command_line(small: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{'good words ' * (row % 7 + 1)}{row},{'ab'[row % 2]}\n" for row in range(40))
+    (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
+    options = ("--backbone", f"hf:{small / 'roberta'}", "--data", "csv:texts.csv", "--cut", "roberta.encoder", "--json")
+    for command in (("extract",), ("train-head", "--epochs", "2")):
+        done = subprocess.run(
+            [sys.executable, "-m", "featcache", *command, *options],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -337,7 +337,20 @@ def test_init_writes_a_file_that_works_and_does_not_overwrite_one(command: Comma
 
 def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:
     overview = command("--help").stdout
-    for name in ("init", "extract", "train-head", "predict", "cuts", "status", "explain", "ls", "verify"):
+    for name in (
+        "init",
+        "extract",
+        "train-head",
+        "predict",
+        "cuts",
+        "status",
+        "explain",
+        "ls",
+        "verify",
+        "gc",
+        "pin",
+        "unpin",
+    ):
         assert name in overview
         assert "Usage: featcache " + name in command(name, "--help").stdout
 

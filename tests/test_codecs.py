@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as arrays
 import featcache
 from featcache import CorruptError, FeatureStore, NonFiniteError, Recipe, TensorSpec, UsageError
 from featcache.codecs import codecs, load_codec
-from featcache.shard import Shard, write_shard
+from featcache.shard import Shard
+from featcache.shardwriter import write_shard
 
 from .test_ragged import Encoder, Texts
 

@@ -85,7 +85,7 @@ def test_training_and_saving_need_neither_matplotlib_nor_skops(made, features, t
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "featcache.heads.plots", raising=False)
     folder = featcache.train_head(made, features, head="sklearn:RidgeClassifier").save(tmp_path / "head")
-    assert {path.name for path in folder.iterdir()} == {"head.json", "head.safetensors", "history.csv"}
+    assert {path.name for path in folder.iterdir()} == {"head.json", "head.safetensors", "history.csv", "seal.json"}
     forest = featcache.train_head(made, features, head="sklearn:RandomForestClassifier", parameters={"n_estimators": 3})
     with pytest.raises(MissingDependencyError, match=r"featcache\[estimators\]"):
         forest.save(tmp_path / "forest")

@@ -56,3 +56,10 @@ def test_every_script_is_short_and_uses_the_public_api_only() -> None:
         text = script.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 150, script
         assert "featcache._" not in text
+
+
+@pytest.mark.slow
+def test_which_layers(digits: Path, tmp_path: Path) -> None:
+    words = run("which_layers.py", digits, tmp_path, "--epochs", "3")
+    assert "avgpool" in words
+    assert float(words.rsplit(": ", 1)[1].split(" %")[0]) > 90

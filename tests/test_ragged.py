@@ -235,6 +235,9 @@ def test_the_order_of_keyword_inputs_does_not_matter(encoder) -> None:
     one = featcache.split(encoder, "layers.1", *examples)
     other = featcache.split(encoder, "layers.1", *backwards)
     assert one.structure == other.structure
+    assert one.side_inputs == other.side_inputs == ("attention_mask",)
+    earliest = featcache.split(encoder, "embedding", *backwards)
+    assert [spec.name for spec in earliest.frontier] == ["embedding", "attention_mask"]
     frontier = one.prefix(**backwards[0])
     assert torch.equal(frontier["attention_mask"], examples[0]["attention_mask"])
     with torch.no_grad():

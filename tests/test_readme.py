@@ -49,5 +49,22 @@ def test_every_link_of_the_readme_leads_to_a_file() -> None:
 
 
 def test_every_public_command_is_named() -> None:
-    for name in ("extract", "train-head", "cuts", "status", "explain", "ls", "verify", "predict", "init"):
+    for name in (
+        "extract",
+        "train-head",
+        "cuts",
+        "status",
+        "explain",
+        "ls",
+        "verify",
+        "gc",
+        "pin",
+        "predict",
+        "export",
+        "init",
+        "plan",
+        "probe",
+        "sweep",
+        "report",
+    ):
         assert f"`{name}" in TEXT or f"featcache {name}" in TEXT

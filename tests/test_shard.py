@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from featcache import CorruptError, Recipe, TensorSpec
-from featcache.shard import Shard, write_shard
+from featcache.shard import Shard
+from featcache.shardwriter import write_shard
 
 
 def recipe(shape: tuple[int, ...] = (3, 2), dtype: str = "float32") -> Recipe:

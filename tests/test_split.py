@@ -225,16 +225,16 @@ def test_unsound_cuts_are_refused_with_the_reason_and_cuts_that_work() -> None:
     with pytest.raises(SplitError, match="tolist"):
         split(ThroughNumpy().eval(), "block", (x,))
 
-    class Windows(nn.Module):
+    class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.fc = nn.Linear(3, 3), nn.Linear(12, 2)
+            self.inner, self.fc = nn.Linear(3, 3), nn.Linear(3, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.inner(x.reshape(-1, 3)).reshape(len(x), 12))
+            return self.fc(self.inner(x.transpose(0, 1)).transpose(0, 1))
 
     with pytest.raises(SplitError, match="first dimension is not the batch"):
-        split(Windows().eval(), "inner", (torch.randn(2, 12),))
+        split(Positions().eval(), "inner", (torch.randn(2, 4, 3),))
 
     class Unused(SmallNet):
         def __init__(self) -> None:

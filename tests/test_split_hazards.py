@@ -246,3 +246,39 @@ def test_relative_position_tables_before_the_cut_are_among_the_digested_weights(
     with torch.no_grad():
         dict(model.named_parameters(), **dict(model.named_buffers()))[sorted(used)[0]].view(-1)[0] += 1e-3
     assert [each for each in base if made.weights[each] != base[each]] == [sorted(used)[0]]
+
+
+class Windows(nn.Module):
+    """Runs its middle on the windows of all samples, one sample after the other or one window after the other."""
+
+    def __init__(self, samples_first: bool, writes: bool = False) -> None:
+        super().__init__()
+        self.inner, self.fc = nn.Linear(3, 3), nn.Linear(12, 2)
+        self.samples_first, self.writes = samples_first, writes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = x.reshape(-1, 4, 3)
+        parts = parts if self.samples_first else parts.transpose(0, 1)
+        inner = self.inner(parts.reshape(-1, 3))
+        if self.writes:
+            inner[:, 0].mul_(2)
+        if self.training:
+            inner = nn.functional.dropout(inner, 0.3)
+        inner = inner.view(-1, 4, 3) if self.samples_first else inner.view(4, -1, 3).transpose(0, 1)
+        return self.fc(inner.reshape(-1, 12))
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_windows_of_a_sample_are_stored_as_one_row(writes: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Windows(True, writes).eval(), torch.randn(5, 12)
+    made = equals_the_model(model, "inner", x)
+    assert made.frontier[0].shape == (4, 3)
+    assert made.prefix(x).shape == (5, 4, 3)
+    assert torch.equal(made.suffix(made.prefix(x)[3:]), model(x)[3:])
+
+
+def test_windows_that_lie_one_after_the_other_for_all_samples_are_refused() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(SplitError, match="other rows of their batch"):
+        featcache.split(Windows(False).eval(), "inner", (torch.randn(3, 12),))

@@ -79,6 +79,21 @@ def test_a_head_trained_on_views_equals_the_loop_that_sees_the_same_views(net, p
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_an_estimator_is_fitted_on_all_views(net, pairs, tmp_path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    split = featcache.split(net, "block", (pairs.inputs[:2],))
+    features = featcache.extract(split, pairs, str(tmp_path / "s"), pool="auto", augment=Shift(), views=2)
+    head = featcache.train_head(
+        split, features, head="sklearn:LogisticRegression", validation=0.0, parameters={"max_iter": 2000}
+    )
+    every = np.concatenate([features.numpy(view)[0] for view in range(3)])
+    expected = LogisticRegression(max_iter=2000, random_state=0).fit(every, np.tile(features.targets, 3))
+    assert np.allclose(head.estimator.coef_, expected.coef_, atol=1e-5)
+    with pytest.raises(UsageError, match="no view 3"):
+        features.numpy(3)
+
+
 def test_derived_views_equal_computed_ones(net, pairs, tmp_path) -> None:
     options = {"augment": Shift(), "views": 2}
     store = str(tmp_path / "s")

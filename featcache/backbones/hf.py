@@ -46,6 +46,10 @@ class HuggingFaceSource:
         except Exception as error:
             raise _refused(spec, error) from error
         config.use_cache = False  # key-value caches of decoders are no features
+        if hasattr(config, "apply_spec_augment"):
+            config.apply_spec_augment = (
+                False  # random masks early in the network: what lies behind them cannot be cached
+            )
         kind, modality = _kind_of_model(transformers, config, folder)
         model = _load(kind, config, folder, spec, weights)
         modality = modality or MAIN_INPUTS.get(str(model.main_input_name), "text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..errors import StaleError
+from ..errors import CorruptError, StaleError
 from ..recipe import Difference, Recipe
 from ..snapshot import Snapshot
 from ..store import StoreFiles
@@ -107,7 +107,7 @@ def _nearest(store: StoreFiles, recipe: Recipe) -> tuple[str | None, list[Differ
 def _changes(store: StoreFiles, snapshot: Snapshot) -> tuple[list[str], list[str], list[str]]:
     try:
         old = store.snapshot(snapshot.dataset)
-    except StaleError:
+    except (StaleError, CorruptError):  # why a set is fresh or not does not depend on it
         return [], [], []
     if old.digest == snapshot.digest:
         return [], [], []

@@ -25,10 +25,17 @@ COMMANDS = {
     "predict": "predict",
     "export": "export",
     "cuts": "cuts",
+    "plan": "plan",
+    "probe": "probe",
+    "sweep": "sweep",
+    "report": "report",
     "status": "status",
     "explain": "status",
     "ls": "store",
     "verify": "store",
+    "gc": "gc",
+    "pin": "gc",
+    "unpin": "gc",
 }
 
 

@@ -108,6 +108,9 @@ def project_options(function: Function) -> Function:
         ),
         click.option("--augment", metavar="SPEC", help="flip, trivial, FILE.py:factory or MODULE:factory."),
         click.option("--view-seed", type=int, default=0, show_default=True, help="Seed of the random views."),
+        click.option(
+            "--store-budget", metavar="SIZE", help="What the store may grow to, such as 50GB.  [default: the disk]"
+        ),
         click.option("--from-lossy", is_flag=True, help="Derive from the rounded set of a shallower cut."),
     ]
     for option in reversed(options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from typing import Any
 import click
 
 from ..progress import ProgressEvent
+from ..quantity import size_in_words as size
 
-__all__ = ["count", "document", "duration", "progress_bar", "size", "table", "tell"]
+__all__ = ["age", "count", "document", "duration", "progress_bar", "size", "table", "tell"]
 
 
 def tell(words: str) -> None:
@@ -38,12 +40,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+NUMBER = re.compile(r"-?[\d.,]+( \S+)?")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write aligned columns to stdout; a column whose cells all begin with a digit is aligned right."""
+    """Write aligned columns to stdout; a column of numbers, with or without unit, is aligned right."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [
-        bool(rows) and all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows)
+        bool(rows) and all(NUMBER.fullmatch(row[column]) or row[column] in ("", "-") for row in rows)
         for column in range(len(header))
     ]
     for line in lines:
@@ -52,16 +57,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width, is_right in zip(line, widths, right, strict=True)
         ]
         click.echo("  ".join(cells).rstrip())
-
-
-def size(size_bytes: float) -> str:
-    """Return bytes in words: 512 B, 2.0 kB, 1.4 GB."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
 
 
 def duration(elapsed_s: float) -> str:
@@ -73,9 +68,17 @@ def duration(elapsed_s: float) -> str:
     return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"
 
 
-def count(number: int, noun: str) -> str:
+def age(elapsed_s: float) -> str:
+    """Return how long ago something was: 40 s ago, 5 min ago, 7 h ago, 12 days ago."""
+    for unit, unit_s in (("days", 86400), ("h", 3600), ("min", 60)):
+        if elapsed_s >= 2 * unit_s:
+            return f"{int(elapsed_s // unit_s)} {unit} ago"
+    return f"{max(0, int(elapsed_s))} s ago"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: 1 sample, 1,797 samples."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} " + (noun if number == 1 else plural or noun + "s")
 
 
 @contextmanager

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import command, store_option
+from .options import command, cut_option, project_options, store_option, stored_cuts, the_project
 from .output import count, document, size, table, tell
+
+if TYPE_CHECKING:
+    from ..catalog import VerifyReport
+    from ..recompute import Recomputed
 
 
 @command("ls")
@@ -42,23 +48,55 @@ def ls_command(as_json: bool, store: str) -> None:
 
 
 @command("verify")
-@store_option
-def verify_command(as_json: bool, store: str) -> int:
-    """Read every byte of a store and compare it with its checksums; exit 1 if something is damaged."""
+@project_options
+@cut_option
+@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next extract makes just that anew.")
+@click.option(
+    "--recompute", type=click.IntRange(min=1), metavar="N", help="Compare N rows of each cut with fresh ones."
+)
+def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute: int | None, **options: Any) -> int:
+    """Read every byte of a store and compare it with its checksums; exit 1 if something is damaged.
+
+    With --recompute, rows are also computed anew and compared: the only option that needs a backbone and data.
+    """
     from ..catalog import FeatureStore
 
-    report = FeatureStore(store).verify()
+    report = FeatureStore(options["store"]).verify(repair)
+    compared = _recomputed(options, cut, recompute) if recompute is not None else []
     if as_json:
-        document(report)
+        document({**{each.name: getattr(report, each.name) for each in fields(report)}, "recomputed": compared})
     else:
-        click.echo(
-            f"{count(report.sets, 'set')}, {count(report.shards, 'shard')}, {count(report.rows, 'row')}, "
-            f"{count(report.snapshots, 'snapshot')}, {size(report.size_bytes)} read: "
-            f"{count(len(report.damaged), 'damaged file')}."
-        )
-        for damage in report.damaged:
-            rows = "".join(f", rows {first} to {last - 1}" for first, last in damage.rows)
-            click.echo(f"damaged: {damage.path}{rows}: {damage.reason}")
-        if report.damaged:
-            tell("Delete the damaged files and run `featcache extract` to have their rows recomputed.")
-    return 1 if report.damaged else 0
+        _say(report, repair)
+        for each in compared:
+            _say_compared(each)
+    return 1 if report.unrepaired or not all(each.within_rounding for each in compared) else 0
+
+
+def _recomputed(options: dict[str, Any], cut: tuple[str, ...], rows: int) -> list[Recomputed]:
+    project = the_project(options)
+    return project.recompute(stored_cuts(project, cut), rows)
+
+
+def _say(report: VerifyReport, repair: bool) -> None:
+    click.echo(
+        f"{count(report.sets, 'set')}, {count(report.shards, 'shard')}, {count(report.rows, 'row')}, "
+        f"{count(report.snapshots, 'snapshot')}, {count(report.heads, 'head')}, {size(report.size_bytes)} read: "
+        f"{count(len(report.damaged), 'damaged file')}."
+    )
+    for damage in report.damaged:
+        rows = "".join(f", rows {first} to {last - 1}" for first, last in damage.rows)
+        done = f" Repaired: {damage.repair}." if damage.repair else ""
+        click.echo(f"damaged: {damage.path}{rows}: {damage.reason}{done}")
+    if report.unrepaired and not repair:
+        tell("`featcache verify --repair` drops what is damaged; `featcache extract` then recomputes just that.")
+
+
+def _say_compared(found: Recomputed) -> None:
+    verdict = "within rounding" if found.within_rounding else "more than rounding explains"
+    where = f" at {found.sample}" if found.sample else ""
+    click.echo(
+        f"{found.cut}: {count(found.rows, 'row')} recomputed, largest difference {found.largest_difference:.3g} "
+        f"({found.relative_difference:.1e} of the largest value){where}: {verdict}."
+    )
+    for name, (stored, now) in found.provenance.items():
+        click.echo(f"  {name}: stored with {stored}, now {now}")

@@ -35,6 +35,9 @@ class Codec(Protocol):
     def is_exact(self, dtype: str) -> bool:
         """Return whether values of the named torch dtype are read back as they were."""
 
+    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, int] | None:
+        """Return the shape of :meth:`scales` for rows (or steps) of the given shape, None where there are none."""
+
     def scales(self, values: Array, dtype: str) -> Array | None:
         """Return what the shard that holds these rows keeps beside them so that they can be decoded, or None."""
 

@@ -36,6 +36,10 @@ class Bits:
         """Return whether values of the named torch dtype are read back as they were."""
         return dtype not in FLOATING or dtype == self.name
 
+    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Return None: there are none."""
+        return
+
     def scales(self, values: Array, dtype: str) -> None:
         """Return None: every row stands for itself."""
         return

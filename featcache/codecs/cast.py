@@ -38,6 +38,10 @@ class Cast:
         """Return whether values of the named torch dtype are read back as they were: as float32 at most."""
         return dtype not in FLOATING or dtype == self.name or (self.name == "float32" and dtype != "float64")
 
+    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Return None: there are none."""
+        return
+
     def scales(self, values: Array, dtype: str) -> None:
         """Return None: every row stands for itself."""
         return

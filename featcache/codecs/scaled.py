@@ -42,6 +42,13 @@ class Scaled:
         """Return whether values of the named torch dtype are read back as they were."""
         return dtype not in FLOATING
 
+    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, int] | None:
+        """Return (2, channels)."""
+        if dtype not in FLOATING:
+            return None
+        rows = (1, *shape) if shape else (1, 1)
+        return 2, rows[_channel_axis(rows)]
+
     def scales(self, values: Array, dtype: str) -> Array | None:
         """Return the step and the zero of each channel, (2, channels) float32."""
         if dtype not in FLOATING:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -135,11 +136,13 @@ class EstimatorHead:
     def train(
         self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
-        """Fit the estimator on the training rows."""
-        pool = _network(parts).pool
-        vectors, targets = rows.train.map(pool, device=str(_device(parts))).numpy()
+        """Fit the estimator on the training rows, and on all their views where there are any."""
+        pooled = rows.train.map(_network(parts).pool, device=str(_device(parts)))
+        views = [pooled.numpy(view) for view in range(pooled.views + 1)]
+        vectors, targets = (np.concatenate(each) for each in zip(*views, strict=True))
+        weights = None if rows.weights is None else np.tile(rows.weights, len(views))
         name = options.head.partition(":")[2]
-        estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed, task, rows.weights)
+        estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed, task, weights)
         self._put(parts, as_layer(estimator, task, vectors), estimator)
         return []
 

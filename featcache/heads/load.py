@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..devices import pick_device
-from ..errors import DataNotFoundError, FeatCacheError, HeadError
+from ..errors import CorruptError, DataNotFoundError, FeatCacheError, HeadError
 from ..pooling import Pool
 from ..recipe import Recipe
+from ..seal import check_seal
 from ..split import Split
 from .estimators import load_estimator
 from .head import TrainedHead
@@ -36,11 +37,14 @@ def read_head(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataNotFoundError(f"{folder} holds no head (no head.json). `featcache train-head` makes one.")
     try:
+        check_seal(folder)
         described: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if described["format"] > HEAD_FORMAT:
             raise HeadError(
                 f"{folder} has head format {described['format']}; this featcache reads {HEAD_FORMAT}. Upgrade it."
             )
+    except CorruptError as error:
+        raise HeadError(str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, HeadError):
             raise

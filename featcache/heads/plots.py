@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-
-import matplotlib
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from ..figures import FIRST, INK, SECOND, plain_axes, svg
 from .metrics import EpochRecord, Metrics
 
 __all__ = ["confusion_plot", "curves_plot"]
 
-INK, FIRST, SECOND = "#808080", "#3b7dd8", "#e08214"  # readable on white and on near-black
 MOST_NAMED_CLASSES = 30
 
 
@@ -34,8 +29,8 @@ def curves_plot(history: list[EpochRecord]) -> bytes:
     losses.legend(frameon=False, labelcolor=INK)
     accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
     for axes in (losses, accuracies):
-        _plain(axes)
-    return _svg(figure)
+        plain_axes(axes)
+    return svg(figure)
 
 
 def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
@@ -62,27 +57,5 @@ def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
         ylabel="true",
         title=f"{metrics.split}: {100 * metrics.accuracy:.1f} % of {metrics.samples}",
     )
-    _plain(axes)
-    return _svg(figure)
-
-
-def _plain(axes: object) -> None:
-    axes.tick_params(colors=INK)  # type: ignore[attr-defined]
-    for spine in axes.spines.values():  # type: ignore[attr-defined]
-        spine.set_color(INK)
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):  # type: ignore[attr-defined]
-        label.set_color(INK)
-    axes.set_facecolor("none")  # type: ignore[attr-defined]
-
-
-def _svg(figure: Figure) -> bytes:
-    figure.patch.set_alpha(0)
-    out = io.BytesIO()
-    # Text stays text, in the reader's font, which has the letters of all class names; equal figures give equal files.
-    with (
-        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "featcache"}),
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # only the space for it is estimated
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    return out.getvalue()
+    plain_axes(axes)
+    return svg(figure)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from ..errors import HeadError, StorePermissionError
 from ..fileset import versions
+from ..seal import SEAL, seal
 from ..storages.local import sync, temporary_beside
 from .estimators import save_estimator
 from .layers import EstimatorLayer
@@ -47,6 +48,7 @@ def save_head(head: TrainedHead, folder: Path, origin: Mapping[str, Any]) -> Pat
     files[DESCRIPTION] = (described + "\n").encode()
     files["history.csv"] = _history(head.history).encode()
     files.update(_plots(head))
+    files[SEAL] = seal(files)
     try:
         _write_folder(folder, files)
     except PermissionError as error:

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from ..tensorspec import TensorSpec
+from .crossings import Crossing, ancestors, crossing_of, refs_in
 from .record import ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
-__all__ = ["Crossing", "CutAnalysis", "analyse", "refs_in"]
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """A tensor that crosses the cut: the number of its object, and the module output that it is, if it is one.
-
-    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are.
-    """
-
-    number: int
-    spec: TensorSpec
-    source: tuple[str, int, int] | None  # (module, which call of it, leaf of its output)
-    carried: bool
+__all__ = ["CutAnalysis", "analyse"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +67,6 @@ class CutAnalysis:
         return all(crossing.source is not None or crossing.carried for crossing in self.crossings)
 
 
-def refs_in(tree: Any) -> list[int]:
-    """Return the numbers of the tensors in a tree of arguments or results."""
-    return [leaf.number for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Ref)]
-
-
 def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
     """Return what crosses the cut; raises :class:`SplitError` where caching there would be unsound."""
     run, other = runs.run, runs.larger
@@ -105,7 +86,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
     own = refs_in(run.modules[cut_call].outputs)
     ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))
     names: set[str] = set()
-    made = [_crossing(cut, runs, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
+    made = [crossing_of(cut, runs, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
     if not made:
         raise SplitError(
             f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
@@ -155,9 +136,21 @@ def _main_inputs(model: nn.Module, run: Run) -> set[int]:
     inputs = refs_in((args, kwargs))
     if not inputs:
         raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
-    named = kwargs.get(getattr(model, "main_input_name", None))
-    main = {named.number} if isinstance(named, Ref) else {inputs[0]}
-    return main | {number for number in inputs if run.objects[number].is_floating_point()}
+    named = [kwargs.get(name) for name in _input_order(model)]
+    main = next((each.number for each in named if isinstance(each, Ref)), inputs[0])
+    if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
+        main = inputs[0]
+    return {main} | {number for number in inputs if run.objects[number].is_floating_point()}
+
+
+def _input_order(model: nn.Module) -> list[str]:
+    """Return the names of a model's inputs, the main one first: as transformers names it, else as forward lists them."""
+    declared = getattr(model, "main_input_name", None)
+    try:
+        listed = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        listed = []
+    return [declared, *listed] if isinstance(declared, str) else listed
 
 
 def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
@@ -221,81 +214,6 @@ def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
         if needed.intersection((*call.makes, *call.writes)) and not tainted.intersection(call.reads):
             needed.update(call.reads)
     return needed
-
-
-def _crossing(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, names: set[str]) -> Crossing:
-    run, other = runs.run, runs.larger
-    tensor, origin = run.objects[number], run.origins[number]
-    source = _source(run, number, cut_call)
-    if origin[0] == "input":
-        name = _input_name(run, number)
-    elif source is not None:
-        name = source[0] if source[2] == 0 else f"{source[0]}.{source[2]}"
-    else:
-        call = run.calls[origin[1]]
-        inside = run.modules[call.parent].name if call.parent >= 0 else ""
-        name = f"{inside}.{call.name.rpartition('.')[2].strip('_')}".lstrip(".")
-    unique, copy = name, 1
-    while unique in names:
-        copy += 1
-        unique = f"{name}:{copy}"
-    names.add(unique)
-    mine, theirs = run.shapes[number], other.shapes[number]
-    if not mine or mine[0] != run.batch or theirs[0] != other.batch or mine[1:] != theirs[1:]:
-        raise SplitError(
-            f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
-            f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
-        )
-    shape: list[int | None] = list(mine[1:])
-    if runs.resized is not None:
-        sized = runs.resized.shapes[number]
-        varying = [place for place, (a, b) in enumerate(zip(mine, sized, strict=False)) if a != b]
-        if len(mine) != len(sized) or varying not in ([], [1]):
-            raise SplitError(
-                f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} and, for samples of another length, "
-                f"{list(sized)}: only what varies in its first dimension behind the batch can be stored without padding."
-            )
-        if varying:
-            shape[0] = None
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return Crossing(
-        number,
-        TensorSpec(unique, tuple(shape), dtype),
-        None if origin[0] == "input" else source,
-        carried or origin[0] == "input",
-    )
-
-
-def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None:
-    """Return the module output that an object is: the cut's own if it is that, else the first."""
-    still_open = ancestors(run, cut_call)
-    for position in (cut_call, *range(len(run.modules))):
-        call = run.modules[position]
-        if call.end > run.modules[cut_call].end or position in still_open:
-            continue
-        for leaf, value in enumerate(pytree.tree_leaves(call.outputs)):
-            if isinstance(value, Ref) and value.number == number:
-                return call.name, call.nth, leaf
-    return None
-
-
-def _input_name(run: Run, number: int) -> str:
-    args, kwargs = run.inputs
-    for name, value in kwargs.items():
-        if isinstance(value, Ref) and value.number == number:
-            return str(name)
-    position = refs_in((args, kwargs)).index(number)
-    return "input" if position == 0 else f"input_{position}"
-
-
-def ancestors(run: Run, position: int) -> set[int]:
-    """Return the positions of the module calls within which a module call ran."""
-    found = set()
-    position = run.modules[position].parent
-    while position >= 0:
-        found.add(position)
-        position = run.modules[position].parent
-    return found
 
 
 def is_behind(run: Run, position: int, cut_call: int) -> bool:

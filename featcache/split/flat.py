@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .analysis import CutAnalysis, ancestors, behind, is_behind
+from .analysis import CutAnalysis, behind, is_behind
 from .containers import PLAIN, NotFlatError, held
+from .crossings import Crossing, ancestors
 from .record import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
@@ -98,7 +99,7 @@ class _Builder:
         if self.until is None:
             self.graph.output(self._tree(self.run.outputs, self.other.outputs, self.resized.outputs))
         else:
-            self.graph.output({each.spec.name: self._tensor(each.number) for each in self.until.crossings})
+            self.graph.output({each.spec.name: self._rows(each) for each in self.until.crossings})
         for node in (self.batch, self.length, self.device):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
@@ -135,10 +136,17 @@ class _Builder:
             if crossing.spec.ragged:
                 self.length = self.length or self.graph.call_method("size", (node, 1))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
+            if crossing.rows > 1:
+                node = self.graph.call_method("flatten", (node, 0, 1))
             if crossing.number in self.analysis.overwritten:
                 # The caller's tensor may be a cached row: what is changed in place must be a copy.
                 node = self.graph.call_method("clone", (node,))
             self.nodes[crossing.number] = node
+
+    def _rows(self, crossing: Crossing) -> Any:
+        """Return what crosses the deeper cut as a row a sample."""
+        node = self._tensor(crossing.number)
+        return node if crossing.rows == 1 else self.graph.call_method("unflatten", (node, 0, (-1, crossing.rows)))
 
     def _module(self, mine: ModuleCall, *others: ModuleCall) -> None:
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))

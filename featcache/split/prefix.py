@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .analysis import CutAnalysis
+from .crossings import Crossing
 from .names import call_name, is_metadata
 from .record import StopAtCutError
 
@@ -74,11 +75,15 @@ def _taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool) ->
             "as the example gave them; if they are so, the model took another path for this batch."
         )
     return {
-        crossing.spec.name: found[crossing.number].clone()
-        if keep and crossing.number in analysis.overwritten
-        else found[crossing.number]
-        for crossing in analysis.crossings
+        each.spec.name: _stored(each, found[each.number], clone=keep and each.number in analysis.overwritten)
+        for each in analysis.crossings
     }
+
+
+def _stored(crossing: Crossing, tensor: torch.Tensor, clone: bool) -> torch.Tensor:
+    """Return a tensor as a row a sample; a copy where what follows may overwrite it."""
+    rows = tensor.reshape(-1, *crossing.spec.value_shape) if crossing.rows > 1 else tensor
+    return rows.clone() if clone else rows
 
 
 def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:

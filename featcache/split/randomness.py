@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 __all__ = ["generators", "quiet", "seed_all"]
+
+ONE_AT_A_TIME = threading.RLock()
 
 
 def generators() -> list[torch.Generator]:
@@ -20,7 +23,12 @@ def generators() -> list[torch.Generator]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave the state of torch's random generators as it was."""
+    """Leave the state of torch's random generators as it was; one thread at a time, for there is one state for all."""
+    with ONE_AT_A_TIME:
+        yield from _quiet()
+
+
+def _quiet() -> Iterator[None]:
     states = [(generator, generator.get_state()) for generator in generators()]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:

@@ -107,6 +107,11 @@ class Runs:
     changed: Run
     resized: Run | None = None
 
+    def __post_init__(self) -> None:
+        # Other threads may draw meanwhile; a call that draws does so in every run.
+        for mine, larger, changed in zip(self.run.calls, self.larger.calls, self.changed.calls, strict=False):
+            mine.draws &= larger.draws and changed.draws
+
     def release(self) -> None:
         """Let go of all tensors but constants."""
         for each in (self.run, self.larger, self.changed, self.resized):

@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from .analysis import CutAnalysis, refs_in, state_behind
+from .analysis import CutAnalysis, state_behind
 from .clone import skeleton
+from .crossings import refs_in
 from .names import call_name, is_metadata
 from .prefix import at_end_of_call
 from .record import Call, Ref
@@ -53,15 +54,14 @@ class ReplaySuffix(nn.Module):
         missing = [name for name in names if name not in given]
         if missing:
             raise SplitError(f"the frontier lacks {', '.join(missing)}; it needs {', '.join(names)}.")
-        tensors = {
+        tensors = {}
+        for crossing in analysis.crossings:
+            tensor = given[crossing.spec.name]
+            tensor = tensor.flatten(0, 1) if crossing.rows > 1 else tensor
             # The caller's tensor may be a cached row: what is changed in place must be a copy.
-            crossing.number: given[crossing.spec.name].clone()
-            if crossing.number in analysis.overwritten
-            else given[crossing.spec.name]
-            for crossing in analysis.crossings
-        }
+            tensors[crossing.number] = tensor.clone() if crossing.number in analysis.overwritten else tensor
         running = skeleton(self.__dict__["_model"], None)
-        answers = _Answers(analysis, tensors)
+        answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)
         args, kwargs = answers.inputs()
@@ -100,11 +100,10 @@ class ReplaySuffix(nn.Module):
 
 
 class _Answers(TorchFunctionMode):
-    def __init__(self, analysis: CutAnalysis, tensors: dict[int, torch.Tensor]) -> None:
+    def __init__(self, analysis: CutAnalysis, tensors: dict[int, torch.Tensor], batch: int) -> None:
         super().__init__()
         self.analysis, self.tensors = analysis, tensors
-        first = next(iter(tensors.values()))
-        self.batch, self.device = len(first), first.device
+        self.batch, self.device = batch, next(iter(tensors.values())).device
         self.basis = analysis.basis
         self.position = 0
         self.on_stack = self.passing = self.strayed = False

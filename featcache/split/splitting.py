@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +39,6 @@ Inputs = tuple[Any, ...] | Mapping[str, Any]
 TRIES = 3
 GRADIENT_TOLERANCE = 1e-3  # sums over a batch, in an order that threads may change
 GRADIENT_FLOOR = 1e-4
-ONE_AT_A_TIME = threading.Lock()  # trials seed torch's generator, of which there is one for all threads
 
 
 class Split:
@@ -270,13 +268,12 @@ def _prove_training(made: Split, given: Examples) -> set[int]:
     trial.suffix.train()
     parameters = dict(trial.suffix.named_parameters())
     frontier = trial.prefix(*call[0], **call[1])
-    with ONE_AT_A_TIME:
-        expected = frozen_reference(made.model, analysis, call, set(parameters))
-        if expected.failure is not None:
-            return set()  # the model itself cannot be trained on this example
-        tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
-        before = [tensor.clone() for tensor in tensors]
-        found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
+    expected = frozen_reference(made.model, analysis, call, set(parameters))
+    if expected.failure is not None:
+        return set()  # the model itself cannot be trained on this example
+    tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
+    before = [tensor.clone() for tensor in tensors]
+    found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
     compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
     if set(expected.gradients) != set(found.gradients):
         raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")

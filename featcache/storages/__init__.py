@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,22 @@ class Storage(Protocol):
     def free_bytes(self) -> int | None:
         """Return how many bytes can still be written, None where that is unknown."""
 
-    def sweep(self, path: str) -> int:
+    def create_new(self, path: str, content: bytes) -> bool:
+        """Put ``content`` at ``path`` unless something lies there, and return whether it was put.
+
+        Of several processes that try at once, one succeeds. What is put so may be lost in a power failure.
+        """
+
+    def touch(self, path: str) -> None:
+        """Set the time of a file to now; an empty one is made where there is none."""
+
+    def remove(self, path: str, unless: Callable[[], bool] | None = None) -> bool:
+        """Remove a file or folder, and return whether it is gone by this call.
+
+        It goes out of sight in one step; if ``unless`` returns true after that, it is put back.
+        """
+
+    def sweep(self, path: str, dry_run: bool = False) -> int:
         """Remove temporary files that dead writers left in a folder, and return how many there were."""
 
 

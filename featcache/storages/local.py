@@ -7,17 +7,18 @@ import errno
 import os
 import secrets
 import shutil
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import NotAStoreError, StoreError, StorePermissionError
+from ..owner import is_dead, owner_name
 from . import Entry, safe_path
 
 __all__ = ["LocalStorage", "sync", "temporary_beside"]
 
 TEMPORARY_PREFIX = ".tmp~"
+SEALED = "seal.json"  # the last file that is written to a folder which appears as a whole
 ABANDONED_AFTER_S = 24 * 3600.0
 
 
@@ -100,14 +101,63 @@ class LocalStorage:
             return shutil.disk_usage(folder).free
         return None
 
-    def sweep(self, path: str) -> int:
-        """Remove temporary files whose writer on this machine is dead, or that are a day old."""
+    def create_new(self, path: str, content: bytes) -> bool:
+        """Put ``content`` at ``path`` unless something lies there; return whether it was put."""
+        final = self._at(path)
+        temporary = temporary_beside(final)
+        with _explained("write", final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(content)
+                try:
+                    os.link(temporary, final)  # whole or not at all, and of several one wins, on NFS too
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without hard links
+                    with final.open("xb") as file:
+                        file.write(content)
+            except FileExistsError:
+                return False
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+        return True
+
+    def touch(self, path: str) -> None:
+        """Set the time of a file to now; an empty one is made where there is none."""
+        final = self._at(path)
+        with _explained("write", final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            final.touch()
+
+    def remove(self, path: str, unless: Callable[[], bool] | None = None) -> bool:
+        """Remove a file or folder, out of sight first; put it back if ``unless`` says so then. Return whether it is gone."""
+        final = self._at(path)
+        with _explained("remove", final):
+            if unless is None and not final.is_dir():
+                there = final.exists()
+                final.unlink(missing_ok=True)
+                return there
+            aside = temporary_beside(final)
+            try:
+                final.rename(aside)
+            except FileNotFoundError:
+                return False
+            if unless is not None and unless():
+                _put_back(aside, final)
+                return False
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        return True
+
+    def sweep(self, path: str, dry_run: bool = False) -> int:
+        """Remove temporary files whose writer on this machine is dead, or that are a day old; return their number."""
         removed = 0
         folder = self._at(path) if path else self.root
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
             with contextlib.suppress(OSError):
                 if _is_abandoned(leftover):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                    if not dry_run and not _restored(leftover):
+                        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
                     removed += 1
         return removed
 
@@ -115,25 +165,35 @@ class LocalStorage:
         return self.root / safe_path(path)
 
 
+def _put_back(aside: Path, final: Path) -> None:
+    try:
+        aside.rename(final)
+    except OSError:  # another process began the folder anew meanwhile
+        for each in aside.iterdir():
+            if not (final / each.name).exists():
+                each.rename(final / each.name)
+        shutil.rmtree(aside)
+
+
+def _restored(leftover: Path) -> bool:
+    """Give a whole folder its name, if its writer was killed between putting the old one aside and the new one in place."""
+    final = leftover.with_name(leftover.name.split("~", 4)[-1])
+    if not (leftover / SEALED).is_file() or final.exists():
+        return False
+    leftover.rename(final)
+    return True
+
+
 def _is_abandoned(temporary: Path) -> bool:
     if time.time() - temporary.stat().st_mtime > ABANDONED_AFTER_S:
         return True
     parts = temporary.name.split("~")
-    if len(parts) < 5 or parts[1] != socket.gethostname() or not parts[2].isdigit():
-        return False
-    try:
-        os.kill(int(parts[2]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return len(parts) >= 5 and is_dead("~".join(parts[1:3]))
 
 
 def temporary_beside(final: Path) -> Path:
     """Return a new temporary name in the same folder; it says who writes, so that what a killed process left is swept."""
-    owner = f"{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}"
-    return final.parent / f"{TEMPORARY_PREFIX}{owner}~{final.name}"
+    return final.parent / f"{TEMPORARY_PREFIX}{owner_name()}~{secrets.token_hex(4)}~{final.name}"
 
 
 def sync(path: Path) -> None:

@@ -1,0 +1,235 @@
+"""``plan``: what caching at each cut will cost, when it pays, and when it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..catalog import FeatureStore
+from ..codecs import load_codec
+from ..devices import pick_device
+from ..errors import UsageError
+from ..extract import DEFAULT_SHARD_BYTES
+from ..progress import ProgressCallback, ProgressEvent, silent
+from ..request import Stored, make_recipe
+from ..space import stored_row_bytes
+from ..split import Split, split_at
+from .estimate import Estimate, Storing, break_even, choose_stored, estimate
+from .measure import CutCost, measure_cut, measure_data
+from .subject import Subject, subject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["PlanResult", "PlanRow", "plan"]
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What caching at one cut will cost; times are predicted from a few batches, and ``words`` say what follows.
+
+    ``break_even_epoch`` is the first number of epochs at which the cache is the quicker way, None for never;
+    ``worth_it`` says whether it is for the epochs that were asked for, within the budgets.
+    """
+
+    cut: str
+    dtype: str
+    flops_share: float
+    row_bytes: int
+    disk_bytes: int
+    cached_rows: int
+    extract_s: float
+    cached_epoch_s: float
+    plain_epoch_s: float
+    break_even_epoch: int | None
+    cached_total_s: float
+    plain_total_s: float
+    worth_it: bool
+    words: str
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A row for each cut and precision, shallowest first, and which cuts to store for a sweep over all of them.
+
+    ``store_cuts`` are those whose features should be stored; the sweep then takes ``sweep_s``, and ``plain_sweep_s`` without
+    a cache. ``sweep_cuts`` are those that fit into the time budget, from the deepest up.
+    """
+
+    dataset: str
+    samples: int
+    epochs: int
+    batch_size: int
+    device: str
+    workers: int
+    disk_free_bytes: int | None
+    disk_budget_bytes: int | None
+    time_budget_s: float | None
+    rows: tuple[PlanRow, ...]
+    store_cuts: tuple[str, ...]
+    sweep_cuts: tuple[str, ...]
+    sweep_s: float
+    plain_sweep_s: float
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    model: nn.Module,
+    dataset: Any,
+    store: FeatureStore | str,
+    cuts: Sequence[str] | None = None,
+    *,
+    transform: Callable[[Any], Any] | None = None,
+    epochs: int = 20,
+    batch_size: int = 64,
+    device: str | None = None,
+    dtype: str | Sequence[str] = "float32",
+    disk_budget_bytes: int | None = None,
+    time_budget_s: float | None = None,
+    name: str | None = None,
+    progress: ProgressCallback = silent,
+) -> PlanResult:
+    """Return the predicted time and disk that caching at each cut takes, and from which epoch on it pays.
+
+    A batch of samples is decoded, run and trained on a few times, and a file beside the store is written; nothing is
+    stored. ``cuts`` are the boundaries worth comparing by default, ``dtype`` may be several. An epoch is one pass over all
+    samples that trains what lies behind the cut. Rows that the store holds already are not counted again.
+
+    Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
+    """
+    dtypes = [dtype] if isinstance(dtype, str) else list(dict.fromkeys(dtype))
+    for each in dtypes:
+        load_codec(each)
+    _check_options(epochs, batch_size, disk_budget_bytes, time_budget_s)
+    files = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    where = pick_device(device)
+    about = subject(model, dataset, transform, name)
+    names = [cut.name for cut in about.find(cuts)]
+    example = about.example
+    started_s = time.perf_counter()
+    split_at(model, names[-1:], example.inputs, example.other_length)
+    fixed_s = time.perf_counter() - started_s  # which each extraction takes before its first row
+    splits = split_at(model, names, example.inputs, example.other_length)
+    progress(ProgressEvent("measure", 0, len(names), "cuts"))
+    data, batch = measure_data(about, files, batch_size, where)
+    measured = []
+    for split in splits:
+        measured.append(measure_cut(about, split, batch, _classes(about), where))
+        progress(ProgressEvent("measure", len(measured), len(names), "cuts"))
+    costs = _deepening(measured)
+    samples = len(about.samples.dataset)
+    free = files.storage.free_bytes()
+    budget = min((each for each in (free, disk_budget_bytes) if each is not None), default=None)
+    rows = []
+    for each_dtype in dtypes:
+        for split, cost in zip(splits, costs, strict=True):
+            row_bytes, cached = _stored(split, about, files, each_dtype)
+            cost = replace(cost, cached_rows=min(cached, samples))
+            found = estimate(cost, data, samples, row_bytes, DEFAULT_SHARD_BYTES, fixed_s)
+            rows.append(_row(cost, found, each_dtype, row_bytes, samples, epochs, budget, time_budget_s))
+    first = [row for row in rows if row.dtype == dtypes[0]]
+    storing = choose_stored(costs, [row.row_bytes for row in first], data, samples, epochs, budget)
+    return PlanResult(
+        about.samples.name,
+        samples,
+        epochs,
+        batch_size,
+        str(where),
+        data.workers,
+        free,
+        disk_budget_bytes,
+        time_budget_s,
+        tuple(rows),
+        storing.cuts,
+        _within(first, storing, time_budget_s),
+        storing.total_s,
+        sum(row.plain_total_s for row in first),
+        _notes(first, storing),
+    )
+
+
+def _check_options(epochs: int, batch_size: int, disk_budget_bytes: int | None, time_budget_s: float | None) -> None:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}.")
+    for name, budget in (("disk_budget_bytes", disk_budget_bytes), ("time_budget_s", time_budget_s)):
+        if budget is not None and budget < 0:
+            raise UsageError(f"{name} must be 0 or more, not {budget}.")
+
+
+def _deepening(costs: Sequence[CutCost]) -> list[CutCost]:
+    """Return the costs with prefixes that never get quicker with depth: a timing that says so is noise."""
+    least = np.maximum.accumulate([cost.prefix_s for cost in costs]).tolist()
+    return [replace(cost, prefix_s=prefix_s) for cost, prefix_s in zip(costs, least, strict=True)]
+
+
+def _classes(about: Subject) -> int:
+    classes = getattr(about.samples.dataset, "classes", None)
+    return max(2, len(classes)) if classes is not None else 10  # of little weight for what a step costs
+
+
+def _stored(split: Split, about: Subject, files: FeatureStore, dtype: str) -> tuple[int, int]:
+    """Return the bytes of a stored row, and how many rows of that recipe the store holds."""
+    recipe = make_recipe(split, about.samples, Stored(dtype))
+    return stored_row_bytes(recipe), len(files.set(recipe).index())
+
+
+def _row(
+    cost: CutCost,
+    found: Estimate,
+    dtype: str,
+    row_bytes: int,
+    samples: int,
+    epochs: int,
+    budget: float | None,
+    time_budget_s: float | None,
+) -> PlanRow:
+    disk_bytes = row_bytes * samples
+    even = break_even(found)
+    total_s = found.cached_total_s(epochs)
+    worth_it, words = _judged(found, even, disk_bytes, row_bytes, epochs, budget)
+    if worth_it and time_budget_s is not None and total_s > time_budget_s:
+        worth_it, words = False, f"takes {total_s:.0f} s in all, more than the {time_budget_s:.0f} s allowed"
+    return PlanRow(
+        cost.cut, dtype, cost.flops_share, row_bytes, disk_bytes, cost.cached_rows, found.extract_s, found.cached_epoch_s,
+        found.plain_epoch_s, even, total_s, found.plain_total_s(epochs), worth_it, words,
+    )  # fmt: skip
+
+
+def _judged(
+    found: Estimate, even: int | None, disk_bytes: int, row_bytes: int, epochs: int, budget: float | None
+) -> tuple[bool, str]:
+    if budget is not None and disk_bytes > budget:
+        return False, f"needs {disk_bytes / 1e9:.2f} GB of disk, and {budget / 1e9:.2f} GB may be used"
+    if even is None:
+        return False, f"never pays: reading {row_bytes / 1e6:.2f} MB a sample takes as long as computing them"
+    if even > epochs:
+        return False, f"pays from {even} epochs on, and {epochs} were asked for"
+    times = found.plain_total_s(epochs) / max(found.cached_total_s(epochs), 1e-9)
+    return True, f"pays from epoch {even} on: {times:.1f} × quicker over {epochs} epochs"
+
+
+def _within(rows: Sequence[PlanRow], storing: Storing, time_budget_s: float | None) -> tuple[str, ...]:
+    """Return the cuts, deepest first, whose training fits into the time budget one after the other."""
+    chosen: list[str] = []
+    used_s = 0.0
+    for row in reversed(rows):
+        used_s += row.cached_total_s if row.cut in storing.cuts else min(row.plain_total_s, row.cached_total_s)
+        if time_budget_s is not None and used_s > time_budget_s:
+            break
+        chosen.append(row.cut)
+    return tuple(chosen)
+
+
+def _notes(rows: Sequence[PlanRow], storing: Storing) -> tuple[str, ...]:
+    notes = []
+    if not any(row.worth_it for row in rows):
+        notes.append("caching does not pay at any of these cuts for so few epochs and this data: train without it")
+    left_out = [row.cut for row in rows if row.cut not in storing.cuts]
+    if left_out and storing.cuts:
+        notes.append(f"for a sweep store {', '.join(storing.cuts)}; recompute {', '.join(left_out)} in every epoch")
+    return tuple(notes)

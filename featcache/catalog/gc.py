@@ -1,0 +1,200 @@
+"""Garbage: feature sets and snapshots that nothing refers to, and temporary files of dead writers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..claims import claimed_sets
+from ..errors import CorruptError
+from ..recipe import Recipe
+from ..store import StoreFiles
+from ..uses import in_use, last_uses
+from .pins import list_pins
+
+__all__ = ["Garbage", "GcReport", "Kept", "gc"]
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A set or snapshot that nothing refers to: what it is in words, its bytes, and how long ago it was written and used."""
+
+    path: str
+    kind: str
+    words: str
+    size_bytes: int
+    age_s: float
+    unused_s: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A set that stays, and what refers to it."""
+
+    recipe: str
+    reason: str
+
+
+@dataclass
+class GcReport:
+    """What nothing refers to, least recently used first, and what stays; ``deleted`` says whether the garbage is gone.
+
+    ``store_bytes`` are the bytes of sets and snapshots before, ``garbage_bytes`` those of the garbage, and
+    ``over_bytes`` how far the rest is above the size that was asked for. ``temporary_files`` were left by dead writers.
+    """
+
+    deleted: bool = False
+    garbage: list[Garbage] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    temporary_files: int = 0
+    store_bytes: int = 0
+    garbage_bytes: int = 0
+    over_bytes: int = 0
+
+
+def gc(
+    store: StoreFiles, keep: Iterable[Recipe | str] = (), *, delete: bool = False, max_size_bytes: int | None = None
+) -> GcReport:
+    """Return what nothing refers to, having deleted it if that was asked for.
+
+    ``keep`` are the sets of the configuration. With ``max_size_bytes`` only the least recently used garbage counts, until
+    the rest fits. Raises :class:`CorruptError` where a head cannot be read: what it refers to is not known then.
+    """
+    reasons = _references(store, keep)
+    report = GcReport(deleted=delete)
+    found = [*_sets(store, reasons, report), *_snapshots(store, report)]
+    found.sort(key=lambda each: (-each.unused_s, each.path))
+    left_bytes = report.store_bytes
+    for each in found:
+        if max_size_bytes is not None and left_bytes <= max_size_bytes:
+            break
+        if delete and not _delete(store, each):
+            report.kept.append(Kept(each.path.removeprefix("sets/"), "a process began to use it"))
+            continue
+        report.garbage.append(each)
+        left_bytes -= each.size_bytes
+    report.garbage_bytes = report.store_bytes - left_bytes
+    report.over_bytes = 0 if max_size_bytes is None else max(0, left_bytes - max_size_bytes)
+    report.temporary_files = store.sweep(dry_run=not delete)
+    return report
+
+
+def _references(store: StoreFiles, keep: Iterable[Recipe | str]) -> dict[str, str]:
+    """Return what refers to each set that something refers to."""
+    reasons: dict[str, str] = {}
+    followed: list[Recipe] = []
+    for recipe in keep:
+        if isinstance(recipe, Recipe):
+            followed.append(recipe)
+        reasons.setdefault(recipe if isinstance(recipe, str) else recipe.fingerprint, "the configuration")
+    recipes = dict(_readable(store))
+    lasting = []  # what heads and pins refer to, whose random views stay with them
+    for head, described in _heads(store):
+        lasting.append((str(described["recipe_fingerprint"]), f"the head {head}"))
+    lasting += [(each.recipe, f"a pin{f' ({each.reason})' if each.reason else ''}") for each in list_pins(store)]
+    for fingerprint, reason in lasting:
+        reasons.setdefault(fingerprint, reason)
+        plain = recipes.get(fingerprint)
+        for other, recipe in recipes.items():
+            if plain is not None and recipe.views is not None and replace(recipe, views=None) == plain:
+                reasons.setdefault(other, f"{reason}, as its views")
+    followed += [recipes[each] for each in list(reasons) if each in recipes]
+    for recipe in followed:
+        if recipe.derived_from:
+            reasons.setdefault(str(recipe.derived_from["recipe"]), f"the set {recipe.fingerprint}, derived from it")
+    return reasons
+
+
+def _heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+    for entry in store.storage.list("heads"):
+        path = f"heads/{entry.name}/head.json"
+        try:
+            described = json.loads(store.storage.read_bytes(path))
+            str(described["recipe_fingerprint"]), str(described["snapshot"])
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptError(
+                f"{path} in {store.url} is damaged ({error!r}), so it is not known which set the head needs. "
+                "Delete that folder, or train the head again; then run gc."
+            ) from error
+        yield entry.name, described
+
+
+def _readable(store: StoreFiles) -> Iterator[tuple[str, Recipe]]:
+    for entry in store.storage.list("sets"):
+        try:
+            yield entry.name, Recipe.from_json(store.storage.read_bytes(f"sets/{entry.name}/recipe.json"))
+        except (FileNotFoundError, CorruptError):
+            continue
+
+
+def _sets(store: StoreFiles, reasons: dict[str, str], report: GcReport) -> Iterator[Garbage]:
+    now_s, used = time.time(), last_uses(store.storage)
+    claimed = claimed_sets(store.storage)
+    recipes = dict(_readable(store))
+    for entry in store.storage.list("sets"):
+        name = entry.name
+        files = store.storage.list(f"sets/{name}")
+        size_bytes = sum(each.size_bytes for each in files)
+        report.store_bytes += size_bytes
+        if name in reasons:
+            report.kept.append(Kept(name, reasons[name]))
+        elif name in claimed or in_use(store.storage, name):
+            report.kept.append(Kept(name, "a process that uses it"))
+        else:
+            written_s = max([each.modified_s for each in files], default=entry.modified_s)
+            words = _in_words(recipes[name]) if name in recipes else "a set whose recipe is missing or damaged"
+            unused_s = now_s - max(written_s, used.get(name, 0.0))
+            yield Garbage(f"sets/{name}", "set", words, size_bytes, now_s - written_s, unused_s)
+
+
+def _snapshots(store: StoreFiles, report: GcReport) -> Iterator[Garbage]:
+    needed = {str(described["snapshot"]) for _, described in _heads(store)}
+    now_s = time.time()
+    for folder in store.storage.list("snapshots"):
+        files = [each for each in store.storage.list(f"snapshots/{folder.name}") if each.name.endswith(".h5")]
+        report.store_bytes += sum(each.size_bytes for each in files)
+        try:
+            latest = store.latest_digest(folder.name)
+        except CorruptError:
+            continue  # which of them is the latest is not known, so all stay
+        written_s = {each.name[: -len(".h5")]: each.modified_s for each in files}
+        for each in files:
+            digest = each.name[: -len(".h5")]
+            # What is newer than the latest is just about to become it.
+            if digest != latest and digest not in needed and each.modified_s < written_s.get(str(latest), 0.0):
+                age_s = now_s - each.modified_s
+                words = f"an earlier state of the dataset {folder.name}"
+                yield Garbage(f"snapshots/{folder.name}/{each.name}", "snapshot", words, each.size_bytes, age_s, age_s)
+
+
+def _delete(store: StoreFiles, garbage: Garbage) -> bool:
+    if garbage.kind == "snapshot":
+        store.storage.remove(garbage.path)
+        return True
+    name = garbage.path.removeprefix("sets/")
+
+    def used_now() -> bool:
+        return name in claimed_sets(store.storage) or in_use(store.storage, name)
+
+    # Whoever begins to use the set either is seen here, or comes after the set is out of sight and finds nothing.
+    if used_now() or not store.storage.remove(garbage.path, unless=used_now):
+        return False
+    store.storage.remove(f"cache/used/{name}")
+    return True
+
+
+def _in_words(recipe: Recipe) -> str:
+    shapes = " + ".join("×".join("…" if n is None else str(n) for n in spec.shape) for spec in recipe.frontier)
+    said = [f"{recipe.cut}: {shapes} as {recipe.dtype}"]
+    if recipe.pool:
+        said.append(f"pooled ({recipe.pool})")
+    if recipe.views is not None:
+        said.append("random views")
+    if recipe.derived_from:
+        said.append(f"derived from {recipe.derived_from['cut']} ({recipe.derived_from['dtype']})")
+    return ", ".join([*said, f"{len(recipe.weights)} weights, structure {recipe.structure[:8]}"])

@@ -1,0 +1,89 @@
+"""``featcache gc``, ``pin`` and ``unpin``: dropping what nothing refers to, and keeping what should stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import command, cut_option, project_options, store_option, the_project
+from .output import age, count, document, size, table, tell
+
+
+@command("gc")
+@project_options
+@cut_option
+@click.option("--yes", is_flag=True, help="Delete; without it gc only says what it would delete.")
+@click.option(
+    "--max-size", metavar="SIZE", help="Delete the least recently used only, until the rest fits in e.g. 50GB."
+)
+def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | None, **options: Any) -> int:
+    """Say what nothing refers to, and with --yes delete it.
+
+    What the configuration, a head or a pin refers to is kept, and what another process works with. So are rows of
+    deleted samples inside a set that is kept. Without --cut, the configuration refers to every cut that is stored.
+    """
+    from ..catalog import FeatureStore
+
+    store = FeatureStore(options["store"])
+    keep: Any = ()
+    if options.get("backbone") and options.get("data") and store.storage.list("sets"):
+        keep = the_project(options).referenced(cut)
+    report = store.gc(keep, delete=yes, max_size=max_size)
+    failed = bool(report.deleted and report.over_bytes)
+    if as_json:
+        document(report)
+        return 1 if failed else 0
+    if report.garbage:
+        table(
+            ["garbage", "size", "written", "last used", "what"],
+            [
+                [each.path, size(each.size_bytes), age(each.age_s), age(each.unused_s), each.words]
+                for each in report.garbage
+            ],
+        )
+    for kept in report.kept:
+        tell(f"kept {kept.recipe}: {kept.reason} refers to it.")
+    if not keep:
+        tell("no configuration was given (backbone and data), so only heads, pins and processes keep a set.")
+    verb = "deleted" if yes else "would delete"
+    tell(
+        f"{verb} {count(len(report.garbage), 'set or snapshot', 'sets and snapshots')} ({size(report.garbage_bytes)} of "
+        f"{size(report.store_bytes)}) and {count(report.temporary_files, 'temporary file')} of dead writers."
+    )
+    if report.over_bytes:
+        tell(
+            f"what is left is {size(report.over_bytes)} above {max_size}: all of it is referred to. Unpin or delete heads."
+        )
+    if report.garbage and not yes:
+        tell("Nothing was deleted; `featcache gc --yes` does.")
+    return 1 if failed else 0
+
+
+@command("pin")
+@store_option
+@click.argument("recipe", metavar="SET")
+@click.option("--reason", default="", help="Why; gc says it.")
+def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
+    """Keep a set, whatever gc finds; SET is the beginning of a name that `featcache ls` shows."""
+    from ..catalog import FeatureStore
+
+    made = FeatureStore(store).pin(recipe, reason)
+    if as_json:
+        document(made)
+    else:
+        tell(f"pinned {made.recipe}: gc keeps it.")
+
+
+@command("unpin")
+@store_option
+@click.argument("recipe", metavar="SET")
+def unpin_command(as_json: bool, store: str, recipe: str) -> None:
+    """Take a pin away again."""
+    from ..catalog import FeatureStore
+
+    found = FeatureStore(store).unpin(recipe)
+    if as_json:
+        document({"recipe": found})
+    else:
+        tell(f"unpinned {found}.")

@@ -1,0 +1,54 @@
+"""``featcache report``: one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import DataError, DataNotFoundError
+from .options import command, project_options, the_project
+from .output import document, size, tell
+
+if TYPE_CHECKING:
+    from ..heads import TrainedHead
+    from ..project import Project
+
+
+@command("report")
+@project_options
+@click.option("--head", metavar="NAME|FOLDER", help="The head to report on.  [default: the one trained last]")
+@click.option("--out", default="report.html", show_default=True, help="The page to write.")
+def report_command(as_json: bool, head: str | None, out: str, **options: Any) -> None:
+    """Write one self-contained HTML page about data, cuts and head.
+
+    Shows class balance, the answers of plan, probe and sweep that the store keeps, learning curves, the confusion matrix,
+    the worst mistakes with thumbnails, the features in a plane, and what all of that was computed from.
+    """
+    project, trained = _subject(head, options)
+    from ..report import html_report
+
+    page = html_report(project, trained).encode()
+    try:
+        Path(out).write_bytes(page)
+    except FileNotFoundError:
+        raise DataNotFoundError(f"cannot write {out}: there is no such folder.") from None
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror}.") from error
+    tell(f"wrote {out} ({size(len(page))})")
+    if as_json:
+        document({"out": out, "size_bytes": len(page), "head": None if trained is None else trained.head})
+
+
+def _subject(head: str | None, options: dict[str, Any]) -> tuple[Project, TrainedHead | None]:
+    """Return the project and the head to report on; without a head, the project that the options describe."""
+    from ..savedheads import load_saved_head
+
+    try:
+        trained, _, project = load_saved_head(options["store"], head)
+    except DataNotFoundError:
+        if head is not None:
+            raise
+        return the_project(options), None
+    return project, trained

@@ -1,0 +1,35 @@
+"""Sizes in words, such as "50 GB"."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import UsageError
+
+__all__ = ["parse_size", "size_in_words"]
+
+POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def parse_size(value: str | int) -> int:
+    """Return the bytes of a size such as ``"50 GB"``, ``"1.5 GiB"`` or a number; raises :class:`UsageError` for others."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = SIZE.fullmatch(str(value))
+    if match is None or (match[3] and not match[2]):
+        raise UsageError(
+            f"{value!r} is no size: write a number of bytes, or one with a unit, such as 500MB or '50 GB'."
+        )
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** POWERS[match[2].lower()])
+
+
+def size_in_words(size_bytes: float) -> str:
+    """Return bytes in words: 512 B, 2.0 kB, 1.4 GB."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

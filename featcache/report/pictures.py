@@ -1,0 +1,139 @@
+"""The page's pictures: inline SVG whose identifiers are their own, because a page holds several."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from ..advise.plots import sweep_plot
+from ..advise.sweep import SweepRow
+from ..figures import FIRST, INK, SECOND, plain_axes, svg
+from ..heads.plots import confusion_plot, curves_plot
+from ..pooling import Pool
+
+if TYPE_CHECKING:
+    from ..features import Features
+    from ..heads.metrics import EpochRecord, Metrics
+    from ..snapshot import Snapshot
+
+__all__ = [
+    "balance_picture",
+    "confusion_picture",
+    "curves_picture",
+    "inline",
+    "plan_picture",
+    "plane_picture",
+    "sweep_picture",
+]
+
+MOST_BARS = 40
+MOST_POINTS = 3000
+_numbers = itertools.count()
+
+
+def inline(drawn: bytes, label: str) -> Any:
+    """Return an SVG file as markup for a page: without its prologue, with a label, and with identifiers of its own."""
+    from markupsafe import Markup, escape
+
+    text = drawn.decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    prefix = f"p{next(_numbers)}-"
+    text = re.sub(r'( id="| xlink:href="#|url\(#)', lambda found: found.group(1) + prefix, text)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def balance_picture(snapshot: Snapshot) -> Any:
+    """Return a bar for each class, divided by split; None where targets are no class numbers."""
+    targets = np.asarray(snapshot.targets)
+    if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0:
+        return None
+    count = int(targets.max()) + 1
+    names = list(snapshot.classes or map(str, range(count)))
+    if count > MOST_BARS or count > len(names):
+        return None
+    figure = Figure(figsize=(8, 0.8 + 0.24 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    splits = np.asarray(snapshot.splits, dtype=object).astype(str)
+    left = np.zeros(len(names))
+    for split, color in zip(sorted(set(splits.tolist())), itertools.cycle([FIRST, SECOND, "#4caf7a", INK])):
+        counts = np.bincount(targets[splits == split], minlength=len(names))
+        axes.barh(range(len(names)), counts, left=left, color=color, label=split or "samples")
+        left += counts
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set(xlabel="samples")
+    figure.legend(frameon=False, labelcolor=INK, loc="outside right upper")
+    plain_axes(axes)
+    return inline(svg(figure), "samples of each class")
+
+
+def sweep_picture(sweep: dict[str, Any]) -> Any:
+    """Return score and cost against the boundary."""
+    rows = [SweepRow(**row) for row in sweep["rows"]]
+    return inline(sweep_plot(rows, sweep["recommended"]), "validation accuracy and seconds of each cut")
+
+
+def plan_picture(plan: dict[str, Any]) -> Any:
+    """Return the seconds of training with a cache and without one, against the number of epochs, for each cut."""
+    rows = plan["rows"]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    epochs = np.arange(0, plan["epochs"] + 1)
+    colors = [colormaps["tab10"](number % 10) for number in range(len(rows))]
+    for row, color in zip(rows, colors, strict=True):
+        start_s = row["cached_total_s"] - plan["epochs"] * row["cached_epoch_s"]
+        name = row["cut"] if len({each["dtype"] for each in rows}) == 1 else f"{row['cut']} {row['dtype']}"
+        axes.plot(epochs, start_s + epochs * row["cached_epoch_s"], color=color, label=name)
+        axes.plot(epochs, epochs * row["plain_epoch_s"], color=color, linestyle=":")
+    axes.set(xlabel="epochs", ylabel="seconds in all (dotted: without cache)")
+    axes.legend(frameon=False, labelcolor=INK)
+    plain_axes(axes)
+    return inline(svg(figure), "seconds against epochs with and without cache")
+
+
+def curves_picture(history: Sequence[EpochRecord]) -> Any:
+    """Return losses and validation accuracy over the epochs."""
+    return inline(curves_plot(list(history)), "learning curves")
+
+
+def confusion_picture(metrics: Metrics, classes: list[str]) -> Any:
+    """Return the confusion matrix."""
+    return inline(confusion_plot(metrics, classes), "confusion matrix")
+
+
+def plane_picture(features: Features, classes: list[str]) -> Any:
+    """Return the pooled features in the plane of their two principal components, coloured by class; None for too few."""
+    from sklearn.decomposition import PCA
+
+    if len(features) < 3:
+        return None
+    rows = np.unique(np.linspace(0, len(features) - 1, min(MOST_POINTS, len(features))).astype(int))
+    chosen = features.subset(rows)
+    values, targets = chosen.map(Pool("auto", features.recipe.cut)).numpy()
+    if values.shape[1] < 2:
+        return None
+    pca = PCA(2, random_state=0).fit(values)
+    places = pca.transform(values)
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+    for number in np.unique(targets).tolist():
+        of_class = places[targets == number]
+        axes.scatter(
+            of_class[:, 0], of_class[:, 1], s=9, color=palette(number % palette.N), alpha=0.7, label=classes[number]
+        )
+    if len(classes) <= 20:
+        legend = figure.legend(frameon=False, labelcolor=INK, loc="outside right upper", markerscale=2)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    first, second = 100 * pca.explained_variance_ratio_
+    axes.set(xlabel=f"first component ({first:.0f} %)", ylabel=f"second component ({second:.0f} %)")
+    plain_axes(axes)
+    return inline(svg(figure), "features in the plane of their principal components")
