@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/python pipelines/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

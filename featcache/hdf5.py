@@ -10,7 +10,7 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +24,14 @@ from .errors import CorruptError, StoreError, StorePermissionError
 __all__ = [
     "Stored",
     "StoredChunks",
-    "create_file",
     "map_array",
     "open_file",
     "read_array",
     "read_attributes",
     "stored",
     "stored_chunks",
-    "write_array",
-    "write_chunks",
 ]
 
-ALIGNMENT_BYTES = 4096
-GROWTH_BYTES = 1 << 22
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_ATTRIBUTES = 64
 MAX_CHUNK_BYTES = 4 << 20  # of chunks that hold more than one row
@@ -74,66 +69,6 @@ class StoredChunks:
 
 
 @contextmanager
-def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
-    """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
-    # Made in memory and written by ourselves: after a disk that fills up while HDF5 closes a file, HDF5 crashes later on.
-    with h5py.File(
-        path,
-        "w",
-        driver="core",
-        backing_store=False,
-        block_size=GROWTH_BYTES,
-        libver=("earliest", "v110"),
-        alignment_threshold=ALIGNMENT_BYTES,
-        alignment_interval=ALIGNMENT_BYTES,
-    ) as file:
-        for name, value in attributes.items():
-            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
-            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
-        yield file
-        file.flush()
-        image = file.id.get_file_image()
-    path.write_bytes(image)
-
-
-def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
-    """Store ``values`` contiguously at ``path``, creating the groups above it."""
-    parent, name = _parent(file, path)
-    parent.create_dataset(name, data=np.ascontiguousarray(values), track_times=False)
-
-
-def write_chunks(
-    file: h5py.File,
-    path: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    chunk_rows: int,
-    chunks: Iterable[bytes],
-) -> None:
-    """Store an array whose chunks were shuffled and compressed with zstd already, creating the groups above it."""
-    parent, name = _parent(file, path)
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_chunk((chunk_rows, *shape[1:]))
-    properties.set_obj_track_times(False)
-    if dtype.itemsize > 1:
-        properties.set_shuffle()
-    # Optional, so that writing needs no plugin: nothing is ever written through the filter.
-    properties.set_filter(ZSTD, h5py.h5z.FLAG_OPTIONAL, (1,))
-    space = h5py.h5s.create_simple(shape)
-    dataset = h5py.h5d.create(parent.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
-    for number, chunk in enumerate(chunks):
-        dataset.write_direct_chunk((number * chunk_rows, *(0 for _ in shape[1:])), chunk)
-
-
-def _parent(file: h5py.File, path: str) -> tuple[Any, str]:
-    *groups, name = path.split("/")
-    parent: Any = file
-    for group in groups:
-        parent = parent.require_group(group)
-    return parent, name
-
-
-@contextmanager
 def open_file(path: Path) -> Iterator[h5py.File]:
     """Give an HDF5 file opened for reading, without locks: committed files never change.
 
@@ -143,26 +78,13 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         raise FileNotFoundError(path)
     if not _readable(path).startswith(SIGNATURE):
         raise _corrupt(path, "it is not an HDF5 file")
-    try:
-        file = _opened(path)
-    except (OSError, RuntimeError) as error:
-        raise _corrupt(path, "it is not a whole HDF5 file") from error
-    with file:
+    with _opened(path) as file:
         try:
             yield file
         except (CorruptError, FileNotFoundError):  # the latter: removed by another process while it was read
             raise
         except (KeyError, RuntimeError, TypeError, OverflowError, ValueError, OSError) as error:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
-
-
-def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(path, "r")  # the caller has it open with locks, and one process must agree with itself
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
@@ -273,6 +195,17 @@ def _readable(path: Path) -> bytes:
         if isinstance(error, FileNotFoundError):
             raise
         raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
+
+
+def _opened(path: Path, locking: bool | None = False, again: bool = True) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=locking)
+    except (OSError, RuntimeError) as error:
+        if not path.exists():  # removed by another process since it was looked at
+            raise FileNotFoundError(path) from error
+        if again:  # it may have been out of sight for a moment, or the caller has it open with locks and we must agree
+            return _opened(path, None if "locking flag" in str(error) else False, again=False)
+        raise _corrupt(path, "it is not a whole HDF5 file") from error
 
 
 def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:

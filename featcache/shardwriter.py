@@ -12,7 +12,7 @@ import numpy as np
 
 from .blocks import Ragged, block_checksums, block_of
 from .compressed import compressed_chunks
-from .hdf5 import create_file, write_array, write_chunks
+from .newhdf5 import create_file
 from .recipe import Recipe
 
 __all__ = ["SHARD_FORMAT", "shard_digest", "write_shard"]
@@ -51,21 +51,19 @@ def write_shard(
     if ragged:
         attributes["block_steps"] = block_steps
     with create_file(path, attributes) as file:
-        write_array(file, "ids", ids)
-        write_array(file, "views", views)
+        file.array("ids", ids)
+        file.array("views", views)
         for name, values in arrays.items():
             if compression is None or not values.size:
-                write_array(file, f"features/{name}", values)
+                file.array(f"features/{name}", values)
             else:
                 rows = min(blocks[name], len(values))
-                write_chunks(
-                    file, f"features/{name}", values.shape, values.dtype, rows, compressed_chunks(values, rows)
-                )
-            write_array(file, f"checksums/{name}", checksums[name])
+                file.chunks(f"features/{name}", values.shape, values.dtype, rows, compressed_chunks(values, rows))
+            file.array(f"checksums/{name}", checksums[name])
         for name, each in ends.items():
-            write_array(file, f"ends/{name}", each)
+            file.array(f"ends/{name}", each)
         for name, each in scales.items():
-            write_array(file, f"scales/{name}", each)
+            file.array(f"scales/{name}", each)
     return shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends, scales)
 
 

@@ -237,10 +237,10 @@ def test_other_filters_and_chunks_that_claim_too_much_are_refused(tmp_path) -> N
     def bomb(file: h5py.File) -> None:
         import zstandard
 
-        from featcache.hdf5 import write_chunks
+        from featcache.newhdf5 import NewFile
 
         chunk = zstandard.ZstdCompressor().compress(bytes(1 << 26))
-        write_chunks(file, "features/a", values.shape, values.dtype, 50, [chunk])
+        NewFile(file, None).chunks("features/a", values.shape, values.dtype, 50, [chunk])
 
     for number, make in enumerate((gzip, huge_chunk, bomb)):
         folder = tmp_path / str(number)

@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,29 @@ def test_four_processes_compute_each_row_about_once_while_others_read_verify_and
     assert 160 <= sum(computed) <= 1.1 * 160
     assert sum(number > 0 for number in computed) >= 2  # one that starts late may find nothing left to do
     assert min(looks for what, looks in said if what != "computed") > 2
+
+
+def test_a_shard_that_is_removed_while_it_is_opened_is_gone_and_not_damaged(features, tmp_path: Path) -> None:
+    store = FeatureStore(str(tmp_path / "store"))
+    shard = next((tmp_path / "store" / "sets").glob("*/*.h5"))
+    kept = tmp_path / "kept.h5"
+    os.link(shard, kept)
+    damaged = []
+
+    def verify_often() -> None:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            damaged.extend(store.verify().damaged)
+
+    with ThreadPoolExecutor(1) as pool:
+        verifying = pool.submit(verify_often)
+        while not verifying.done():
+            shard.unlink()
+            time.sleep(0.0005)
+            os.link(kept, shard)
+            time.sleep(0.0005)
+        verifying.result()
+    assert damaged == []
 
 
 def keys(*numbers: int) -> np.ndarray:
