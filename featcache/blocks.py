@@ -55,17 +55,15 @@ def steps_of(ends: Array, rows: Array) -> tuple[Array, Array]:
     return steps, new_ends
 
 
-def gather(values: Array, rows: Array) -> Array:
-    """Return some rows of an array, copied."""
+def gather(values: Array, rows: Array, out: Array | None = None) -> Array:
+    """Return some rows of an array, copied: to ``out`` where it is given."""
     # take(mode="clip") is the fastest gather there is, but it would hide a bad index: rows are checked first.
     if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
         raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
-    import torch  # whose memory is kept from batch to batch where numpy's is asked for anew
-
-    dtype = torch.from_numpy(np.empty(0, values.dtype)).dtype
-    gathered: Array = torch.empty((len(rows), *values.shape[1:]), dtype=dtype).numpy()
-    np.take(values, rows, axis=0, out=gathered, mode="clip")
-    return gathered
+    if out is None:
+        out = np.empty((len(rows), *values.shape[1:]), values.dtype)
+    np.take(values, rows, axis=0, out=out, mode="clip")
+    return out
 
 
 def last_end(ends: Array, rows: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from .devices import HostCopy, available_memory_bytes, pick_device, to_device
 from .errors import UsageError
 from .loader import FeatureLoader
+from .memory import Empty, in_large_pages
 from .recipe import Recipe
 from .rows import ResidentRows, Rows, ShardRows
 from .snapshot import Snapshot
@@ -143,15 +144,18 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return [({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))]
         return [(frontier[n], targets[n]) for n in range(len(indices))]
 
-    def batch(self, indices: Array, views: Array | None = None) -> tuple[Frontier, torch.Tensor]:
+    def batch(
+        self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages
+    ) -> tuple[Frontier, torch.Tensor]:
         """Return (frontier, targets) of several rows, stacked, in the order asked for.
 
-        ``views`` says for each row which view is wanted (0: the plain one, which is the default).
+        ``views`` says for each row which view is wanted (0: the plain one, which is the default). ``empty`` gives the
+        memory that they are gathered in.
         """
         positions = self._positions[indices]
         targets = torch.from_numpy(self._targets[positions])
         if views is None:
-            return self._shaped(self._rows[0].gather(positions)), targets
+            return self._shaped(self._rows[0].gather(positions, empty)), targets
         parts = []
         for view in np.unique(views).tolist():
             places = np.flatnonzero(views == view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,14 @@ import torch
 
 from .devices import pick_device, transferred
 from .errors import UsageError
+from .memory import Empty, RecycledMemory, pinned
 
 if TYPE_CHECKING:
     from .features import Features
 
 __all__ = ["FeatureLoader"]
 
+GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
 BLOCK_ROWS = 256  # that lie side by side; reading fewer at a time from a disk is much slower
 WINDOW_BLOCKS = 64  # that are shuffled among each other
 WINDOW_BYTES = 512 << 20  # of a window in memory, of which there are two
@@ -61,6 +63,8 @@ class FeatureLoader:
         self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
         self._held: Features | None = None
+        # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
+        self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
         row_bytes = features.size_bytes // max(1, len(features))
         self._window_rows = max(1, min(BLOCK_ROWS * WINDOW_BLOCKS, WINDOW_BYTES // max(1, row_bytes)))
         self._block_rows = min(BLOCK_ROWS, max(1, self._window_rows // 8))
@@ -110,13 +114,26 @@ class FeatureLoader:
             self._held = self.features.resident()
         scattered = self.shuffle and not self.blockwise
         if self._held is not None or scattered or self.features.ragged:
-            features = self.features if self._held is None else self._held
-            batches: Iterator[Batch] = (_batch(features, rows, views) for _, rows in self._slices(order))
+            batches = self._gathered(self.features if self._held is None else self._held, order, views)
         else:
             batches = self._streamed(order, views)
+        if self.device.type != "cuda":
+            yield from batches
+            return
         for frontier, targets in batches:
-            pin = self.device.type == "cuda"
-            yield (_pinned(frontier), targets.pin_memory()) if pin else (frontier, targets)
+            yield _pinned(frontier), targets.pin_memory()
+
+    def _gathered(self, features: Features, order: Array, views: Array | None) -> Iterator[Batch]:
+        """Yield batches; several small ones are gathered at once, which costs little more than one."""
+        row_bytes = sum(spec.size_bytes for spec in features.frontier)
+        together = 1 if features.ragged else max(1, GATHER_BYTES // max(1, self.batch_size * row_bytes))
+        size = self.batch_size
+        for start in range(0, len(order), size * together):
+            batch = _batch(features, order[start : start + size * together], views, self._empty)
+            if together == 1:
+                yield batch
+            else:
+                yield from zip(_parts(batch[0], size), batch[1].split(size), strict=True)  # type: ignore[no-untyped-call]
 
     def _slices(self, order: Array) -> Iterator[tuple[int, Array]]:
         for start in range(0, len(order), self.batch_size):
@@ -143,13 +160,21 @@ class FeatureLoader:
                     if current + 1 < len(windows):
                         waiting.append(reader.submit(read, current + 1))
                 if (start + len(rows) - 1) // size == current:
-                    yield window.batch(np.searchsorted(known, rows))
+                    yield window.batch(np.searchsorted(known, rows), empty=self._empty)
                 else:  # it ends in the next window, which is read all the same
-                    yield _batch(self.features, rows, views)
+                    yield _batch(self.features, rows, views, self._empty)
 
 
-def _batch(features: Features, rows: Array, views: Array | None) -> Batch:
-    return features.batch(rows, None if views is None else views[rows])
+def _batch(features: Features, rows: Array, views: Array | None, empty: Empty) -> Batch:
+    return features.batch(rows, None if views is None else views[rows], empty)
+
+
+def _parts(frontier: Any, size: int) -> Iterable[Any]:
+    if isinstance(frontier, dict):
+        split = zip(*(values.split(size) for values in frontier.values()), strict=True)
+        return (dict(zip(frontier, values, strict=True)) for values in split)
+    parts: Iterable[Any] = frontier.split(size)
+    return parts
 
 
 def _pinned(frontier: Any) -> Any:

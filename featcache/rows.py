@@ -11,6 +11,7 @@ import torch
 
 from .blocks import Ragged, gather
 from .codecs import FLOATING, load_codec
+from .memory import Empty, in_large_pages
 from .pooling import MASK
 from .shard import Shard
 from .store import FeatureSet, row_keys
@@ -28,8 +29,8 @@ Array = np.ndarray[Any, Any]
 class Rows(Protocol):
     """A source of rows, addressed by position."""
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
-        """Return the decoded rows at ``positions``, by tensor name, in fresh memory."""
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
+        """Return the decoded rows at ``positions``, by tensor name, in memory of ``empty`` where that can be."""
 
     def resident(self, positions: Array) -> ResidentRows:
         """Return the decoded rows at ``positions``, held in memory."""
@@ -47,7 +48,7 @@ class ResidentRows:
     def __init__(self, values: Mapping[str, torch.Tensor | Ragged]) -> None:
         self.values = dict(values)
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the rows at ``positions``; those that vary in length padded with zeros, and their mask."""
         gathered: dict[str, torch.Tensor] = {}
         masks = []
@@ -56,9 +57,10 @@ class ResidentRows:
                 gathered[name], mask = _padded(values.take(positions))
                 masks.append(mask)
             elif values.dtype in HELD.values():
-                gathered[name] = _take_upcast(values, positions)
+                gathered[name] = _take_upcast(values, positions, empty)
             else:
-                gathered[name] = torch.from_numpy(gather(values.numpy(), positions))
+                gathered[name] = empty((len(positions), *values.shape[1:]), values.dtype)
+                gather(values.numpy(), positions, gathered[name].numpy())
         return _with_mask(gathered, masks)
 
     def resident(self, positions: Array) -> ResidentRows:
@@ -99,7 +101,7 @@ class ShardRows:
         # Maps do not pickle; another process opens its own.
         return {**self.__dict__, "_opened": {}}
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the decoded rows at ``positions``; those that vary in length padded with zeros, and their mask.
 
         Raises :class:`CorruptError` for damaged ones.
@@ -131,7 +133,7 @@ class ShardRows:
                 values = torch.from_numpy(np.asarray(each))
                 if name not in held:
                     dtype = HELD.get(self._codec.name, values.dtype) if values.dtype == torch.float32 else values.dtype
-                    held[name] = torch.empty((len(positions), *values.shape[1:]), dtype=dtype)
+                    held[name] = in_large_pages((len(positions), *values.shape[1:]), dtype)
                 held[name][start : start + rows] = values
         return ResidentRows(held)
 
@@ -226,9 +228,9 @@ def _padded(rows: Ragged) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
-def _take_upcast(values: torch.Tensor, rows: Array) -> torch.Tensor:
+def _take_upcast(values: torch.Tensor, rows: Array, empty: Empty) -> torch.Tensor:
     """Return rows of a half precision as float32, a few at a time: the conversion finds them in the processor's cache."""
-    gathered = torch.empty((len(rows), *values.shape[1:]), dtype=torch.float32)
+    gathered = empty((len(rows), *values.shape[1:]), torch.float32)
     plain = values.view(torch.int16).numpy()  # numpy knows no bfloat16
     count = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(rows), count):

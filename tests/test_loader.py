@@ -88,3 +88,20 @@ def test_views_and_compressed_rows_are_streamed_alike(net, pairs, tmp_path, smal
     order, views = loader.order(0), loader.views(0)
     found = torch.cat([frontier for frontier, _ in loader])
     assert torch.equal(found, features.batch(order, views[order])[0])
+
+
+def test_a_batch_that_is_held_is_never_written_over_and_one_that_is_not_gives_its_memory_back(net, pairs, tmp_path) -> None:
+    features = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block")
+    for size in (8, 50):
+        loader = features.loader(size, shuffle=False)
+        kept = [frontier[:1] for frontier, _ in loader for _ in range(2)]
+        for _ in loader:
+            pass
+        expected = features.numpy()[0][::size]
+        assert all(np.array_equal(one.numpy()[0], expected[number // 2]) for number, one in enumerate(kept))
+        weight = torch.ones(1, requires_grad=True)
+        losses = [(frontier * weight).square().sum() for frontier, _ in loader]
+        sum(losses).backward()
+        assert weight.grad.item() == pytest.approx(2 * float((features.numpy()[0] ** 2).sum()), rel=1e-4)
+        addresses = {frontier.untyped_storage().data_ptr() for _ in range(5) for frontier, _ in loader}
+        assert len(addresses) <= 4
