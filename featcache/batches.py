@@ -15,16 +15,17 @@ from torch.utils.data import DataLoader, Dataset
 from .devices import transferred
 from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
-from .stacking import length_of
+from .stacking import length_of, pieces
 
 if TYPE_CHECKING:
     from .split import Split
 
-__all__ = ["Batch", "SampleBatches", "default_workers", "pieces"]
+__all__ = ["Batch", "SampleBatches", "default_workers"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
+CHECKED_ROWS = 4  # of the first batch: the whole model runs on them, and the prefix once more
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
@@ -77,7 +78,8 @@ class SampleBatches:
 
     def check(self, inputs: Inputs, split: Split) -> float:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
-        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
+        few = pieces(inputs, CHECKED_ROWS)[0]
+        return split.check(**few) if isinstance(few, dict) else split.check(*few)
 
 
 class _InputDataset(Dataset[Any]):
@@ -147,18 +149,6 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     if elapsed_s < WORTH_WORKERS_S:
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
-
-
-def pieces(inputs: Inputs, step: int) -> list[Inputs]:
-    """Return the inputs in runs of at most ``step`` samples."""
-    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0]
-    count = len(first)
-    if step >= count:
-        return [inputs]
-    slices = [slice(start, start + step) for start in range(0, count, step)]
-    if isinstance(inputs, dict):
-        return [{name: value[part] for name, value in inputs.items()} for part in slices]
-    return [tuple(value[part] for value in inputs) for part in slices]
 
 
 def _pin(inputs: Inputs) -> Inputs:

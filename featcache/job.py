@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from .batches import Batch, pieces
+from .batches import Batch
 from .buffer import ShardBuffer
 from .devices import HostCopy, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, UnreadableSampleError
 from .samples import Unreadable
 from .snapshot import Snapshot
+from .stacking import pieces
 from .store import FeatureSet
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import SplitError, UsageError, near_names
+from .stacking import pieces
 
 if TYPE_CHECKING:
     from .split import Split
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NUMERICS", "PrefixRunner", "check_numerics"]
 
 NUMERICS = ("exact", "fast", "bf16")
+TRIED_ROWS = 4  # of the first batch
 TOLERANCE = 1e-4  # of fast against exact, relative to the largest value of a tensor
 
 Frontier = dict[str, torch.Tensor]
@@ -62,6 +64,7 @@ class PrefixRunner:
     def _prepared(self, inputs: Any, splits: Sequence[Split]) -> nn.Module:
         """Return a copy of the model whose prefix runs faster, proven on a batch; the model itself where none is."""
         model = splits[0].model
+        inputs = pieces(inputs, TRIED_ROWS)[0]
         ordered = _in_channels_last(copy.deepcopy(model))
         expected, given = _run(model, inputs, splits), _channels_last(inputs)
         for candidate in (_folded(ordered, inputs, splits), ordered):

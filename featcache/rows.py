@@ -20,7 +20,7 @@ from .uses import hold, keep_alive
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 
 HELD = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # held in memory as they are stored
-PIECE_BYTES = 256 << 10  # of rows that are decoded at once, while they are in the processor's cache
+PIECE_BYTES = 1 << 20  # of rows that are decoded at once, while they are in the processor's cache
 READ_BYTES = 64 << 20  # of rows that are decoded at once on their way into memory
 
 Array = np.ndarray[Any, Any]

@@ -90,7 +90,9 @@ def test_views_and_compressed_rows_are_streamed_alike(net, pairs, tmp_path, smal
     assert torch.equal(found, features.batch(order, views[order])[0])
 
 
-def test_a_batch_that_is_held_is_never_written_over_and_one_that_is_not_gives_its_memory_back(net, pairs, tmp_path) -> None:
+def test_a_batch_that_is_held_is_never_written_over_and_one_that_is_not_gives_its_memory_back(
+    net, pairs, tmp_path
+) -> None:
     features = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block")
     for size in (8, 50):
         loader = features.loader(size, shuffle=False)
