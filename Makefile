@@ -38,6 +38,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python data/make_photos.py
+	$(BIN)/python benchmarks/codecs.py
 
 clean:
 	rm -rf $(VENV) $(TOOLS) features build dist *.egg-info data/digits data/mnist5k data/photos

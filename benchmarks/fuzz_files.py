@@ -16,7 +16,8 @@ import numpy as np
 
 with atheris.instrument_imports(include=["featcache"]):
     from featcache import CorruptError, Recipe, TensorSpec
-    from featcache.shard import Shard, write_shard
+    from featcache.shard import Shard
+    from featcache.shardwriter import write_shard
     from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
 
 RECIPE = Recipe("layer1", "structure", {"w": "1"}, (TensorSpec("layer1", (3, 2), "float32"),), None, {})

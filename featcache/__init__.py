@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         merge,
         predict,
         train_head,
+        train_heads,
     )
     from .progress import ProgressEvent
     from .project import Project
@@ -143,6 +144,7 @@ __all__ = [
     "sweep",
     "train_freezing",
     "train_head",
+    "train_heads",
     "train_unfreezing",
 ]
 
@@ -178,6 +180,7 @@ _HOMES = {
         "merge",
         "predict",
         "train_head",
+        "train_heads",
     ),
     "frozen": ("FrozenFeatures",),
     "progress": ("ProgressEvent",),

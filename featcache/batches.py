@@ -13,17 +13,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .devices import transferred
+from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
-from .stacking import length_of
+from .stacking import length_of, pieces
 
 if TYPE_CHECKING:
     from .split import Split
 
-__all__ = ["Batch", "SampleBatches", "any_finite", "default_workers", "pieces"]
+__all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
+CHECKED_ROWS = 4  # of the first batch: the whole model runs on them, and the prefix once more
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
@@ -45,8 +47,9 @@ class SampleBatches:
 
     reads = "samples"
 
-    def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device) -> None:
+    def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device, numerics: str) -> None:
         self.samples, self.batch_size, self.workers, self.device = samples, batch_size, workers, device
+        self._prefixes = PrefixRunner(numerics)
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
         """Yield the batches of each run of rows (k, 2), run by run."""
@@ -73,13 +76,12 @@ class SampleBatches:
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
-        from .split import prefixes
-
-        return prefixes(splits, **inputs) if isinstance(inputs, dict) else prefixes(splits, *inputs)
+        return self._prefixes.run(inputs, splits)
 
     def check(self, inputs: Inputs, split: Split) -> float:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
-        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
+        few = pieces(inputs, CHECKED_ROWS)[0]
+        return split.check(**few) if isinstance(few, dict) else split.check(*few)
 
 
 class _InputDataset(Dataset[Any]):
@@ -157,18 +159,6 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
 def any_finite(inputs: Inputs) -> bool:
     """Return whether there is a value in each of the inputs that is neither NaN nor infinite."""
     return all(bool(torch.isfinite(each).any()) for each in (inputs.values() if isinstance(inputs, dict) else inputs))
-
-
-def pieces(inputs: Inputs, step: int) -> list[Inputs]:
-    """Return the inputs in runs of at most ``step`` samples."""
-    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0]
-    count = len(first)
-    if step >= count:
-        return [inputs]
-    slices = [slice(start, start + step) for start in range(0, count, step)]
-    if isinstance(inputs, dict):
-        return [{name: value[part] for name, value in inputs.items()} for part in slices]
-    return [tuple(value[part] for value in inputs) for part in slices]
 
 
 def _pin(inputs: Inputs) -> Inputs:

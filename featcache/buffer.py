@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .blocks import Ragged
 from .codecs import load_codec
 from .pooling import Pool
 from .recipe import Recipe
-from .shard import Ragged
 
 __all__ = ["ShardBuffer"]
 
@@ -23,6 +23,7 @@ class ShardBuffer:
     def __init__(self, recipe: Recipe, capacity: int) -> None:
         self.recipe = recipe
         self._codec = load_codec(recipe.dtype)
+        self._dtypes = {spec.name: spec.dtype for spec in recipe.frontier}
         self._pool = None if recipe.pool is None else Pool(recipe.pool, recipe.frontier[0].name)
         self._rows = np.empty((capacity, 2), dtype=np.int64)
         self._count = 0
@@ -34,25 +35,31 @@ class ShardBuffer:
         """Return the rows (position in the snapshot, view) that were taken, (n, 2)."""
         return self._rows[: self._count]
 
+    @property
+    def unstorable(self) -> str:
+        """Return in words what is wrong with the rows that :meth:`append` leaves out."""
+        dtype, largest = self.recipe.dtype, self._codec.largest
+        limit = "" if largest > 1e38 else f", or beyond {largest:g}, which is the most that {dtype} holds"
+        return f"NaN or infinite{limit}"
+
     def pooled(self, frontier: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return what is stored of a frontier, where it was computed."""
         return frontier if self._pool is None else {self.recipe.frontier[0].name: self._pool(frontier)}
 
     def append(self, rows: Array, features: dict[str, torch.Tensor]) -> list[int]:
-        """Take the first features of a batch for the given rows; return the places of those that are not finite.
+        """Take the first features of a batch for the given rows; return the places of those that cannot be stored.
 
-        Those are left out.
+        Those are left out: they are not finite, or exceed what the precision holds.
         """
         arrays, bad = {}, np.zeros(len(rows), dtype=bool)
         for spec in self.recipe.frontier:
             tensor = features[spec.name][: len(rows)]
-            known = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-            values = known.numpy()
-            arrays[spec.name] = stored = self._codec.encode(values)
-            # Rounding can make infinity of a value; of what is stored as a whole number the value itself is looked at.
-            bad |= _non_finite_rows(stored if stored.dtype.kind == "f" else values)
+            arrays[spec.name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        bad = _unstorable_rows(arrays, self._codec.largest)
         if bad.any():
             rows, arrays = rows[~bad], {name: values[~bad] for name, values in arrays.items()}
+        if not self._codec.scaled:  # else once all rows are here
+            arrays = {name: self._codec.encode(values) for name, values in arrays.items()}
         start, stop = self._count, self._count + len(rows)
         for name, values in arrays.items():
             if name in self._ragged:
@@ -65,20 +72,30 @@ class ShardBuffer:
         self._count = stop
         return [int(place) for place in np.flatnonzero(bad)]
 
-    def arrays(self) -> dict[str, Array | Ragged]:
-        """Return the encoded features of all rows, by tensor name."""
+    def arrays(self) -> tuple[dict[str, Array | Ragged], dict[str, Array]]:
+        """Return the encoded features of all rows, and the scales that decode them, both by tensor name."""
         made: dict[str, Array | Ragged] = {name: values[: self._count] for name, values in self._fixed.items()}
         made.update({name: Ragged.of(values) for name, values in self._ragged.items() if values})
-        return made
+        scales: dict[str, Array] = {}
+        if self._codec.scaled:
+            for name, each in made.items():
+                values = each.values if isinstance(each, Ragged) else each
+                found = self._codec.scales(values, self._dtypes[name])
+                encoded = self._codec.encode(values, found)
+                made[name] = Ragged(encoded, each.ends) if isinstance(each, Ragged) else encoded
+                if found is not None:
+                    scales[name] = found
+        return made, scales
 
 
-def _non_finite_rows(values: Array) -> Array:
-    count = len(values)
-    if values.dtype.kind != "f":
-        return np.zeros(count, dtype=bool)
-    with np.errstate(all="ignore"):
-        # A sum is finite only if all of its terms are; it costs one pass and no memory.
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return np.zeros(count, dtype=bool)
-    bad: Array = np.logical_not(np.isfinite(values).reshape(count, -1).all(axis=1))
+def _unstorable_rows(arrays: dict[str, Array], largest: float) -> Array:
+    count = len(next(iter(arrays.values())))
+    bad = np.zeros(count, dtype=bool)
+    for values in arrays.values():
+        if values.dtype.kind != "f" or not values.size:
+            continue
+        # NaN passes neither comparison; the least and the largest value take no memory.
+        if values.min() >= -largest and values.max() <= largest:
+            continue
+        bad |= ~(np.abs(values) <= largest).reshape(count, -1).all(axis=1)
     return bad

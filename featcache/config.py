@@ -32,6 +32,8 @@ class Settings:
     batch_size: int = 64
     device: str | None = None
     dtype: str = "float32"
+    codec: str | None = None
+    numerics: str = "exact"
     pool: str | None = None
     views: int = 1
     augment: str | None = None

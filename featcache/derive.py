@@ -18,7 +18,7 @@ import torch
 from .batches import Batch, SampleBatches
 from .codecs import load_codec
 from .devices import to_device
-from .errors import StaleError
+from .errors import StaleError, UsageError
 from .recipe import Recipe
 from .request import Request, Stored, make_recipe, views_recipe
 from .rows import ShardRows
@@ -120,6 +120,10 @@ def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
 
     Raises :class:`StaleError` where the store holds none.
     """
+    if recipe.numerics != "exact":
+        raise UsageError(
+            f"rows are derived with exact numerics only, not {recipe.numerics!r}: leave out one of the two."
+        )
     found = [each for each in _comparable(recipe, store) if not _exact(each) and each.cut != recipe.cut]
     if not found:
         held = sorted({f"{each.cut} ({each.dtype})" for each in store.recipes()})
@@ -135,7 +139,9 @@ def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
 def _candidates(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
     if recipe.derived_from:
         return [each for each in store.recipes() if each.fingerprint == recipe.derived_from["recipe"]]
-    return [each for each in _comparable(recipe, store) if _exact(each)]
+    # The section between two cuts is computed as the model does; at the same cut nothing is.
+    exactly = recipe.numerics == "exact"
+    return [each for each in _comparable(recipe, store) if _exact(each) and (exactly or each.cut == recipe.cut)]
 
 
 def _comparable(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
@@ -176,7 +182,7 @@ def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontie
             splits = split_at(deep.model, [recipe.cut, deep.cut], example.inputs, example.other_length)
         except FeatCacheError:
             return None
-    now = make_recipe(splits[0], request.samples, Stored(recipe.dtype))
+    now = make_recipe(splits[0], request.samples, Stored(recipe.dtype, numerics=recipe.numerics))
     if recipe.views is not None:
         now = views_recipe(now, request.samples)
     return middle(*splits) if now.fingerprint == recipe.fingerprint else None
@@ -187,7 +193,7 @@ def _samples_are_faster(request: Request, number: int, cached: CachedBatches, ro
     if len(rows) < WORTH_MEASURING * size:
         return False
     split = request.splits[number]
-    samples = SampleBatches(request.samples, size, 0, cached.device)
+    samples = SampleBatches(request.samples, size, 0, cached.device, request.stored.numerics)
     took_s = []
     for source in (samples, cached):
         for part in (rows[:size], rows[size : 2 * size]):  # the first warms up

@@ -67,6 +67,9 @@ def transferred(batches: Iterable[Batch], device: torch.device) -> Iterator[Batc
 
     The batches should lie in pinned memory, as a DataLoader with ``pin_memory=True`` gives them.
     """
+    if device.type == "cpu":
+        yield from batches
+        return
     if device.type != "cuda":
         for batch in batches:
             yield to_device(batch, device)

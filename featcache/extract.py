@@ -48,6 +48,8 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     batch_size: int = 64,
     device: str | None = None,
     dtype: str = "float32",
+    codec: str | None = None,
+    numerics: str = "exact",
     pool: str | None = None,
     views: int = 1,
     augment: Callable[[Any], Any] | str | None = None,
@@ -66,7 +68,9 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
 
     ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts they are computed in one
     pass over the data, and ``{cut: Features}`` is returned. ``dataset`` is a map-style dataset of (input, target), or a
-    specification such as ``"folder:photos"``. ``dtype`` is the stored precision; ``pool`` stores one vector a sample
+    specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
+    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics`` is
+    ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast). ``pool`` stores one vector a sample
     instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample are stored
     beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by need),
     ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the dataset's
@@ -80,14 +84,18 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
+    from .compressed import check_compression
     from .features import Features
     from .fill import fill
+    from .numerics import check_numerics
 
     started_s = time.perf_counter()
     part = None if task is None else TaskSlice.parse(task)
     load_engine(engine)
+    check_compression(codec)
+    check_numerics(numerics)
     budget_bytes = None if store_budget is None else parse_size(store_budget)
-    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, budget_bytes)
+    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, codec, budget_bytes)
     request, files = _request(
         model,
         dataset,
@@ -100,6 +108,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
         views=views,
         augment=augment,
         seed=seed,
+        numerics=numerics,
         name=name,
         skip_unreadable=options.skip,
         progress=progress,
@@ -164,6 +173,7 @@ def _options(
     on_error: str,
     progress: ProgressCallback,
     task: TaskSlice | None,
+    compression: str | None = None,
     store_budget_bytes: int | None = None,
 ) -> FillOptions:
     from .devices import pick_device
@@ -179,4 +189,6 @@ def _options(
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
     where = pick_device(device)
     skip = on_error == "skip"
-    return FillOptions(batch_size, where, shard_bytes, engine, workers, skip, progress, store_budget_bytes, task)
+    return FillOptions(
+        batch_size, where, shard_bytes, engine, workers, skip, progress, compression, store_budget_bytes, task
+    )

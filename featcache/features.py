@@ -12,6 +12,7 @@ import torch
 from .devices import HostCopy, available_memory_bytes, pick_device, to_device
 from .errors import UsageError
 from .loader import FeatureLoader
+from .memory import Empty, in_large_pages
 from .recipe import Recipe
 from .rows import ResidentRows, Rows, ShardRows
 from .snapshot import Snapshot
@@ -143,15 +144,18 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return [({name: values[n] for name, values in frontier.items()}, targets[n]) for n in range(len(indices))]
         return [(frontier[n], targets[n]) for n in range(len(indices))]
 
-    def batch(self, indices: Array, views: Array | None = None) -> tuple[Frontier, torch.Tensor]:
+    def batch(
+        self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages
+    ) -> tuple[Frontier, torch.Tensor]:
         """Return (frontier, targets) of several rows, stacked, in the order asked for.
 
-        ``views`` says for each row which view is wanted (0: the plain one, which is the default).
+        ``views`` says for each row which view is wanted (0: the plain one, which is the default). ``empty`` gives the
+        memory that they are gathered in.
         """
         positions = self._positions[indices]
         targets = torch.from_numpy(self._targets[positions])
         if views is None:
-            return self._shaped(self._rows[0].gather(positions)), targets
+            return self._shaped(self._rows[0].gather(positions, empty)), targets
         parts = []
         for view in np.unique(views).tolist():
             places = np.flatnonzero(views == view)
@@ -199,7 +203,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     def loader(
         self,
         batch_size: int,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         seed: int = 0,
         device: str | torch.device | None = "cpu",
         rank: int = 0,
@@ -211,7 +215,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         The order of an epoch depends on ``seed`` and the number of the epoch alone. Where random views are stored, each
         row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of
         ``world_size`` processes, each gets every ``world_size``-th row, padded by repetition to equal counts, as torch's
-        DistributedSampler does.
+        DistributedSampler does. What exceeds the free memory is shuffled by blocks (:class:`FeatureLoader`);
+        ``shuffle="full"`` and ``shuffle="blocks"`` do not ask the memory.
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
@@ -220,6 +225,18 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if all(isinstance(rows, ResidentRows) for rows in self._rows):
             return self
         return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
+
+    def held(self, indices: Array, views: Array | None = None) -> Features:
+        """Return some rows, whose length does not vary, held in memory: each in one view, chosen as in :meth:`batch`."""
+        part = self.subset(indices)
+        frontier, _ = self.batch(indices, None if views is None else views[indices])
+        values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
+        return part._in_memory([ResidentRows(values)], self.frontier)
+
+    def read_ahead(self, indices: Array) -> None:
+        """Have the operating system begin to read some rows, of the plain view, from the disk."""
+        if isinstance(self._rows[0], ShardRows):
+            self._rows[0].read_ahead(self._positions[indices])
 
     @property
     def fits_in_memory(self) -> bool:

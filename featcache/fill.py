@@ -18,7 +18,7 @@ from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
-from .space import TYPICAL_STEPS, check_space, new_set_bytes, shard_bytes, stored_row_bytes
+from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles, row_keys
 from .timings import Timings
 from .uses import hold
@@ -47,6 +47,7 @@ class FillOptions:
     workers: int | None
     skip: bool
     progress: ProgressCallback
+    compression: str | None = None
     store_budget_bytes: int | None = None
     task: TaskSlice | None = None
 
@@ -146,7 +147,11 @@ class _Filling:
             workers = (
                 default_workers(samples, len(rows), options.device) if options.workers is None else options.workers
             )
-            self._run(SampleBatches(samples, options.batch_size, workers, options.device), places, rows)
+            self._run(
+                SampleBatches(samples, options.batch_size, workers, options.device, self.request.stored.numerics),
+                places,
+                rows,
+            )
 
     def _groups(self) -> list[tuple[list[int], Array]]:
         """Return the missing rows by the sets that lack them."""
@@ -173,7 +178,9 @@ class _Filling:
         sets = [each.feature_set for each in destinations]
         names = [each.recipe.fingerprint for each in sets]
         unit = self._shard_rows([each.recipe for each in sets])
-        job = ExtractJob(source, destinations, snapshot, options.device, options.batch_size, options.skip)
+        job = ExtractJob(
+            source, destinations, snapshot, options.device, options.batch_size, options.skip, options.compression
+        )
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
         made, pause_s = [rows[:0]], 0.01
         while len(rows):
@@ -248,7 +255,7 @@ class _Filling:
 
     def _shard_rows(self, recipes: list[Recipe]) -> int:
         batch_size = self.options.batch_size
-        largest = max(1, *(stored_row_bytes(recipe) for recipe in recipes))
+        largest = max(1, *(buffered_row_bytes(recipe) for recipe in recipes))
         return max(1, min(self.options.shard_bytes // largest, MAX_SHARD_ROWS) // batch_size) * batch_size
 
     def _needed_bytes(self, recipe: Recipe, rows: int) -> int:

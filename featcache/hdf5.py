@@ -1,7 +1,8 @@
 """HDF5 files written plainly and read warily: any HDF5 tool can open ours, and a stranger's file is only data.
 
 Before a value is read from a file, the path to it must consist of hard links, its storage must be contiguous,
-inside this very file, without filters, and its size must be covered by the file's length. What these checks
+inside this very file, without filters, and its size must be covered by the file's length; or, where the reader asks for
+it, in chunks through exactly two filters, shuffle and zstd, which are undone without HDF5. What these checks
 exclude is how HDF5 files have been used against their readers: external links and external raw storage read
 any file, virtual datasets read others, filters load native code, and a lying shape allocates without bound.
 """
@@ -9,7 +10,7 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +23,19 @@ from .errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
     "Stored",
-    "create_file",
+    "StoredChunks",
     "map_array",
     "open_file",
     "read_array",
     "read_attributes",
     "stored",
-    "write_array",
+    "stored_chunks",
 ]
 
-ALIGNMENT_BYTES = 4096
-GROWTH_BYTES = 1 << 22
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_ATTRIBUTES = 64
+MAX_CHUNK_BYTES = 4 << 20  # of chunks that hold more than one row
+SHUFFLE, ZSTD = h5py.h5z.FILTER_SHUFFLE, 32015
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -46,38 +47,25 @@ class Stored:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-
-@contextmanager
-def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[h5py.File]:
-    """Give a new HDF5 file whose root carries ``attributes``, large arrays aligned to pages."""
-    # Made in memory and written by ourselves: after a disk that fills up while HDF5 closes a file, HDF5 crashes later on.
-    with h5py.File(
-        path,
-        "w",
-        driver="core",
-        backing_store=False,
-        block_size=GROWTH_BYTES,
-        libver=("earliest", "v110"),
-        alignment_threshold=ALIGNMENT_BYTES,
-        alignment_interval=ALIGNMENT_BYTES,
-    ) as file:
-        for name, value in attributes.items():
-            # Text of fixed length: text of variable length lies in a heap that its reader would have to trust.
-            file.attrs[name] = value if isinstance(value, int) else np.bytes_(value.encode())
-        yield file
-        file.flush()
-        image = file.id.get_file_image()
-    path.write_bytes(image)
+    def span_bytes(self, first: int, last: int, rows: int) -> tuple[int, int]:
+        """Return where blocks ``first`` to ``last`` - 1 of so many rows begin and end in the file."""
+        block_bytes = rows * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return self.offset_bytes + first * block_bytes, self.offset_bytes + last * block_bytes
 
 
-def write_array(file: h5py.File, path: str, values: np.ndarray[Any, Any]) -> None:
-    """Store ``values`` contiguously at ``path``, creating the groups above it."""
-    values = np.ascontiguousarray(values)
-    *groups, name = path.split("/")
-    parent = file
-    for group in groups:
-        parent = parent.require_group(group)
-    parent.create_dataset(name, data=values, track_times=False)
+@dataclass(frozen=True)
+class StoredChunks:
+    """Where the chunks of one array lie in a file, in bytes from its beginning, and how long each is there."""
+
+    offsets: np.ndarray[Any, Any]
+    sizes: np.ndarray[Any, Any]
+    chunk_rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def span_bytes(self, first: int, last: int, rows: int) -> tuple[int, int]:
+        """Return where chunks ``first`` to ``last`` - 1 begin and end in the file."""
+        return int(self.offsets[first:last].min()), int((self.offsets + self.sizes)[first:last].max())
 
 
 @contextmanager
@@ -119,30 +107,65 @@ def read_attributes(file: h5py.File) -> dict[str, Any]:
 def stored(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None) -> Stored:
     """Return where the array at ``path`` lies, after every check that the module's docstring lists."""
     where = _path_of(file)
+    dataset, properties = _dataset(file, path, dtype, rank)
+    if properties.get_layout() != h5py.h5d.CONTIGUOUS:
+        raise _corrupt(where, f"/{path} is not stored contiguously inside the file")
+    if properties.get_nfilters():
+        raise _corrupt(where, f"/{path} uses a filter, which this layout never does")
+    size_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    offset = dataset.id.get_offset()
+    if size_bytes == 0:
+        return Stored(0, dataset.shape, dataset.dtype)
+    if offset is None or offset + size_bytes > where.stat().st_size:
+        raise _corrupt(where, f"/{path} claims {size_bytes} bytes, more than the file holds")
+    return Stored(int(offset), dataset.shape, dataset.dtype)
+
+
+def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChunks | None:
+    """Return where the compressed chunks of the array at ``path`` lie, after every check; None where it has no chunks."""
+    where = _path_of(file)
+    dataset, properties = _dataset(file, path, dtype, None)
+    if properties.get_layout() != h5py.h5d.CHUNKED:
+        return None
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+    if filters != ([SHUFFLE, ZSTD] if dtype.itemsize > 1 else [ZSTD]):
+        raise _corrupt(where, f"/{path} uses the filters {filters} where shuffle and zstd alone belong")
+    shape, (chunk_rows, *rest) = dataset.shape, properties.get_chunk()
+    chunk_bytes = chunk_rows * math.prod(rest) * dtype.itemsize
+    if tuple(rest) != shape[1:] or (chunk_rows > 1 and chunk_bytes > MAX_CHUNK_BYTES):
+        raise _corrupt(where, f"/{path} has chunks of shape {(chunk_rows, *rest)}, which is none of ours")
+    count = -(-shape[0] // chunk_rows)
+    found: dict[int, Any] = {}
+    if count <= where.stat().st_size:  # each takes a byte at least
+        dataset.id.chunk_iter(lambda chunk: found.__setitem__(chunk.chunk_offset[0] // chunk_rows, chunk))
+    if sorted(found) != list(range(count)):
+        raise _corrupt(where, f"/{path} lacks some of its {count} chunks")
+    chunks = [found[number] for number in range(count)]
+    offsets = np.array([chunk.byte_offset or 0 for chunk in chunks], dtype=np.int64)
+    sizes = np.array([chunk.size for chunk in chunks], dtype=np.int64)
+    if any(chunk.filter_mask for chunk in chunks) or (offsets + sizes > where.stat().st_size).any():
+        raise _corrupt(where, f"/{path} has chunks that lie outside the file, or are not compressed")
+    return StoredChunks(offsets, sizes, chunk_rows, shape, dataset.dtype)
+
+
+def _dataset(file: h5py.File, path: str, dtype: np.dtype[Any] | None, rank: int | None) -> tuple[Any, Any]:
+    """Return the dataset at ``path`` and its properties, after the checks that hold for every layout."""
+    where = _path_of(file)
     parent: Any = file
     *groups, name = path.split("/")
     for group in groups:
         parent = _hard_child(where, parent, group, h5py.Group)
     dataset = _hard_child(where, parent, name, h5py.Dataset)
     properties = dataset.id.get_create_plist()
-    if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_external_count():
+    if properties.get_external_count():
         raise _corrupt(where, f"/{path} is not stored contiguously inside the file")
-    if properties.get_nfilters():
-        raise _corrupt(where, f"/{path} uses a filter, which this layout never does")
     if dataset.dtype.kind not in "buif" or dataset.dtype.hasobject or dataset.dtype.names:
         raise _corrupt(where, f"/{path} holds {dataset.dtype} where plain numbers belong")
     if dtype is not None and dataset.dtype != dtype:
         raise _corrupt(where, f"/{path} holds {dataset.dtype} where {dtype} belongs")
-    shape = dataset.shape
-    if shape is None or (rank is not None and len(shape) != rank):
-        raise _corrupt(where, f"/{path} has shape {shape} where {rank} dimensions belong")
-    size_bytes = math.prod(shape) * dataset.dtype.itemsize
-    offset = dataset.id.get_offset()
-    if size_bytes == 0:
-        return Stored(0, shape, dataset.dtype)
-    if offset is None or offset + size_bytes > where.stat().st_size:
-        raise _corrupt(where, f"/{path} claims {size_bytes} bytes, more than the file holds")
-    return Stored(int(offset), shape, dataset.dtype)
+    if dataset.shape is None or (rank is not None and len(dataset.shape) != rank):
+        raise _corrupt(where, f"/{path} has shape {dataset.shape} where {rank} dimensions belong")
+    return dataset, properties
 
 
 def read_array(
@@ -174,14 +197,14 @@ def _readable(path: Path) -> bytes:
         raise StoreError(f"cannot read {path}: {error.strerror or error}. Check the disk.") from error
 
 
-def _opened(path: Path, again: bool = True) -> h5py.File:
+def _opened(path: Path, locking: bool | None = False, again: bool = True) -> h5py.File:
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=locking)
     except (OSError, RuntimeError) as error:
         if not path.exists():  # removed by another process since it was looked at
             raise FileNotFoundError(path) from error
-        if again:  # it may have been out of sight for a moment
-            return _opened(path, again=False)
+        if again:  # it may have been out of sight for a moment, or the caller has it open with locks and we must agree
+            return _opened(path, None if "locking flag" in str(error) else False, again=False)
         raise _corrupt(path, "it is not a whole HDF5 file") from error
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from .batches import Batch, any_finite, pieces
+from .batches import Batch, any_finite
 from .buffer import ShardBuffer
 from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
 from .provenance import surroundings
 from .samples import Unreadable
 from .snapshot import Snapshot
+from .stacking import pieces
 from .store import FeatureSet
 from .timings import Timings
 
@@ -94,6 +95,7 @@ class ExtractJob:
     device: torch.device
     batch_size: int = 64
     skip_unreadable: bool = False
+    compression: str | None = None
     notes: list[str] = field(default_factory=list)
     largest_difference: dict[str, float] = field(default_factory=dict)
     _step: int = 0
@@ -103,7 +105,7 @@ class ExtractJob:
         first = self.destinations[0].split
         example = (first.model, first.example_inputs, first.other_length)
         sets = [FeatureSet(each.feature_set.storage, each.feature_set.recipe) for each in self.destinations]
-        places = (self.device, self.batch_size, self.skip_unreadable)
+        places = (self.device, self.batch_size, self.skip_unreadable, self.compression)
         return _job, (
             example,
             [each.split.cut for each in self.destinations],
@@ -215,20 +217,19 @@ class ExtractJob:
     def _keep(
         self, buffers: list[ShardBuffer], splits: Sequence[Split], flight: Flight, took: Timings
     ) -> list[Unreadable]:
-        """Store a batch's rows, and return those whose features are not finite in some set."""
+        """Store a batch's rows, and return those whose features some set cannot hold."""
         bad: dict[int, str] = {}
         batch, results = flight.batch, flight.land(took)
         for buffer, split, result in zip(buffers, splits, results, strict=True):
             for place in buffer.append(batch.rows, result):
                 position = int(batch.rows[place, 0])
-                bad.setdefault(position, buffer.recipe.dtype)
+                bad.setdefault(position, buffer.unstorable)
                 if not self.skip_unreadable:
-                    hint = "; float16 holds values up to 65504 only." if buffer.recipe.dtype == "float16" else "."
                     raise NonFiniteError(
-                        f"the features of {self.snapshot.names[position]} at {split.cut!r} are NaN or infinite "
-                        f"(stored as {buffer.recipe.dtype}). Check the image and the weights" + hint
+                        f"the features of {self.snapshot.names[position]} at {split.cut!r} are {buffer.unstorable}. Check "
+                        "the image and the weights, or choose another --dtype."
                     )
-        return [Unreadable(each, self.snapshot.names[each], "its features are NaN or infinite") for each in bad]
+        return [Unreadable(each, self.snapshot.names[each], f"its features are {why}") for each, why in bad.items()]
 
     def _report_unreadable(self, batch: Batch) -> None:
         if batch.unreadable and not self.skip_unreadable:
@@ -244,14 +245,19 @@ class ExtractJob:
         noted = {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in skipped}
         for number, buffer in zip(task.destinations, buffers, strict=True):
             feature_set = self.destinations[number].feature_set
-            shard, arrays, rows = None, buffer.arrays(), buffer.rows
+            shard, rows = None, buffer.rows
+            arrays, scales = buffer.arrays()
             if len(rows):
                 ids = self.snapshot.ids[rows[:, 0]]
-                shard = feature_set.add(ids, rows[:, 1], arrays, self.provenance(feature_set.recipe.cut))
+                made_by = self.provenance(feature_set.recipe.cut)
+                shard = feature_set.add(ids, rows[:, 1], arrays, made_by, scales, self.compression)
             if noted:
                 feature_set.record_skipped(noted)
             shards.append(shard)
-            sizes.append(sum(each.nbytes for each in arrays.values()))
+            size_bytes = sum(each.nbytes for each in (*arrays.values(), *scales.values()))
+            if self.compression is not None and shard is not None:
+                size_bytes = feature_set.storage.fetch(f"{feature_set.path}/{shard}").stat().st_size
+            sizes.append(size_bytes)
         computed = len(task.rows) - len(skipped)
         took.write_s += time.perf_counter() - started_s
         words = tuple(self.notes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,17 @@ import torch
 
 from .devices import pick_device, transferred
 from .errors import UsageError
+from .memory import Empty, RecycledMemory, pinned
 
 if TYPE_CHECKING:
     from .features import Features
 
 __all__ = ["FeatureLoader"]
+
+GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
+BLOCK_ROWS = 256  # that lie side by side; reading fewer at a time from a disk is much slower
+WINDOW_BLOCKS = 64  # that are shuffled among each other
+WINDOW_BYTES = 512 << 20  # of a window in memory, of which there are two
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, torch.Tensor]
@@ -23,15 +30,16 @@ Batch = tuple[Any, torch.Tensor]
 class FeatureLoader:
     """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
 
-    Features that take a moderate share of the free memory are read once and held; larger ones are read batch by
-    batch through the memory map.
+    Features that take a moderate share of the free memory are read once and held. Larger ones are read a window ahead in
+    a thread, and shuffled by blocks: runs of up to 256 rows in a random order, the rows of 64 such blocks among each other.
+    ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 
     def __init__(
         self,
         features: Features,
         batch_size: int,
-        shuffle: bool = True,
+        shuffle: bool | str = True,
         seed: int = 0,
         device: str | torch.device | None = "cpu",
         rank: int = 0,
@@ -42,16 +50,24 @@ class FeatureLoader:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
         if not 0 <= rank < world_size:
             raise UsageError(f"rank must be from 0 to world_size - 1, not {rank} of {world_size}.")
+        if shuffle not in (True, False, "full", "blocks"):
+            raise UsageError(f"shuffle must be True, False, 'full' or 'blocks', not {shuffle!r}.")
         self.features = features
         self.batch_size = batch_size
-        self.shuffle = shuffle
+        self.shuffle = bool(shuffle)
+        self.blockwise = shuffle == "blocks" or (shuffle is True and not features.fits_in_memory)
         self.seed = seed
         self.device = pick_device(None if device is None else str(device))
         self.rank = rank
         self.world_size = world_size
-        self.augmented = bool(features.views) and (shuffle if augmented is None else augmented)
+        self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
         self._held: Features | None = None
+        # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
+        self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
+        row_bytes = features.size_bytes // max(1, len(features))
+        self._window_rows = max(1, min(BLOCK_ROWS * WINDOW_BLOCKS, WINDOW_BYTES // max(1, row_bytes)))
+        self._block_rows = min(BLOCK_ROWS, max(1, self._window_rows // 8))
 
     def __len__(self) -> int:
         return -(-self._share() // self.batch_size)
@@ -63,10 +79,24 @@ class FeatureLoader:
     def order(self, epoch: int) -> Array:
         """Return the row positions of an epoch in the order in which they are given out, int64."""
         count = len(self.features)
+        if self.blockwise and count:
+            return self._order_by_blocks(epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         if self.world_size == 1 or not count:
             return order
         return np.resize(order, self._share() * self.world_size)[self.rank :: self.world_size]
+
+    def _order_by_blocks(self, epoch: int) -> Array:
+        starts = np.arange(0, len(self.features), self._block_rows)
+        blocks = np.random.default_rng([self.seed, epoch]).permutation(starts)
+        order = (blocks[:, None] + np.arange(self._block_rows)).reshape(-1)
+        order = order[order < len(self.features)]
+        share = self._share()
+        # A run of blocks for each process, so that none reads what another one is given.
+        order = np.resize(order, share * self.world_size)[self.rank * share : (self.rank + 1) * share]
+        generator = np.random.default_rng([self.seed, epoch, 2, self.rank])
+        windows = [order[start : start + self._window_rows] for start in range(0, share, self._window_rows)]
+        return np.concatenate([generator.permutation(window) for window in windows])
 
     def views(self, epoch: int) -> Array | None:
         """Return which view each row of the features is seen in, None for the plain one."""
@@ -76,16 +106,75 @@ class FeatureLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        if self._held is None:
-            self._held = self.features.resident() if self.features.fits_in_memory else self.features
-        yield from transferred(self._batches(self._held, self.order(epoch), self.views(epoch)), self.device)
+        order, views = self.order(epoch), self.views(epoch)
+        yield from transferred(self._batches(order, views), self.device)
 
-    def _batches(self, features: Features, order: Array, views: Array | None) -> Iterator[Batch]:
-        pin = self.device.type == "cuda"
+    def _batches(self, order: Array, views: Array | None) -> Iterator[Batch]:
+        if self._held is None and not self.blockwise and self.features.fits_in_memory:
+            self._held = self.features.resident()
+        scattered = self.shuffle and not self.blockwise
+        if self._held is not None or scattered or self.features.ragged:
+            batches = self._gathered(self.features if self._held is None else self._held, order, views)
+        else:
+            batches = self._streamed(order, views)
+        if self.device.type != "cuda":
+            yield from batches
+            return
+        for frontier, targets in batches:
+            yield _pinned(frontier), targets.pin_memory()
+
+    def _gathered(self, features: Features, order: Array, views: Array | None) -> Iterator[Batch]:
+        """Yield batches; several small ones are gathered at once, which costs little more than one."""
+        row_bytes = sum(spec.size_bytes for spec in features.frontier)
+        together = 1 if features.ragged else max(1, GATHER_BYTES // max(1, self.batch_size * row_bytes))
+        size = self.batch_size
+        for start in range(0, len(order), size * together):
+            batch = _batch(features, order[start : start + size * together], views, self._empty)
+            if together == 1:
+                yield batch
+            else:
+                yield from zip(_parts(batch[0], size), batch[1].split(size), strict=True)  # type: ignore[no-untyped-call]
+
+    def _slices(self, order: Array) -> Iterator[tuple[int, Array]]:
         for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            frontier, targets = features.batch(rows, None if views is None else views[rows])
-            yield (_pinned(frontier), targets.pin_memory()) if pin else (frontier, targets)
+            yield start, order[start : start + self.batch_size]
+
+    def _streamed(self, order: Array, views: Array | None) -> Iterator[Batch]:
+        """Yield batches from windows that a thread reads, in the order of the files, while the last one is used."""
+        size = self._window_rows
+        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(number: int) -> tuple[Array, Features]:
+                if number + 1 < len(windows):
+                    self.features.read_ahead(windows[number + 1])
+                rows = np.unique(windows[number])
+                return rows, self.features.held(rows, views)
+
+            waiting = [reader.submit(read, 0)] if windows else []
+            current = -1
+            for start, rows in self._slices(order):
+                if start // size != current:
+                    current = start // size
+                    known, window = waiting.pop().result()
+                    if current + 1 < len(windows):
+                        waiting.append(reader.submit(read, current + 1))
+                if (start + len(rows) - 1) // size == current:
+                    yield window.batch(np.searchsorted(known, rows), empty=self._empty)
+                else:  # it ends in the next window, which is read all the same
+                    yield _batch(self.features, rows, views, self._empty)
+
+
+def _batch(features: Features, rows: Array, views: Array | None, empty: Empty) -> Batch:
+    return features.batch(rows, None if views is None else views[rows], empty)
+
+
+def _parts(frontier: Any, size: int) -> Iterable[Any]:
+    if isinstance(frontier, dict):
+        split = zip(*(values.split(size) for values in frontier.values()), strict=True)
+        return (dict(zip(frontier, values, strict=True)) for values in split)
+    parts: Iterable[Any] = frontier.split(size)
+    return parts
 
 
 def _pinned(frontier: Any) -> Any:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from .errors import UsageError
-from .tensorspec import TensorSpec
+from .tensorspec import TensorSpec, is_channels_last
 
-__all__ = ["MASK", "POOLS", "Pool", "is_channels_last", "pooled_spec"]
+__all__ = ["MASK", "POOLS", "Pool", "pooled_spec"]
 
 POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 MASK = "mask"  # of a padded batch: which steps are a sample's own
@@ -83,8 +83,3 @@ def pooled_spec(kind: str, cut: str, frontier: tuple[TensorSpec, ...]) -> Tensor
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     weights = mask.to(values.dtype).unsqueeze(-1)
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-
-
-def is_channels_last(shape: tuple[int, ...]) -> bool:
-    """Return whether features of a sample's shape are tokens, or maps whose channels stand last."""
-    return len(shape) == 2 or shape[0] == shape[1] != shape[-1]

@@ -131,7 +131,7 @@ class Project:
         """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
         known = self._known_recipe(cut)
         if known is None:
-            stored = Stored(self.settings.dtype, self.settings.pool)
+            stored = Stored(self.settings.dtype, self.settings.pool, numerics=self.settings.numerics)
             made = make_recipe(self.split(cut), self.samples, stored)
             self._remember(self._memory_path(cut), made)
             return self._known_recipe(cut, made) or made
@@ -195,6 +195,7 @@ class Project:
                 self.store,
                 cut=lacking,
                 device=self.settings.device,
+                codec=self.settings.codec,
                 store_budget=self.settings.store_budget,
                 engine=engine,
                 task=task,
@@ -223,7 +224,7 @@ class Project:
         return missing_tasks(self.backbone.model, self.samples, self.store, cut=list(cuts), **options)
 
     def _extract_options(self, on_error: str) -> dict[str, Any]:
-        names = ("batch_size", "dtype", "pool", "views", "from_lossy")
+        names = ("batch_size", "dtype", "numerics", "pool", "views", "from_lossy")
         return {"on_error": on_error, **{name: getattr(self.settings, name) for name in names}}
 
     def _report_if_complete(self, cut: str, on_error: str) -> ExtractReport | None:
@@ -244,7 +245,7 @@ class Project:
         settings = self.settings
         found = []
         for cut in cuts:
-            options = {"dtype": settings.dtype, "pool": settings.pool, "views": settings.views}
+            options = {name: getattr(settings, name) for name in ("dtype", "numerics", "pool", "views")}
             found += self.store.recompute(
                 self.split(cut),
                 self.samples,
@@ -332,6 +333,7 @@ class Project:
             "cut": cut,
             "data": settings.data,
             "dtype": settings.dtype,
+            "numerics": settings.numerics,
             "pool": settings.pool,
             "image_size": settings.image_size,
             "versions": versions(*VERSIONS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .devices import HostCopy, exact_numerics, on_device
 from .errors import StaleError
 from .job import Batches, Destination, ExtractJob
 from .request import Request, views_recipe
-from .shard import Ragged
+from .shard import Ragged, Shard
 from .store import FeatureSet, StoreFiles, row_keys
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _compare(
 ) -> Recomputed:
     recipe, split = feature_set.recipe, request.splits[number]
     rows = _drawn(request, feature_set, count, seed)
-    source: Batches = SampleBatches(request.samples, batch_size, 0, device)
+    source: Batches = SampleBatches(request.samples, batch_size, 0, device, recipe.numerics)
     if recipe.derived_from:
         derived = cached_source(request, number, feature_set, rows, store, batch_size, device)
         if derived is None:
@@ -87,7 +87,7 @@ def _compare(
                 f"the set at {recipe.cut!r} was derived from a rounded one that is gone: extract that one again."
             )
         source = derived[0]
-    buffer = ShardBuffer(recipe, len(rows))
+    buffer = ShardBuffer(replace(recipe, dtype="float32"), len(rows))
     with on_device(split.model, device), exact_numerics():
         for batch in source.batches([rows]):
             if len(batch.rows):
@@ -112,7 +112,7 @@ def _drawn(request: Request, feature_set: FeatureSet, count: int, seed: int) -> 
 
 
 def _differences(request: Request, feature_set: FeatureSet, buffer: ShardBuffer, now: dict[str, Any]) -> Recomputed:
-    codec, rows, fresh = load_codec(feature_set.recipe.dtype), buffer.rows, buffer.arrays()
+    rows, (fresh, _) = buffer.rows, buffer.arrays()
     report = Recomputed(feature_set.recipe.fingerprint, feature_set.recipe.cut, len(rows))
     _, numbers, places = feature_set.index().find(row_keys(request.snapshot.ids[rows[:, 0]], rows[:, 1]))
     names = feature_set.shard_names()
@@ -124,15 +124,25 @@ def _differences(request: Request, feature_set: FeatureSet, buffer: ShardBuffer,
             place = places[each : each + 1]
             shard.check(place)
             for name, values in fresh.items():
-                old = codec.decode(_flat(shard.take(name, place))).astype(np.float64)
-                new = codec.decode(_flat(_row(values, each))).astype(np.float64)
-                difference = float(np.abs(old - new).max(initial=0.0)) if old.shape == new.shape else float("inf")
+                old, new = _flat(shard.decoded(name, place)).astype(np.float64), _flat(_row(values, each))
+                difference = _unexplained(shard, name, old, new) if old.shape == new.shape else float("inf")
                 largest_value = max(largest_value, float(np.abs(old).max(initial=0.0)))
                 if difference > report.largest_difference:
                     report.largest_difference = difference
                     report.sample = request.snapshot.names[int(rows[each, 0])]
     report.relative_difference = report.largest_difference / (largest_value or 1.0)
     return report
+
+
+def _unexplained(shard: Shard, name: str, old: Array, new: Array) -> float:
+    """Return the largest difference between stored and fresh values that rounding to the stored precision does not explain."""
+    spec = next(each for each in shard.recipe.frontier if each.name == name)
+    codec, scales = load_codec(shard.recipe.dtype), shard.scales.get(name)
+    rounded = codec.decode(codec.encode(new, scales), spec.value_shape, spec.dtype, scales)
+    rounding = np.abs(rounded.astype(np.float64) - new)
+    if scales is not None:  # beyond what the shard holds, values are cut off, which is no rounding
+        rounding = np.minimum(rounding, float(scales[0].max()) / 2)
+    return float(np.maximum(np.abs(old - new) - rounding, 0).max(initial=0.0))
 
 
 def _note_provenance(report: Recomputed, stored: dict[str, Any], now: dict[str, Any]) -> None:

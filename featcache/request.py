@@ -65,12 +65,13 @@ def _memo_path(samples: Samples) -> str:
 class Stored:
     """How features are stored: the precision, and the pooling that makes vectors of them first, if any.
 
-    ``views`` is the number of random views of each sample beside the plain one.
+    ``views`` is the number of random views of each sample beside the plain one, ``numerics`` the way of computing.
     """
 
     dtype: str = "float32"
     pool: str | None = None
     views: int = 0
+    numerics: str = "exact"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def make_request(
     views: int = 1,
     augment: Callable[[Any], Any] | None = None,
     seed: int = 0,
+    numerics: str = "exact",
     name: str | None = None,
     skip_unreadable: bool = False,
     progress: ProgressCallback = silent,
@@ -132,7 +134,7 @@ def make_request(
         )
     refuse_random(samples)
     splits = tuple(_splits(model, cut, samples))
-    stored = Stored(dtype, pool, views if samples.augment is not None else 0)
+    stored = Stored(dtype, pool, views if samples.augment is not None else 0, numerics)
     recipes = tuple(make_recipe(split, samples, stored) for split in splits)
     snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
     return Request(samples, snapshot, stored, splits, recipes)
@@ -178,6 +180,7 @@ def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) ->
         transform=samples.transform_identity,
         decoding=samples.decoding,
         dtype=stored.dtype,
+        numerics=stored.numerics,
         pool=stored.pool,
     )
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from .codecs import load_codec
+from .blocks import Ragged, gather
+from .codecs import FLOATING, load_codec
+from .memory import Empty, in_large_pages
 from .pooling import MASK
-from .shard import Ragged, Shard
+from .shard import Shard
 from .store import FeatureSet, row_keys
 from .uses import hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
+
+HELD = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # held in memory as they are stored
+PIECE_BYTES = 1 << 20  # of rows that are decoded at once, while they are in the processor's cache
+READ_BYTES = 64 << 20  # of rows that are decoded at once on their way into memory
 
 Array = np.ndarray[Any, Any]
 
@@ -22,8 +29,8 @@ Array = np.ndarray[Any, Any]
 class Rows(Protocol):
     """A source of rows, addressed by position."""
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
-        """Return the decoded rows at ``positions``, by tensor name, in fresh memory."""
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
+        """Return the decoded rows at ``positions``, by tensor name, in memory of ``empty`` where that can be."""
 
     def resident(self, positions: Array) -> ResidentRows:
         """Return the decoded rows at ``positions``, held in memory."""
@@ -33,21 +40,27 @@ class Rows(Protocol):
 
 
 class ResidentRows:
-    """Rows in memory: of each tensor one array, or where samples vary in length all their steps and where each ends."""
+    """Rows in memory: of each tensor one array, or where samples vary in length all their steps and where each ends.
+
+    Half precisions are held as such, and given out as float32.
+    """
 
     def __init__(self, values: Mapping[str, torch.Tensor | Ragged]) -> None:
         self.values = dict(values)
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the rows at ``positions``; those that vary in length padded with zeros, and their mask."""
         gathered: dict[str, torch.Tensor] = {}
         masks = []
         for name, values in self.values.items():
             if isinstance(values, Ragged):
-                gathered[name], mask = _padded(values.values, values.ends, positions)
+                gathered[name], mask = _padded(values.take(positions))
                 masks.append(mask)
+            elif values.dtype in HELD.values():
+                gathered[name] = _take_upcast(values, positions, empty)
             else:
-                gathered[name] = _take(values.numpy(), positions)
+                gathered[name] = empty((len(positions), *values.shape[1:]), values.dtype)
+                gather(values.numpy(), positions, gathered[name].numpy())
         return _with_mask(gathered, masks)
 
     def resident(self, positions: Array) -> ResidentRows:
@@ -55,11 +68,9 @@ class ResidentRows:
         taken: dict[str, torch.Tensor | Ragged] = {}
         for name, values in self.values.items():
             if isinstance(values, Ragged):
-                starts = np.where(positions > 0, values.ends[positions - 1], 0).tolist()
-                pieces = zip(starts, values.ends[positions].tolist(), strict=True)
-                taken[name] = Ragged.of([values.values[start:stop] for start, stop in pieces])
+                taken[name] = values.take(positions)
             else:
-                taken[name] = _take(values.numpy(), positions)
+                taken[name] = values[torch.from_numpy(positions)]
         return ResidentRows(taken)
 
     def steps(self, positions: Array) -> int:
@@ -83,52 +94,48 @@ class ShardRows:
         self._names = feature_set.shard_names()
         self._codec = load_codec(feature_set.recipe.dtype)
         self._opened: dict[int, Shard] = {}
-        self._ragged = [spec.name for spec in feature_set.recipe.frontier if spec.ragged]
+        self._specs = feature_set.recipe.frontier
+        self._ragged = [spec.name for spec in self._specs if spec.ragged]
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps do not pickle; another process opens its own.
         return {**self.__dict__, "_opened": {}}
 
-    def gather(self, positions: Array) -> dict[str, torch.Tensor]:
+    def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the decoded rows at ``positions``; those that vary in length padded with zeros, and their mask.
 
         Raises :class:`CorruptError` for damaged ones.
         """
         keep_alive(self.feature_set.storage, self.feature_set.recipe.fingerprint)
-        numbers, rows = self._shards[positions], self._rows[positions]
-        if not len(positions):
-            return self._nothing()
-        if (numbers == numbers[0]).all():
-            return self._decoded(self._shard(int(numbers[0])), rows)
-        order = np.argsort(numbers, kind="stable")
-        runs = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        parts = [self._decoded(self._shard(int(numbers[run[0]])), rows[run]) for run in runs]
-        gathered = {}
-        for name, first in parts[0].items():
-            shape = list(first.shape)
-            if name in self._ragged or name == MASK:
-                shape[1] = max(part[name].shape[1] for part in parts)
-            values = torch.zeros((len(positions), *shape[1:]), dtype=first.dtype)
-            for run, part in zip(runs, parts, strict=True):
-                if first.dim() > 1:
-                    values.numpy()[run, : part[name].shape[1]] = part[name].numpy()
-                else:
-                    values.numpy()[run] = part[name].numpy()
-            gathered[name] = values
-        return gathered
+        gathered: dict[str, torch.Tensor] = {}
+        masks = []
+        for name, values in self._decoded(positions).items():
+            if isinstance(values, Ragged):
+                gathered[name], mask = _padded(values)
+                masks.append(mask)
+            else:
+                gathered[name] = torch.from_numpy(values)
+        return _with_mask(gathered, masks)
 
     def resident(self, positions: Array) -> ResidentRows:
         """Return the decoded rows at ``positions``, held in memory; those that vary in length without padding."""
-        if not self._ragged:
-            return ResidentRows(self.gather(positions))
-        found: dict[str, torch.Tensor | Ragged] = {}
-        single = [self.gather(positions[n : n + 1]) for n in range(len(positions))]
-        for spec in self.feature_set.recipe.frontier:
-            if spec.ragged:
-                found[spec.name] = Ragged.of([row[spec.name].numpy()[0] for row in single])
-            else:
-                found[spec.name] = torch.cat([row[spec.name] for row in single])
-        return ResidentRows(found)
+        if self._ragged or not len(positions):
+            return ResidentRows(
+                {
+                    name: each if isinstance(each, Ragged) else torch.from_numpy(each)
+                    for name, each in self._decoded(positions).items()
+                }
+            )
+        held: dict[str, torch.Tensor] = {}
+        rows = max(1, READ_BYTES // max(1, sum(spec.size_bytes for spec in self._specs)))
+        for start in range(0, len(positions), rows):
+            for name, each in self._decoded(positions[start : start + rows]).items():
+                values = torch.from_numpy(np.asarray(each))
+                if name not in held:
+                    dtype = HELD.get(self._codec.name, values.dtype) if values.dtype == torch.float32 else values.dtype
+                    held[name] = in_large_pages((len(positions), *values.shape[1:]), dtype)
+                held[name][start : start + rows] = values
+        return ResidentRows(held)
 
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""
@@ -136,34 +143,66 @@ class ShardRows:
 
     def lengths(self, positions: Array) -> Array:
         """Return how many steps the rows at ``positions`` have, of the first tensor that varies in length."""
-        found = []
-        for position in positions.tolist():
-            ends, row = self._shard(int(self._shards[position])).ends[self._ragged[0]], int(self._rows[position])
-            found.append(int(ends[row] - (ends[row - 1] if row else 0)))
-        return np.array(found, dtype=np.int64)
+        lengths = np.zeros(len(positions), dtype=np.int64)
+        for shard, places in self._by_shard(positions):
+            ends, rows = shard.ends[self._ragged[0]], self._rows[positions[places]]
+            lengths[places] = ends[rows] - np.where(rows > 0, ends[rows - 1], 0)
+        return lengths
 
-    def _nothing(self) -> dict[str, torch.Tensor]:
-        gathered = {}
-        for spec in self.feature_set.recipe.frontier:
-            shape = [0 if size is None else size for size in spec.shape]
-            stored = np.empty((0, *shape), self._codec.storage_dtype(spec.dtype))
-            gathered[spec.name] = torch.from_numpy(self._codec.decode(stored))
-        if self._ragged:
-            gathered[MASK] = torch.zeros((0, 0), dtype=torch.bool)
-        return gathered
+    def read_ahead(self, positions: Array) -> None:
+        """Have the operating system begin to read what holds the rows at ``positions`` from the disk."""
+        for shard, places in self._by_shard(positions):
+            shard.read_ahead(self._rows[positions[places]])
 
-    def _decoded(self, shard: Shard, rows: Array) -> dict[str, torch.Tensor]:
-        shard.check(rows)
-        decoded: dict[str, torch.Tensor] = {}
-        masks = []
-        for name, values in shard.features.items():
-            if name in shard.ends:
-                taken, mask = _padded(values, shard.ends[name], rows)
-                masks.append(mask)
-            else:
-                taken = _take(values, rows)
-            decoded[name] = torch.from_numpy(self._codec.decode(taken.numpy()))
-        return _with_mask(decoded, masks)
+    def _decoded(self, positions: Array) -> dict[str, Array | Ragged]:
+        """Return the decoded rows at ``positions``, in fresh memory."""
+        if not len(positions):
+            return self._nothing()
+        whole: dict[str, Array] = {}
+        joined: dict[str, list[Ragged]] = {name: [] for name in self._ragged}
+        order = []
+        for shard, places in self._by_shard(positions):
+            rows = self._rows[positions[places]]
+            shard.check(rows)
+            order.append(np.arange(len(positions))[places])
+            for spec in self._specs:
+                decoded = shard.decoded(spec.name, rows)
+                if isinstance(decoded, Ragged):
+                    joined[spec.name].append(decoded)
+                elif len(rows) == len(positions):
+                    whole[spec.name] = decoded
+                else:
+                    if spec.name not in whole:
+                        whole[spec.name] = np.empty((len(positions), *decoded.shape[1:]), decoded.dtype)
+                    whole[spec.name][places] = decoded
+        back = np.argsort(np.concatenate(order))
+        ragged = {
+            name: parts[0] if len(parts) == 1 else Ragged.joined(parts).take(back) for name, parts in joined.items()
+        }
+        return {spec.name: ragged[spec.name] if spec.ragged else whole[spec.name] for spec in self._specs}
+
+    def _by_shard(self, positions: Array) -> Iterator[tuple[Shard, Any]]:
+        """Yield each shard that holds some of the rows, and which of them: a slice where they follow one another."""
+        if not len(positions):
+            return
+        numbers = self._shards[positions]
+        changes = np.flatnonzero(np.diff(numbers)) + 1
+        if len(np.unique(numbers)) == len(changes) + 1:  # as they lie, or all in one
+            for start, stop in itertools.pairwise([0, *changes.tolist(), len(numbers)]):
+                yield self._shard(int(numbers[start])), slice(start, stop)
+            return
+        order = np.argsort(numbers, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            yield self._shard(int(numbers[places[0]])), places
+
+    def _nothing(self) -> dict[str, Array | Ragged]:
+        made: dict[str, Array | Ragged] = {}
+        for spec in self._specs:
+            shape = spec.value_shape
+            dtype = np.float32 if spec.dtype in FLOATING else self._codec.storage_dtype(spec.dtype)
+            empty = np.empty((0, *shape), dtype)
+            made[spec.name] = Ragged(empty, np.empty(0, dtype="<i8")) if spec.ragged else empty
+        return made
 
     def _shard(self, number: int) -> Shard:
         shard = self._opened.get(number)
@@ -179,25 +218,22 @@ def _with_mask(gathered: dict[str, torch.Tensor], masks: list[torch.Tensor]) -> 
     return gathered
 
 
-def _padded(values: Array, ends: Array, rows: Array) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(rows: Ragged) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows of varying length padded with zeros (rows, longest, …), and which steps are their own (rows, longest)."""
-    stops = ends[rows]
-    starts = np.where(rows > 0, ends[rows - 1], 0)
-    longest = int((stops - starts).max(initial=0))
-    padded = torch.zeros(
-        (len(rows), longest, *values.shape[1:]), dtype=torch.from_numpy(np.empty(0, values.dtype)).dtype
-    )
-    target = padded.numpy()
-    for number, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-        target[number, : stop - start] = values[start:stop]
-    mask = np.arange(longest) < (stops - starts)[:, None]
-    return padded, torch.from_numpy(mask)
+    lengths = np.diff(rows.ends, prepend=0)
+    longest = int(lengths.max(initial=0))
+    mask = np.arange(longest) < lengths[:, None]
+    padded = np.zeros((len(lengths), longest, *rows.values.shape[1:]), dtype=rows.values.dtype)
+    padded[mask] = rows.values
+    return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
-def _take(values: Array, rows: Array) -> torch.Tensor:
-    # take(mode="clip") is the fastest gather there is, but it would hide a bad index: rows are checked first.
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
-        raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
-    gathered = torch.empty((len(rows), *values.shape[1:]), dtype=torch.from_numpy(np.empty(0, values.dtype)).dtype)
-    np.take(values, rows, axis=0, out=gathered.numpy(), mode="clip")
+def _take_upcast(values: torch.Tensor, rows: Array, empty: Empty) -> torch.Tensor:
+    """Return rows of a half precision as float32, a few at a time: the conversion finds them in the processor's cache."""
+    gathered = empty((len(rows), *values.shape[1:]), torch.float32)
+    plain = values.view(torch.int16).numpy()  # numpy knows no bfloat16
+    count = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(rows), count):
+        taken = torch.from_numpy(gather(plain, rows[start : start + count]))
+        gathered[start : start + count] = taken.view(values.dtype)
     return gathered

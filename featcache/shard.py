@@ -3,69 +3,65 @@
 ``/features/<name>`` (rows, …), ``/ids`` (rows, 16), ``/views`` (rows,), ``/checksums/<name>`` (blocks,) and the root
 attributes ``format``, ``recipe``, ``block_rows`` and ``provenance``. Where samples vary in length, ``/features/<name>``
 holds their steps one sample after another, ``/ends/<name>`` (rows,) where each sample's steps end, and the attribute
-``block_steps`` how many steps a checksum covers. The file's name is the digest of its ids, views, ends and block
-checksums, so that every byte that is ever read back is covered by the name.
+``block_steps`` how many steps a checksum covers. A precision with scales keeps them in ``/scales/<name>``. Features
+may be compressed, a chunk a block; checksums are of what was compressed. The file's name is the digest of its ids,
+views, ends, scales and block checksums, so that every byte that is ever read back is covered by the name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from .blocks import Ragged, checksum, gather, last_end, steps_of
 from .codecs import load_codec
+from .compressed import CompressedArray
 from .errors import CorruptError
-from .hdf5 import create_file, map_array, open_file, read_array, read_attributes, stored, write_array
+from .hdf5 import (
+    Stored,
+    StoredChunks,
+    map_array,
+    open_file,
+    read_array,
+    read_attributes,
+    stored,
+    stored_chunks,
+)
 from .recipe import Recipe
+from .shardwriter import SHARD_FORMAT, shard_digest
 
-__all__ = ["SHARD_FORMAT", "Ragged", "Shard", "block_checksums", "read_ids", "shard_digest", "write_shard"]
+__all__ = ["Ragged", "Shard", "read_ids"]
 
-SHARD_FORMAT = "featcache-shard-1"
-BLOCK_BYTES = 256 * 1024
 MAX_BLOCK = 1 << 40
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Ragged:
-    """Values of samples that vary in length: all steps one after another (steps, …), and where each sample's end (n,)."""
-
-    values: Array
-    ends: Array
-
-    @classmethod
-    def of(cls, rows: Sequence[Array]) -> Ragged:
-        """Return the values of single samples, joined."""
-        return cls(np.concatenate(rows), np.cumsum([len(row) for row in rows], dtype="<i8"))
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all values."""
-        return int(self.values.nbytes)
-
-
 @dataclass
 class Shard:
-    """The rows of one shard, opened: memory-mapped features by name, whose blocks are checked on first touch.
+    """The rows of one shard, opened: features by name, whose blocks are checked on first touch, or when they are decoded.
 
-    ``ends`` says of tensors of varying length where in ``features`` each row's steps end.
+    They are memory maps, or arrays of compressed chunks. ``ends`` says of tensors of varying length where in
+    ``features`` each row's steps end.
     """
 
     path: Path
+    recipe: Recipe
     ids: Array
     views: Array
     provenance: dict[str, Any]
-    features: dict[str, Array]
+    features: dict[str, Array | CompressedArray]
     checksums: dict[str, Array]
     blocks: dict[str, int]
     ends: dict[str, Array] = field(default_factory=dict)
+    scales: dict[str, Array] = field(default_factory=dict)
+    places: dict[str, Stored | StoredChunks] = field(default_factory=dict, repr=False)
     _checked: dict[str, Array] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,33 +83,52 @@ class Shard:
         with open_file(path) as file:
             attributes = read_attributes(file)
             ids, views = _header(path, file, attributes, recipe.fingerprint)
-            places, checksums, ends, blocks = {}, {}, {}, {}
+            places: dict[str, Stored | StoredChunks] = {}
+            checksums, ends, blocks, scales = {}, {}, {}, {}
             for spec in recipe.frontier:
-                place = stored(file, f"features/{spec.name}", dtypes[spec.name])
+                dtype = dtypes[spec.name]
+                chunks = stored_chunks(file, f"features/{spec.name}", dtype)
+                place = stored(file, f"features/{spec.name}", dtype) if chunks is None else chunks
+                shape = codec.storage_shape(spec.value_shape, spec.dtype)
                 count = len(ids)
                 if spec.ragged:
                     ends[spec.name] = read_array(file, f"ends/{spec.name}", np.dtype("<i8"), rank=1)
-                    count = _last_end(path, ends[spec.name], len(ids))
-                if place.shape != (count, *spec.value_shape):
-                    raise CorruptError(
-                        f"{path} cannot be trusted: {spec.name!r} has shape {place.shape} where "
-                        f"{(count, *spec.value_shape)} belongs. Delete the file to have its rows recomputed."
-                    )
+                    count = last_end(ends[spec.name], len(ids))
+                _check_shape(path, f"array {spec.name!r}", place.shape, (count, *shape))
+                scales_shape = codec.scales_shape(spec.value_shape, spec.dtype)
+                if scales_shape is not None:
+                    scales[spec.name] = read_array(file, f"scales/{spec.name}", np.dtype("<f4"), rank=2)
+                    _check_shape(path, f"scales of {spec.name!r}", scales[spec.name].shape, scales_shape)
                 places[spec.name] = place
                 checksums[spec.name] = read_array(file, f"checksums/{spec.name}", np.dtype("<u8"), rank=1)
                 blocks[spec.name] = _block_size(path, attributes, "block_steps" if spec.ragged else "block_rows")
-        if shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends) != path.stem:
+                if chunks is not None and chunks.chunk_rows != min(blocks[spec.name], count):
+                    raise CorruptError(
+                        f"{path} cannot be trusted: {spec.name!r} has chunks of {chunks.chunk_rows} rows. Delete it to "
+                        "have its rows recomputed."
+                    )
+        if shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends, scales) != path.stem:
             raise CorruptError(
                 f"{path} is damaged: its ids, views or checksums do not match its name. "
                 "Run `featcache verify`; delete the file to have its rows recomputed."
             )
-        features = {name: map_array(path, place) for name, place in places.items()}
-        return cls(path, ids, views, _provenance(attributes), features, checksums, blocks, ends)
+        features: dict[str, Array | CompressedArray] = {}
+        for name, place in places.items():
+            if isinstance(place, Stored):
+                features[name] = map_array(path, place)
+            else:
+                features[name] = CompressedArray(path, place, _block_check(path, checksums[name], place.chunk_rows))
+        return cls(path, recipe, ids, views, _provenance(attributes), features, checksums, blocks, ends, scales, places)
 
     def check(self, rows: Array | None = None) -> None:
-        """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged."""
-        for name in self.features:
+        """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged.
+
+        Compressed ones are checked whenever they are decoded, so only a check of all rows decodes them here.
+        """
+        for name, values in self.features.items():
             checked = self._checked[name]
+            if rows is not None and isinstance(values, CompressedArray):
+                continue
             touched = np.arange(len(checked)) if rows is None else self._blocks_of(name, rows)
             touched = touched[~checked[touched]]
             if not len(touched):
@@ -121,22 +136,39 @@ class Shard:
             blocks = np.unique(touched)
             bad = self._damaged_blocks(name, blocks)
             if len(bad):
-                first, last = self._rows_of(name, int(bad[0]))
-                raise CorruptError(
-                    f"{self.path} is damaged: rows {first} to {last - 1} do not match their checksum. "
-                    "Run `featcache verify`; delete the file to have its rows recomputed."
-                )
+                raise _damaged(self.path, *self._rows_of(name, int(bad[0])))
             checked[blocks] = True
+
+    def read_ahead(self, rows: Array) -> None:
+        """Have the operating system begin to read the blocks that hold ``rows`` from the disk, where it can."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        with self.path.open("rb") as file:
+            for name, place in self.places.items():
+                blocks = np.unique(self._blocks_of(name, rows))
+                for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1):
+                    start, stop = place.span_bytes(int(run[0]), int(run[-1]) + 1, self.blocks[name])
+                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def take(self, name: str, rows: Array) -> Array | Ragged:
         """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""
-        values = self.features[name]
-        if name not in self.ends:
-            chosen: Array = values[rows]
-            return chosen
-        ends = self.ends[name]
-        starts = np.where(rows > 0, ends[rows - 1], 0).tolist()
-        return Ragged.of([values[start:stop] for start, stop in zip(starts, ends[rows].tolist(), strict=True)])
+        values, ends = self.features[name], self.ends.get(name)
+        chosen, new_ends = (rows, None) if ends is None else steps_of(ends, rows)
+        taken = values.take(chosen) if isinstance(values, CompressedArray) else gather(values, chosen)
+        return taken if new_ends is None else Ragged(taken, new_ends)
+
+    def decoded(self, name: str, rows: Array) -> Array | Ragged:
+        """Return the values of some rows of a tensor as the suffix gets them; it is for the caller to check them."""
+        spec = next(each for each in self.recipe.frontier if each.name == name)
+        taken, codec = self.take(name, rows), load_codec(self.recipe.dtype)
+        stored_values = taken.values if isinstance(taken, Ragged) else taken
+        values = codec.decode(stored_values, spec.value_shape, spec.dtype, self.scales.get(name))
+        return Ragged(values, taken.ends) if isinstance(taken, Ragged) else values
+
+    @property
+    def compression(self) -> str | None:
+        """Return how the features are compressed, None if they are not."""
+        return "zstd" if any(isinstance(each, CompressedArray) for each in self.features.values()) else None
 
     def damaged_rows(self) -> list[tuple[int, int]]:
         """Return the half-open ranges of rows that do not match their checksum."""
@@ -166,48 +198,16 @@ class Shard:
 
     def _damaged_blocks(self, name: str, blocks: Array) -> Array:
         values, expected, size = self.features[name], self.checksums[name], self.blocks[name]
-        bad = [
-            block
-            for block in blocks.tolist()
-            if block >= len(expected) or _checksum(values[block * size : (block + 1) * size]) != expected[block]
-        ]
+        bad = []
+        for block in blocks.tolist():
+            if isinstance(values, CompressedArray):
+                try:
+                    values.chunk(block)
+                except CorruptError:
+                    bad.append(block)
+            elif block >= len(expected) or checksum(values[block * size : (block + 1) * size]) != expected[block]:
+                bad.append(block)
         return np.array(bad, dtype=np.int64)
-
-
-def write_shard(
-    path: Path,
-    recipe: Recipe,
-    ids: Array,
-    views: Array,
-    features: Mapping[str, Array | Ragged],
-    provenance: Mapping[str, Any],
-) -> str:
-    """Write encoded rows to a new file and return the digest that names the shard."""
-    fixed = [values for values in features.values() if isinstance(values, np.ndarray)]
-    ragged = {name: values for name, values in features.items() if isinstance(values, Ragged)}
-    block_rows = _block_of(fixed)
-    block_steps = _block_of([values.values for values in ragged.values()])
-    arrays = {name: values.values if isinstance(values, Ragged) else values for name, values in features.items()}
-    blocks = {name: block_steps if name in ragged else block_rows for name in features}
-    checksums = {name: block_checksums(values, blocks[name]) for name, values in arrays.items()}
-    ends = {name: values.ends for name, values in ragged.items()}
-    attributes: dict[str, int | str] = {
-        "format": SHARD_FORMAT,
-        "recipe": recipe.fingerprint,
-        "block_rows": block_rows,
-        "provenance": json.dumps(dict(provenance), sort_keys=True),
-    }
-    if ragged:
-        attributes["block_steps"] = block_steps
-    with create_file(path, attributes) as file:
-        write_array(file, "ids", ids)
-        write_array(file, "views", views)
-        for name, values in arrays.items():
-            write_array(file, f"features/{name}", values)
-            write_array(file, f"checksums/{name}", checksums[name])
-        for name, each in ends.items():
-            write_array(file, f"ends/{name}", each)
-    return shard_digest(recipe.fingerprint, ids, views, blocks, checksums, ends)
 
 
 def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
@@ -216,35 +216,27 @@ def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
         return _header(path, file, read_attributes(file), fingerprint)
 
 
-def block_checksums(values: Array, block: int) -> Array:
-    """Return the xxh3-64 checksum of every run of ``block`` rows, or steps."""
-    starts = range(0, len(values), block)
-    return np.array([_checksum(values[start : start + block]) for start in starts], dtype="<u8")
+def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int, Array], None]:
+    def check(number: int, values: Array) -> None:
+        if number >= len(expected) or not len(values) or checksum(values) != expected[number]:
+            raise _damaged(path, number * chunk_rows, (number + 1) * chunk_rows)
+
+    return check
 
 
-def shard_digest(
-    fingerprint: str,
-    ids: Array,
-    views: Array,
-    blocks: Mapping[str, int],
-    checksums: Mapping[str, Array],
-    ends: Mapping[str, Array],
-) -> str:
-    """Return the name of a shard with this content: 32 hexadecimal characters."""
-    digest = hashlib.sha256(f"{SHARD_FORMAT}:{fingerprint}".encode())
-    digest.update(ids.tobytes())
-    digest.update(views.tobytes())
-    for name in sorted(checksums):
-        digest.update(f"\0{name}\0{blocks[name]}\0".encode())
-        digest.update(checksums[name].tobytes())
-        if name in ends:
-            digest.update(b"\0ends\0" + ends[name].tobytes())
-    return digest.hexdigest()[:32]
+def _check_shape(path: Path, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise CorruptError(
+            f"{path} cannot be trusted: the {what} has shape {found} where {expected} belongs. "
+            "Delete the file to have its rows recomputed."
+        )
 
 
-def _block_of(arrays: Sequence[Array]) -> int:
-    row_bytes = max([1, *(values[:1].nbytes for values in arrays)])
-    return max(1, BLOCK_BYTES // row_bytes)
+def _damaged(path: Path, first: int, last: int) -> CorruptError:
+    return CorruptError(
+        f"{path} is damaged: rows {first} to {last - 1} do not match their checksum. "
+        "Run `featcache verify`; delete the file to have its rows recomputed."
+    )
 
 
 def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
@@ -252,19 +244,6 @@ def _block_size(path: Path, attributes: dict[str, Any], name: str) -> int:
     if not isinstance(size, int) or not 1 <= size <= MAX_BLOCK:
         raise CorruptError(f"{path} is damaged: its {name} is {size!r}. Delete it to have its rows recomputed.")
     return size
-
-
-def _last_end(path: Path, ends: Array, rows: int) -> int:
-    """Return the number of steps in all; raises :class:`CorruptError` where the ends could lead out of the file."""
-    if len(ends) != rows or (rows and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())):
-        raise CorruptError(
-            f"{path} is damaged: the ends of its rows do not rise. Delete it to have its rows recomputed."
-        )
-    return int(ends[-1]) if rows else 0
-
-
-def _checksum(values: Array) -> int:
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data)
 
 
 def _header(path: Path, file: Any, attributes: dict[str, Any], fingerprint: str) -> tuple[Array, Array]:

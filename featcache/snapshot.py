@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .errors import CorruptError
-from .hdf5 import create_file, open_file, read_array, read_attributes, write_array
+from .hdf5 import open_file, read_array, read_attributes
+from .newhdf5 import create_file
 
 __all__ = ["Snapshot", "read_snapshot", "write_snapshot"]
 
@@ -58,7 +59,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     attributes = {"format": SNAPSHOT_FORMAT, "dataset": snapshot.dataset, "notes": _notes(snapshot)}
     with create_file(path, attributes) as file:
         for name, values in _arrays(snapshot).items():
-            write_array(file, name, values)
+            file.array(name, values)
 
 
 def read_snapshot(path: Path) -> Snapshot:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
-
-import numpy as np
 
 from .codecs import load_codec
 from .errors import StoreError
@@ -13,7 +12,7 @@ from .recipe import Recipe
 from .snapshot import Snapshot
 from .store import FeatureSet, StoreFiles
 
-__all__ = ["check_space", "new_set_bytes", "shard_bytes", "stored_row_bytes"]
+__all__ = ["buffered_row_bytes", "check_space", "new_set_bytes", "shard_bytes", "stored_row_bytes"]
 
 TYPICAL_STEPS = 256  # of samples that vary in length, where nothing better is known
 SHARD_OVERHEAD_BYTES = 16 << 10  # of HDF5, and of aligning arrays to pages
@@ -24,8 +23,19 @@ SAMPLE_OVERHEAD_BYTES = 64  # of a snapshot, the name not counted
 def stored_row_bytes(recipe: Recipe, steps: int = TYPICAL_STEPS) -> int:
     """Return the bytes that one row of a set takes on disk; of samples that vary in length one of so many steps."""
     codec = load_codec(recipe.dtype)
-    sizes = [int(np.prod(spec.value_shape)) * codec.storage_dtype(spec.dtype).itemsize for spec in recipe.frontier]
-    return sum(size * (steps if spec.ragged else 1) for size, spec in zip(sizes, recipe.frontier, strict=True))
+    return sum(
+        math.prod(codec.storage_shape(spec.value_shape, spec.dtype))
+        * codec.storage_dtype(spec.dtype).itemsize
+        * (steps if spec.ragged else 1)
+        for spec in recipe.frontier
+    )
+
+
+def buffered_row_bytes(recipe: Recipe) -> int:
+    """Return the bytes that one row takes in memory until its shard is written: scaled precisions wait for all rows."""
+    if not load_codec(recipe.dtype).scaled:
+        return stored_row_bytes(recipe)
+    return sum(spec.size_bytes * (TYPICAL_STEPS if spec.ragged else 1) for spec in recipe.frontier)
 
 
 def shard_bytes(recipe: Recipe, rows: int, shard_rows: int, steps: int = TYPICAL_STEPS) -> int:

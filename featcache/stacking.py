@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import DataError
 
-__all__ = ["length_of", "stack_inputs"]
+__all__ = ["length_of", "pieces", "stack_inputs"]
 
 
 def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
@@ -59,3 +59,15 @@ def length_of(value: Any) -> tuple[Any, ...] | None:
     if not all(hasattr(part, "shape") for part in parts):
         return None
     return tuple(int(part.shape[0]) if len(part.shape) else -1 for part in parts)
+
+
+def pieces(inputs: Any, step: int) -> list[Any]:
+    """Return the inputs in runs of at most ``step`` samples."""
+    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs[0]
+    count = len(first)
+    if step >= count:
+        return [inputs]
+    slices = [slice(start, start + step) for start in range(0, count, step)]
+    if isinstance(inputs, dict):
+        return [{name: value[part] for name, value in inputs.items()} for part in slices]
+    return [tuple(value[part] for value in inputs) for part in slices]

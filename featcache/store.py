@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
 from .recipe import Recipe
 from .rowindex import RowIndex, row_keys
-from .shard import Ragged, Shard, read_ids, write_shard
+from .shard import Shard, read_ids
+from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
@@ -107,13 +109,21 @@ class FeatureSet:
         self.storage.write_bytes(f"{self.path}/skipped.json", json.dumps(noted, indent=1, sort_keys=True).encode())
 
     def add(
-        self, ids: Array, views: Array, features: Mapping[str, Array | Ragged], provenance: Mapping[str, Any]
+        self,
+        ids: Array,
+        views: Array,
+        features: Mapping[str, Array | Ragged],
+        provenance: Mapping[str, Any],
+        scales: Mapping[str, Array] | None = None,
+        compression: str | None = None,
     ) -> str:
         """Commit encoded rows as one new shard and return its file name."""
         self.declare()
         views = views.astype("<u4")
         with self.storage.create(f"{self.path}/shard") as temporary:
-            digest = write_shard(temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance)
+            digest = write_shard(
+                temporary, self.recipe, np.ascontiguousarray(ids), views, features, provenance, scales, compression
+            )
             name = f"{digest}.h5"
             self.storage.commit(temporary, f"{self.path}/{name}")
         return name

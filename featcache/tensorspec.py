@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TensorSpec"]
+__all__ = ["TensorSpec", "is_channels_last"]
 
 ITEM_SIZE_BYTES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
@@ -54,3 +54,8 @@ class TensorSpec:
         return cls(
             str(value["name"]), tuple(None if n is None else int(n) for n in value["shape"]), str(value["dtype"])
         )
+
+
+def is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Return whether features of a sample's shape are tokens, or maps whose channels stand last."""
+    return len(shape) == 2 or shape[0] == shape[1] != shape[-1]

@@ -24,6 +24,26 @@ class TestFloat32(CodecContract):
     name = "float32"
 
 
+class TestBfloat16(CodecContract):
+    name = "bfloat16"
+
+
+class TestFloat8OfManyDigits(CodecContract):
+    name, tolerance = "float8_e4m3", 0.07
+
+
+class TestFloat8OfManySizes(CodecContract):
+    name, tolerance = "float8_e5m2", 0.13
+
+
+class TestInt8(CodecContract):
+    name = "int8"
+
+
+class TestInt4(CodecContract):
+    name, tolerance = "int4", 0.08
+
+
 class TestFolder(StorageContract):
     def url(self, folder: Path) -> str:
         return str(folder / "store")

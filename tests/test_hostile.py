@@ -10,7 +10,8 @@ import shutil
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -23,7 +24,8 @@ import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
 from featcache.example import stored_example
 from featcache.savedheads import load_saved_head
-from featcache.shard import Ragged, Shard, shard_digest, write_shard
+from featcache.shard import Ragged, Shard
+from featcache.shardwriter import shard_digest, write_shard
 from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.storages import safe_path
 
@@ -108,14 +110,16 @@ class Watch:
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     folder = tmp_path / "outside"
     folder.mkdir()
     with h5py.File(folder / "secret.h5", "w") as file:
         file["x"] = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
     (folder / "libplugin.so").write_bytes(b"\x7fELF")
     monkeypatch.setenv("HDF5_PLUGIN_PATH", str(folder))
-    return Watch(folder)
+    watch = Watch(folder)
+    yield watch
+    os.close(watch.descriptor)  # a user may have few of them
 
 
 SHARD_PLACES = {"features/layer1": hostile.DATASETS, "features": hostile.GROUPS, "checksums": hostile.GROUPS}
@@ -140,6 +144,24 @@ def test_every_other_dataset_of_a_shard_is_as_guarded(shard: Path, outside: Watc
         outside.opened()
         assert refused(read_shard, path) == "CorruptError", what
         assert outside.opened() == [], what
+
+
+@pytest.mark.parametrize("what", ["none", "another shape", "another rank", *hostile.DATASETS])
+def test_scales_that_lie_are_refused(tmp_path: Path, outside: Watch, what: str) -> None:
+    asked = replace(recipe(), dtype="int8")
+    values, scales = np.ones((2, 3, 2), np.uint8), np.ones((2, 2), np.float32)
+    if what.startswith("another"):
+        scales = scales.reshape(-1, 1) if what == "another shape" else scales[0]
+    ids, views = np.arange(32, dtype=np.uint8).reshape(2, 16), np.zeros(2, "<u4")
+    digest = write_shard(
+        tmp_path / "new", asked, ids, views, {"layer1": values}, {}, {"layer1": scales} if what != "none" else {}
+    )
+    path = (tmp_path / "new").rename(tmp_path / f"{digest}.h5")
+    if what in hostile.DATASETS:
+        hostile.replaced(path, "scales/layer1", hostile.DATASETS[what])
+    outside.opened()
+    assert refused(lambda each: Shard.open(each, asked).check(), path) == "CorruptError"
+    assert outside.opened() == []
 
 
 @pytest.mark.parametrize("what", [*hostile.ATTRIBUTES])

@@ -174,6 +174,36 @@ def test_repair_keeps_the_good_rows_of_a_shard_of_many_blocks(tmp_path: Path) ->
     assert np.array_equal(again.numpy()[0], whole)
 
 
+def test_repair_of_a_compressed_set_keeps_its_precision_and_its_compression(net, pairs, tmp_path: Path) -> None:
+    def extract() -> Features:
+        return featcache.extract(
+            net, Repeated(), str(tmp_path / "s"), cut="block", batch_size=8, dtype="int8", codec="zstd"
+        )
+
+    class Repeated(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 1200
+
+        def __getitem__(self, index: int):
+            return pairs.inputs[index % 50] * (1 + index), 0
+
+    before = extract().numpy()[0]
+    (path,) = (tmp_path / "s").glob("sets/*/*.h5")
+    with h5py.File(path) as file:
+        dataset = file["features/block"]
+        assert dataset.id.get_num_chunks() > 1
+        flip(path, (dataset.id.get_chunk_info(0).byte_offset + 20) * 8)
+    store = FeatureStore(str(tmp_path / "s"))
+    ((first, last),) = store.verify(repair=True).damaged[0].rows
+    assert 0 < last - first < 1200
+    feature_set = store.set(store.recipes()[0])
+    assert [feature_set.open_shard(name).compression for name in feature_set.shard_names()] == ["zstd"]
+    again = extract()
+    assert again.report.computed == last - first
+    assert np.abs(again.numpy()[0] - before).max() <= np.ptp(before) / 255
+    assert store.verify().damaged == []
+
+
 def test_repair_of_samples_that_vary_in_length_keeps_the_others(tmp_path: Path) -> None:
     class Texts(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -260,6 +290,22 @@ def test_rows_compare_equal_with_fresh_ones_and_wrong_ones_show(bench: Bench) ->
     assert found.largest_difference == pytest.approx(1, rel=1e-5)
     assert not found.within_rounding
     assert found.sample is not None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3", "int8", "int4"])
+def test_rows_of_every_precision_compare_as_if_they_were_not_rounded(bench: Bench, tmp_path: Path, dtype: str) -> None:
+    store = FeatureStore(str(tmp_path / "rounded"))
+    featcache.extract(bench.split, bench.pairs, store, batch_size=8, dtype=dtype)
+    (same,) = store.recompute(bench.split, bench.pairs, 20, batch_size=8, dtype=dtype)
+    (other,) = store.recompute(bench.split, bench.pairs, 20, batch_size=1, dtype=dtype)
+    assert max(same.relative_difference, other.relative_difference) < 1e-5
+    feature_set = store.set(store.recipes()[0])
+    shard = feature_set.open_shard(feature_set.shard_names()[0])
+    shutil.rmtree(tmp_path / "rounded" / "sets")
+    turned = {"block": np.array(shard.features["block"])[::-1]}
+    feature_set.add(shard.ids, shard.views, turned, shard.provenance, shard.scales)
+    (found,) = store.recompute(bench.split, bench.pairs, 50, batch_size=8, dtype=dtype)
+    assert found.relative_difference > 0.1
 
 
 @pytest.mark.slow

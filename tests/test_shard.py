@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from featcache import CorruptError, Recipe, TensorSpec
-from featcache.shard import Shard, write_shard
+from featcache.shard import Shard
+from featcache.shardwriter import write_shard
 
 
 def recipe(shape: tuple[int, ...] = (3, 2), dtype: str = "float32") -> Recipe:
@@ -151,3 +152,10 @@ def test_a_shard_of_another_recipe_is_refused(tmp_path: Path) -> None:
     other = Recipe("layer2", "structure", {"w": "1"}, (TensorSpec("layer1", (3, 2), "float32"),), None, {})
     with pytest.raises(CorruptError, match="belongs to the recipe"):
         Shard.open(path, other)
+
+
+def test_a_shard_that_the_caller_has_open_in_h5py_is_read_all_the_same(tmp_path: Path) -> None:
+    values = np.ones((2, 3, 2), np.float32)
+    path = written(tmp_path, values)
+    with h5py.File(path):
+        assert np.array_equal(Shard.open(path, recipe()).features["layer1"], values)

@@ -155,7 +155,7 @@ def _again(given: Any) -> Any:
 
 
 def _run(split: Split, batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    found = prefixes([split], **batch) if isinstance(batch, dict) else prefixes([split], *batch)
+    found = prefixes([split], batch)
     _wait(device)
     return found[0]
 

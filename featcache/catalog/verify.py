@@ -158,6 +158,8 @@ class _Checking:
         rows = np.flatnonzero(good)
         if len(rows):
             features = {each: shard.take(each, rows) for each in shard.features}
-            feature_set.add(shard.ids[rows], shard.views[rows], features, {**shard.provenance, "repaired_from": name})
+            made_by = {**shard.provenance, "repaired_from": name}
+            ids, views = shard.ids[rows], shard.views[rows]
+            feature_set.add(ids, views, features, made_by, shard.scales, shard.compression)
         self.store.storage.remove(f"{feature_set.path}/{name}")
         return f"{len(shard) - len(rows)} rows dropped, {len(rows)} kept; the next extract recomputes what was dropped"

@@ -21,7 +21,9 @@ store = "features"
 # transform = "transforms.py:make"
 # batch-size = 64
 # device = "auto"            # cpu, cuda, cuda:1, mps
-# dtype = "float32"          # or float16: half the bytes
+# dtype = "float32"          # or float16: half the bytes; also bfloat16, float8_e4m3, float8_e5m2, int8, int4
+# numerics = "exact"         # or fast, or bf16
+# codec = "zstd"             # compress without loss (extra: compress)
 # store-budget = "50 GB"     # extract stops before the store grows beyond it
 
 [train-head]

@@ -81,7 +81,19 @@ def project_options(function: Function) -> Function:
         ),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
         click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
-        click.option("--dtype", default="float32", show_default=True, help="Stored precision: float32 or float16."),
+        click.option(
+            "--dtype",
+            default="float32",
+            show_default=True,
+            help="Stored precision: float32, float16, bfloat16, float8_e4m3, float8_e5m2, int8 or int4.",
+        ),
+        click.option(
+            "--numerics",
+            default="exact",
+            show_default=True,
+            help="exact, fast (channels last, BatchNorm folded: within rounding) or bf16 (autocast).",
+        ),
+        click.option("--codec", metavar="NAME", help="Compress without loss: zstd.  [default: not]"),
         click.option(
             "--pool",
             metavar="KIND",

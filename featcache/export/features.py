@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..features import Features
-from ..hdf5 import create_file, write_array
+from ..newhdf5 import create_file
 from ..tensorspec import TensorSpec
 from .formats import FEATURE_FORMATS, ExportReport, find_format, missing_extra, whole_file
 
@@ -145,15 +145,13 @@ def _write_hdf5(features: Features, path: Path) -> None:
     }
     with create_file(path, attributes) as file:
         made = {
-            spec.name: file.create_dataset(
-                f"features/{spec.name}", (len(features), *spec.value_shape), dtype, track_times=False
-            )
+            spec.name: file.empty(f"features/{spec.name}", (len(features), *spec.value_shape), dtype)
             for spec, dtype in _specs(features)
         }
         for rows, values, _ in _blocks(features):
             for name, each in values.items():
-                made[name][rows] = each
-        write_array(file, "targets", features.targets)
+                made[name].write(rows.start, each)
+        file.array("targets", features.targets)
         for name, texts in (("names", features.names), ("splits", features.splits.tolist())):
             encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-            write_array(file, name, np.array(encoded, dtype=f"S{max(1, max(map(len, encoded)))}"))
+            file.array(name, np.array(encoded, dtype=f"S{max(1, max(map(len, encoded)))}"))

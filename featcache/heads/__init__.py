@@ -5,6 +5,7 @@ from __future__ import annotations
 from .head import TrainedHead, train_head
 from .kinds import HeadKind, HeadParts, LinearHead, head_kinds
 from .load import load_head, read_head
+from .many import train_heads
 from .merge import differing_layers, merge
 from .metrics import DenseMetrics, EpochRecord, Metrics, MultiLabelMetrics, RegressionMetrics
 from .network import new_network
@@ -33,4 +34,5 @@ __all__ = [
     "predict",
     "read_head",
     "train_head",
+    "train_heads",
 ]

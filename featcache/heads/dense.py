@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..errors import HeadError
-from ..pooling import is_channels_last
 from ..seeding import seeded
 from ..split import Split
+from ..tensorspec import is_channels_last
 from .linear import HeadNetwork
 
 __all__ = ["DenseHead", "Maps", "dense_network"]

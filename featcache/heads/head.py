@@ -21,12 +21,12 @@ from ..split import Split
 from .kinds import HeadParts, find_kind
 from .metrics import AnyMetrics, EpochRecord, measure
 from .options import TrainOptions
-from .rows import divide
+from .rows import Division, divide
 from .scorers import check_scorer, score
 from .tasks import IGNORE_INDEX, Task, find_task
 from .train import default_learning_rate, scores
 
-__all__ = ["TrainedHead", "fit_head", "outputs_of", "train_head"]
+__all__ = ["TrainedHead", "check_origin", "fit_head", "outputs_of", "pool_of", "scored", "train_head"]
 
 
 @dataclass
@@ -199,8 +199,8 @@ def fit_head(
     kind = find_kind(options.head)
     if options.metric is not None:
         check_scorer(options.metric)
-    _check_origin(split, features)
-    options = replace(options, pool=_pool_of(features, options.head, options.pool))
+    check_origin(split, features)
+    options = replace(options, pool=pool_of(features, options.head, options.pool))
     if options.head == "suffix" and features.ragged:
         _refuse_unmasked(split, features)
     task = find_task(features, options.task, options.ignore_index)
@@ -219,16 +219,20 @@ def fit_head(
     if history and options.learning_rate is None:
         options = replace(options, learning_rate=default_learning_rate(parts.layers))
     trained = TrainedHead(parts, task, options, features.recipe, features.dataset, features.snapshot, history)
+    scored(trained, rows, device).elapsed_s = time.perf_counter() - started_s
+    return trained
+
+
+def scored(trained: TrainedHead, rows: Division, device: torch.device) -> TrainedHead:
+    """Return a head with its metrics on the validation and test rows."""
+    task, metric = trained.task, trained.options.metric
     for split_name, judged in (("validation", rows.validation), ("test", rows.test)):
         if judged is not None:
-            outputs = outputs_of(parts, task, judged, device)
-            named = (
-                {} if options.metric is None else {options.metric: score(options.metric, task, judged.targets, outputs)}
-            )
+            outputs = outputs_of(trained.parts, task, judged, device)
+            named = {} if metric is None else {metric: score(metric, task, judged.targets, outputs)}
             trained.metrics = measure(split_name, task, judged.targets, outputs, named)
             if split_name == "validation":
                 trained.validation_metrics = trained.metrics
-    trained.elapsed_s = time.perf_counter() - started_s
     return trained
 
 
@@ -245,7 +249,8 @@ def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.d
     return outputs
 
 
-def _check_origin(split: Split, features: Features) -> None:
+def check_origin(split: Split, features: Features) -> None:
+    """Raise :class:`UsageError`, :class:`HeadError` or :class:`StaleError` where the features are not those of the split."""
     if split.cut != features.recipe.cut:
         raise UsageError(f"the features are those at {features.recipe.cut!r}, but the split is cut at {split.cut!r}.")
     if len(features) == 0:
@@ -253,7 +258,7 @@ def _check_origin(split: Split, features: Features) -> None:
     _check_same_prefix(features, split.cut, split.structure, split.weights)
 
 
-def _pool_of(features: Features, head: str, pool: str) -> str:
+def pool_of(features: Features, head: str, pool: str) -> str:
     """Return how a head on pooled features makes vectors: as stored ones were made."""
     stored = features.recipe.pool
     if stored is None:

@@ -171,12 +171,14 @@ def split_at(
     return made
 
 
-def prefixes(splits: Sequence[Split], *args: Any, **kwargs: Any) -> list[dict[str, torch.Tensor]]:
+def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = None) -> list[dict[str, torch.Tensor]]:
     """Return what crosses the cut of each split, by name, from a single run of the model.
 
-    The splits must come from one call of :func:`split_at`.
+    The splits must come from one call of :func:`split_at`. ``model`` is another instance of theirs that is run instead.
     """
-    return run_prefixes(skeleton(splits[0].model), [each._analysis for each in splits], args, kwargs)
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+    running = skeleton(splits[0].model if model is None else model)
+    return run_prefixes(running, [each._analysis for each in splits], args, kwargs)
 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from featcache.codecs import FLOATING, RowCodec
 
-FLOATING = ("float16", "bfloat16", "float32", "float64")
+Array = np.ndarray[Any, Any]
 
 
-class Brain16:
+class Brain16(RowCodec):
     name = "brain16"
+    largest = 3.3895e38
 
     def storage_dtype(self, dtype: str) -> np.dtype[Any]:
         return np.dtype(np.int16 if dtype in FLOATING else dtype)
@@ -18,15 +20,15 @@ class Brain16:
     def is_exact(self, dtype: str) -> bool:
         return dtype not in ("float16", "float32", "float64")
 
-    def encode(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def encode(self, values: Array, scales: Array | None = None) -> Array:
         if values.dtype.kind != "f":
             return values
         bits = values.astype(np.float32).view(np.uint32)
         rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to the nearest, ties to even
         return (rounded >> 16).astype(np.uint16).view(np.int16)
 
-    def decode(self, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if stored.dtype != np.int16:
+    def decode(self, stored: Array, shape: tuple[int, ...], dtype: str, scales: Array | None = None) -> Array:
+        if dtype not in FLOATING:
             return stored
         return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 

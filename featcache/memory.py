@@ -1,0 +1,60 @@
+"""Memory for rows: in large pages, and used again, since the operating system takes longer to give it than we to fill it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Empty", "RecycledMemory", "in_large_pages", "pinned"]
+
+Empty = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
+
+KEPT = 4  # buffers: one is filled, one is used, and a caller may hold some more
+UNUSED = 3  # references to a buffer: of the list, of a variable and of the question itself
+ALIGNMENT_BYTES = 64
+
+
+def in_large_pages(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return memory for the caller to fill, in large pages, which numpy asks Linux for and torch does not."""
+    return _tensor(_buffer(math.prod(shape) * dtype.itemsize), shape, dtype)
+
+
+def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return memory that a CUDA device copies from by itself."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+class RecycledMemory:
+    """Gives out memory that it gave out before, once no tensor, view or graph holds that any more."""
+
+    def __init__(self) -> None:
+        self._buffers: list[np.ndarray[Any, Any]] = []
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Return memory for the caller to fill."""
+        size_bytes = math.prod(shape) * dtype.itemsize
+        for number in range(len(self._buffers)):
+            buffer = self._buffers[number]
+            # A tensor on a numpy array holds a reference to it for as long as anything shares the tensor's memory.
+            if sys.getrefcount(buffer) == UNUSED:
+                if len(buffer) < size_bytes + ALIGNMENT_BYTES:
+                    buffer = self._buffers[number] = _buffer(size_bytes)
+                return _tensor(buffer, shape, dtype)
+        made = _buffer(size_bytes)
+        if len(self._buffers) < KEPT:
+            self._buffers.append(made)
+        return _tensor(made, shape, dtype)
+
+
+def _buffer(size_bytes: int) -> np.ndarray[Any, Any]:
+    return np.empty(size_bytes + ALIGNMENT_BYTES, np.uint8)
+
+
+def _tensor(buffer: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    start = -buffer.ctypes.data % ALIGNMENT_BYTES
+    return torch.from_numpy(buffer[start : start + math.prod(shape) * dtype.itemsize]).view(dtype).view(shape)
