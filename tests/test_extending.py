@@ -29,11 +29,11 @@ class TestBfloat16(CodecContract):
 
 
 class TestFloat8OfManyDigits(CodecContract):
-    name, tolerance = "float8_e4m3", 0.07
+    name, tolerance, smallest = "float8_e4m3", 0.07, 2**-10
 
 
 class TestFloat8OfManySizes(CodecContract):
-    name, tolerance = "float8_e5m2", 0.13
+    name, tolerance, smallest = "float8_e5m2", 0.13, 2**-17
 
 
 class TestInt8(CodecContract):

@@ -75,7 +75,7 @@ class Scaled:
         encoded: Array = np.clip(numbers, 0, self._top, out=numbers).astype(np.uint8)
         if self.bits == 8:
             return encoded
-        flat = encoded.reshape(len(values), -1)
+        flat = encoded.reshape(len(values), math.prod(values.shape[1:]))
         if flat.shape[1] % 2:
             flat = np.pad(flat, ((0, 0), (0, 1)))
         packed: Array = flat[:, 0::2] | flat[:, 1::2] << 4
@@ -89,7 +89,9 @@ class Scaled:
             halves = np.empty((len(stored), stored.shape[1], 2), np.uint8)
             np.bitwise_and(stored, 15, out=halves[:, :, 0])
             np.right_shift(stored, 4, out=halves[:, :, 1])
-            stored = halves.reshape(len(stored), -1)[:, : math.prod(shape)].reshape(len(stored), *shape)
+            stored = halves.reshape(len(stored), 2 * stored.shape[1])[:, : math.prod(shape)].reshape(
+                len(stored), *shape
+            )
         step, zero = _along(scales, stored.shape)
         decoded: Array = np.subtract(stored, zero, dtype=np.float32)
         decoded *= step

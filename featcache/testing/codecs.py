@@ -26,6 +26,8 @@ class CodecContract:
 
     Of a codec with scales: relative to the largest of these values.
     """
+    smallest = 0.0
+    """The largest difference that small values may have all the same."""
 
     def codec(self) -> Codec:
         """Return the codec that is tested."""
@@ -50,7 +52,7 @@ class CodecContract:
         wanted = values.astype(np.float64)
         if self.codec().scaled:
             return bool(np.abs(found - wanted).max() <= self.tolerance * np.abs(wanted).max())
-        return np.allclose(found, wanted, rtol=self.tolerance, atol=0)
+        return np.allclose(found, wanted, rtol=self.tolerance, atol=self.smallest)
 
     def test_rows_are_stored_and_come_back_as_it_says(self) -> None:
         """What is stored has the dtype and shape that were said, and floating values are read as float32."""

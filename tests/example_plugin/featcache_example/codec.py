@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from featcache.codecs import FLOATING, RowCodec
 
 Array = np.ndarray[Any, Any]
