@@ -59,7 +59,9 @@ def loop(suffix: nn.Module, values: torch.Tensor, targets: torch.Tensor, batch: 
     return statistics.median(taken[1:])
 
 
-def race(name: str, model: nn.Module, cut: str, suffix: nn.Module, data: Rows, batch: int, head: str, rounds: int) -> None:
+def race(
+    name: str, model: nn.Module, cut: str, suffix: nn.Module, data: Rows, batch: int, head: str, rounds: int
+) -> None:
     split = featcache.split(model.eval(), cut, (data.values[:2],))
     with tempfile.TemporaryDirectory() as folder:
         features = featcache.extract(split, data, folder, batch_size=256)
