@@ -154,16 +154,16 @@ class _Filling:
             )
 
     def _groups(self) -> list[tuple[list[int], Array]]:
-        """Return the missing rows by the sets that lack them."""
-        lacking: dict[tuple[int, int], list[int]] = {}
-        for place, rows in enumerate(self.missing):
-            for position, view in rows.tolist():
-                lacking.setdefault((position, view), []).append(place)
-        groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-        for row, places in lacking.items():
-            groups.setdefault(tuple(places), []).append(row)
+        """Return the missing rows by the sets that lack them, the plain samples before their views."""
+        numbers = [rows[:, 1] * len(self.request.snapshot) + rows[:, 0] for rows in self.missing]
+        every = np.unique(np.concatenate(numbers))
+        lacking = np.stack([np.isin(every, each) for each in numbers], axis=1)
+        patterns, group = np.unique(lacking, axis=0, return_inverse=True)
+        views, positions = np.divmod(every, max(1, len(self.request.snapshot)))
+        rows = np.stack([positions, views], axis=1)
         return [
-            (list(places), np.array(sorted(rows, key=lambda row: (row[1], row[0])))) for places, rows in groups.items()
+            (np.flatnonzero(pattern).tolist(), rows[group.reshape(-1) == number])
+            for number, pattern in enumerate(patterns)
         ]
 
     def _run(self, source: Batches, places: list[int], rows: Array) -> Array:

@@ -2,53 +2,114 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
-__all__ = ["RowIndex", "row_keys"]
+__all__ = ["RowIndex", "read_keys", "row_keys", "written_keys"]
+
+KEY_BYTES = 20
+FORMAT = "featcache-keys-1"
 
 Array = np.ndarray[Any, Any]
 
 
 def row_keys(ids: Array, views: Array | int = 0) -> Array:
     """Return one sortable key (20 bytes) for each sample id (n, 16) and view."""
-    keys = np.empty((len(ids), 20), dtype=np.uint8)
+    keys = np.empty((len(ids), KEY_BYTES), dtype=np.uint8)
     keys[:, :16] = ids
     keys[:, 16:] = np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
     # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
-    return keys.view("S20").reshape(-1)
+    return keys.view(f"S{KEY_BYTES}").reshape(-1)
 
 
 @dataclass(frozen=True)
 class RowIndex:
-    """Where each row of a set lies: sorted keys, and the number of the shard and the row in it."""
+    """Where each row of a set lies: keys sorted by their hash, and the number of the shard and the row in it.
 
+    Whole numbers are sorted and searched several times as fast as byte strings.
+    """
+
+    hashes: Array
     keys: Array
     shards: Array
     rows: Array
+    count: int
 
     @classmethod
     def build(cls, keys: list[Array]) -> RowIndex:
         """Return the index over the keys of each shard; of a row that several shards hold, the first counts."""
-        if not keys:
-            nothing = np.empty(0, dtype=np.int64)
-            return cls(np.empty(0, dtype="S20"), nothing, nothing)
+        joined = np.concatenate(keys) if keys else np.empty(0, f"S{KEY_BYTES}")
         sizes = [len(part) for part in keys]
-        unique, first = np.unique(np.concatenate(keys), return_index=True)
-        shards = np.repeat(np.arange(len(sizes)), sizes)[first]
-        rows = np.concatenate([np.arange(size) for size in sizes])[first]
-        return cls(unique, shards, rows)
+        hashes = _hashes(joined)
+        order = np.argsort(hashes, kind="stable")
+        hashes, joined = hashes[order], joined[order]
+        again = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+        count = len(joined) - int((joined[again] == joined[again - 1]).sum())
+        shards = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[order]
+        starts = np.cumsum([0, *sizes[:-1]])[: len(sizes)]
+        rows = (order - starts[shards]).astype(np.int32) if len(order) else np.empty(0, np.int32)
+        return cls(hashes, joined, shards, rows, count)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.count
 
     def find(self, keys: Array) -> tuple[Array, Array, Array]:
         """Return for each key whether it is there, and its shard and row (0 where it is not)."""
         if not len(self.keys):
             nothing = np.zeros(len(keys), dtype=np.int64)
             return np.zeros(len(keys), dtype=bool), nothing, nothing
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        hashes = _hashes(keys)
+        order = np.argsort(hashes)  # sought in order, most of what is looked at is in the processor's cache
+        places = np.empty(len(keys), dtype=np.int64)
+        places[order] = np.searchsorted(self.hashes, hashes[order])
+        places = np.minimum(places, len(self.keys) - 1)
         present = self.keys[places] == keys
-        return present, np.where(present, self.shards[places], 0), np.where(present, self.rows[places], 0)
+        astray = np.flatnonzero(~present & (self.hashes[places] == hashes))
+        for number in astray.tolist():  # another key has the same hash, which chance alone hardly ever does
+            same = slice(places[number], np.searchsorted(self.hashes, hashes[number], side="right"))
+            found = np.flatnonzero(self.keys[same] == keys[number])
+            if len(found):
+                present[number], places[number] = True, places[number] + found[0]
+        shards, rows = self.shards[places].astype(np.int64), self.rows[places].astype(np.int64)
+        return present, np.where(present, shards, 0), np.where(present, rows, 0)
+
+
+def _hashes(keys: Array) -> Array:
+    """Return a number for each key: ids are hashes already, and views are spread over all numbers."""
+    parts = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
+    ids = np.ascontiguousarray(parts[:, :8]).view("<u8").reshape(-1)
+    views = np.ascontiguousarray(parts[:, 16:]).view(">u4").reshape(-1).astype("<u8")
+    mixed: Array = ids ^ (views * np.uint64(0x9E3779B97F4A7C15))
+    return mixed
+
+
+def written_keys(keys: Mapping[str, Array]) -> bytes:
+    """Return the keys of some shards as the bytes of a file, from which :func:`read_keys` takes them."""
+    content = b"".join(each.tobytes() for each in keys.values())
+    head = {"format": FORMAT, "shards": {name: len(each) for name, each in keys.items()}}
+    head["digest"] = xxhash.xxh3_128_hexdigest(content)
+    return json.dumps(head).encode() + b"\n" + content
+
+
+def read_keys(path: Path) -> dict[str, Array]:
+    """Return the keys of each shard that a file names; nothing where it is missing or damaged, for it is only a cache."""
+    try:
+        with path.open("rb") as file:
+            head = json.loads(file.readline(1 << 26))
+            start = file.tell()
+        content = np.memmap(path, np.uint8, mode="r", offset=start).view(np.ndarray)
+        counts = {str(name): int(count) for name, count in head["shards"].items()}
+        whole = len(content) == KEY_BYTES * sum(counts.values()) and min(counts.values(), default=0) >= 0
+        if head["format"] != FORMAT or not whole or xxhash.xxh3_128_hexdigest(content.data) != head["digest"]:
+            return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return {}
+    keys = content.view(f"S{KEY_BYTES}")
+    ends = np.cumsum(list(counts.values())).tolist()
+    return {name: keys[end - count : end] for (name, count), end in zip(counts.items(), ends, strict=True)}

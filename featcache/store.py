@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from .blocks import Ragged
-from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
+from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
 from .recipe import Recipe
-from .rowindex import RowIndex, row_keys
+from .rowindex import RowIndex, read_keys, row_keys, written_keys
 from .shard import Shard, read_ids
 from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
@@ -23,6 +23,7 @@ from .storages import Entry, Storage, open_storage
 __all__ = ["STORE_FORMAT", "FeatureSet", "RowIndex", "StoreFiles", "row_keys"]
 
 STORE_FORMAT = 1
+MANY_SHARDS = 64  # whose ids are kept in one file, which is read in a hundredth of the time
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 Array = np.ndarray[Any, Any]
@@ -51,16 +52,23 @@ class FeatureSet:
         """Return where every row lies now, reading the ids of the shards only."""
         names = [entry.name for entry in self.shard_entries()]
         if self._index is None or names != self._indexed_shards:
-            known = {}
+            remembered = f"cache/keys/{self.recipe.fingerprint}"
+            if len(names) - len(self._keys) >= MANY_SHARDS:
+                self._keys = {**read_keys(self.storage.fetch(remembered)), **self._keys}
+            known, read = {}, 0
             for name in names:
                 if name not in self._keys:
                     with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
                         ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
                         known[name] = row_keys(ids, views)
+                        read += 1
                 else:
                     known[name] = self._keys[name]
             self._keys, self._indexed_shards = known, list(known)
             self._index = RowIndex.build(list(known.values()))
+            if read >= MANY_SHARDS:
+                with suppress(StoreError):  # a store that may only be read is read without a cache
+                    self.storage.write_bytes(remembered, written_keys(known))
         return self._index
 
     def shard_names(self) -> list[str]:
@@ -71,7 +79,10 @@ class FeatureSet:
     def open_shard(self, name: str) -> Shard:
         """Return one shard opened for reading."""
         try:
-            return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+            shard = Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
+            if name in self._keys and not np.array_equal(self._keys[name], row_keys(shard.ids, shard.views)):
+                raise CorruptError(f"cache/keys in {self.storage.url} is damaged: delete it, it is made anew.")
+            return shard
         except FileNotFoundError:
             raise StaleError(
                 f"{self.path}/{name} in {self.storage.url} was removed since it was looked up. "

@@ -33,8 +33,8 @@ def test_several_cuts_are_computed_in_one_pass_each_as_by_itself(net, pairs, tmp
         assert (features.report.computed, features.report.reused) == (50, 0)
     calls.clear()
     featcache.extract(net, pairs, str(tmp_path / "alone"), cut="tail", batch_size=8)
-    # Every batch once, and for each cut one check against the whole network.
-    assert in_one_pass - calls.count(8) == 2 * (len(CUTS) - 1)
+    # Every batch once; the checks of each cut against the whole network take fewer rows.
+    assert in_one_pass == calls.count(8)
 
 
 def test_each_of_several_cuts_resumes_by_itself(net, pairs, tmp_path) -> None:

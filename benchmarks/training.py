@@ -1,0 +1,111 @@
+"""Training from the cache against the same loop on tensors in memory, and many heads against one.
+
+    python benchmarks/training.py [--rounds 5]
+
+A linear head on 20,000 vectors of 512 (batches of 256) and ResNet-18's layer4 + fc on 512 maps of 256×4×4 (batches of 64).
+The loop in memory has the same module, optimizer, schedule and number of steps, and gathers its batches by index. One
+thread; rounds are interleaved, ratios are taken within each, the figure is their median. The time of a step beyond the
+loop's own is what featcache's Python costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+
+import torch
+import torchvision
+from torch import nn
+
+import featcache
+
+EPOCHS = 4
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, *shape: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.values = torch.randn(*shape, generator=generator)
+        self.targets = torch.randint(10, (shape[0],), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.values[index], int(self.targets[index])
+
+
+def loop(suffix: nn.Module, values: torch.Tensor, targets: torch.Tensor, batch: int) -> float:
+    """Return the median seconds of an epoch of the usual loop."""
+    module = copy.deepcopy(suffix).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * -(-len(values) // batch))
+    taken = []
+    for _ in range(EPOCHS):
+        started = time.perf_counter()
+        total = torch.zeros(())
+        for rows in torch.randperm(len(values)).split(batch):
+            loss = nn.functional.cross_entropy(module(values[rows]), targets[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(rows)
+        float(total)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def race(
+    name: str, model: nn.Module, cut: str, suffix: nn.Module, data: Rows, batch: int, head: str, rounds: int
+) -> None:
+    split = featcache.split(model.eval(), cut, (data.values[:2],))
+    with tempfile.TemporaryDirectory() as folder:
+        features = featcache.extract(split, data, folder, batch_size=256)
+        values, steps = torch.from_numpy(features.numpy()[0]), -(-len(data) // batch)
+        ratios, beyond = [], []
+        for _ in range(rounds):
+            base = loop(suffix, values, data.targets, batch)
+            trained = featcache.train_head(split, features, head=head, epochs=EPOCHS, batch_size=batch, validation=0.0)
+            mine = statistics.median(record.elapsed_s for record in trained.history[1:])
+            ratios.append(mine / base)
+            beyond.append((mine - base) / steps * 1e6)
+    print(f"| {name} | {statistics.median(ratios):.3f} | {statistics.median(beyond):.0f} |", flush=True)
+
+
+def many(rounds: int) -> None:
+    data = Rows(4000, 64)
+    split = featcache.split(nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 10)).eval(), "0", (data.values[:2],))
+    grid = [{"learning_rate": 10**-rate, "weight_decay": decay} for rate in range(1, 5) for decay in range(8)]
+    with tempfile.TemporaryDirectory() as folder:
+        features = featcache.extract(split, data, folder, batch_size=256)
+        ratios = []
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            featcache.train_head(split, features, head="linear", epochs=10, batch_size=256, learning_rate=1e-3)
+            one = time.perf_counter()
+            featcache.train_heads(split, features, grid, epochs=10, batch_size=256)
+            ratios.append((time.perf_counter() - one) / (one - started))
+    print(f"\n{len(grid)} linear heads (4,000 × 512, 10 classes, 10 epochs): {statistics.median(ratios[1:]):.1f} × one")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print("| trained | cached epoch, of the loop's in memory | beyond the loop, µs a step |\n|---|---|---|")
+    linear = nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 10))
+    race("linear head", linear, "0", linear[1], Rows(20_000, 64), 256, "suffix", rounds)
+    model = torchvision.models.resnet18(num_classes=10)
+    suffix = nn.Sequential(model.layer4, model.avgpool, nn.Flatten(), model.fc)
+    race("layer4 + fc", model, "layer3", suffix, Rows(512, 3, 64, 64), 64, "suffix", rounds)
+    many(rounds)
+
+
+if __name__ == "__main__":
+    main()
