@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 TOOLS := .venv-orchestrators
 
-.PHONY: setup orchestrators demo test check bench clean
+.PHONY: setup orchestrators demo test check bench docs clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python data/make_photos.py
 	$(BIN)/python benchmarks/codecs.py
+
+# The site, in build/site; every link and anchor is checked.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(TOOLS) features build dist *.egg-info data/digits data/mnist5k data/photos

@@ -202,6 +202,9 @@ class _Package(ModuleType):
         if not (isinstance(value, ModuleType) and name in _HOME_OF):
             super().__setattr__(name, value)
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:  # a function that names featcache goes to Ray, Dask or Spark
+        return importlib.import_module, (__name__,)
+
 
 sys.modules[__name__].__class__ = _Package
 

@@ -112,11 +112,11 @@ def test_the_command_line_finds_all_that_an_installed_package_adds(plugin: Path,
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    given = ["--backbone", "example:8", "--data", "stripes:40", "--dtype", "brain16"]
+    given = ["--backbone", "example:32", "--data", "stripes:100", "--dtype", "brain16"]
     (report,) = json.loads(run("extract", *given, "--cut", "0", "--engine", "backwards", "--batch-size", "16"))
-    assert report["computed"] == 40
+    assert report["computed"] == 100
     trained = json.loads(run("train-head", *given, "--cut", "0", "--head", "centroid"))
-    assert trained["metrics"]["accuracy"] > 0.9
+    assert trained["metrics"]["accuracy"] > 0.7
     assert [each["dtype"] for each in json.loads(run("ls"))] == ["brain16"]
     assert not json.loads(run("verify"))["damaged"]
 

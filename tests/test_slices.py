@@ -114,6 +114,11 @@ def test_a_job_pickles_with_a_single_recording_for_all_cuts(net, pairs, tmp_path
         assert np.array_equal(features.numpy()[0], there[cut].numpy()[0])
 
 
+def test_functions_that_name_featcache_can_be_sent_elsewhere_by_value() -> None:
+    """Ray, Dask and Spark do so with functions of a script or notebook, and the module goes along by its name."""
+    assert pickle.loads(pickle.dumps(featcache)) is featcache
+
+
 @pytest.mark.slow
 def test_worker_processes_give_what_one_process_gives_even_when_one_is_killed(net, pairs, tmp_path) -> None:
     slow = SlowPairs(pairs.inputs.repeat(4, 1, 1, 1) * torch.arange(1, 201).view(-1, 1, 1, 1), torch.arange(200) % 4)

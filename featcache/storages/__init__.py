@@ -49,7 +49,10 @@ class Storage(Protocol):
         """Make the file that :meth:`create` gave appear whole as ``path``, whose name may depend on its content."""
 
     def fetch(self, path: str) -> Path:
-        """Return a local file with the content of ``path`` (the file itself where it is local)."""
+        """Return a local file of the same name with the content of ``path``, or a local folder with the files of one.
+
+        Where ``path`` is local it is returned itself. Raises :class:`FileNotFoundError` where there is nothing.
+        """
 
     def list(self, path: str) -> list[Entry]:
         """Return what lies directly in a folder, sorted by name; nothing where there is no such folder."""

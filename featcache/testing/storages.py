@@ -83,6 +83,15 @@ class StorageContract:
         assert x.size_bytes == len("sets/a/x.h5")
         assert abs(x.modified_s - time.time()) < CLOCKS_DIFFER_S
 
+    def test_a_folder_is_fetched_with_its_files(self, tmp_path: Path) -> None:
+        """Heads are folders that are read as a whole."""
+        storage = self.storage(tmp_path)
+        storage.write_bytes("heads/mine/head.json", b"{}")
+        storage.write_bytes("heads/mine/head.safetensors", b"")
+        folder = storage.fetch("heads/mine")
+        assert sorted(path.name for path in folder.iterdir()) == ["head.json", "head.safetensors"]
+        assert (folder / "head.json").read_bytes() == b"{}"
+
     def test_the_first_who_creates_a_file_has_created_it(self, tmp_path: Path) -> None:
         """Claims and locks are made so."""
         storage = self.storage(tmp_path)

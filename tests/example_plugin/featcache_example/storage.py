@@ -49,12 +49,17 @@ class SqliteStorage:
         temporary.unlink()
 
     def fetch(self, path: str) -> Path:
-        content = self.read_bytes(path)
         if self._copies is None:
             self._copies = tempfile.TemporaryDirectory()
         # A folder for each copy: what is mapped already must not change. The name stays, since shards are checked by it.
         copy = Path(tempfile.mkdtemp(dir=self._copies.name)) / path.rpartition("/")[2]
-        copy.write_bytes(content)
+        files = [entry.name for entry in self.list(path)]
+        if not files:
+            copy.write_bytes(self.read_bytes(path))
+            return copy
+        copy.mkdir()
+        for name in files:
+            (copy / name).write_bytes(self.read_bytes(f"{path}/{name}"))
         return copy
 
     def list(self, path: str) -> list[Entry]:
