@@ -1,4 +1,4 @@
-"""Sizes in words, such as "50 GB"."""
+"""Sizes and times in words, such as "50 GB" and "20min"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 
 from .errors import UsageError
 
-__all__ = ["parse_size", "size_in_words"]
+__all__ = ["parse_duration", "parse_size", "size_in_words"]
 
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", re.IGNORECASE)
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
 
 
@@ -23,6 +25,14 @@ def parse_size(value: str | int) -> int:
         )
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** POWERS[match[2].lower()])
+
+
+def parse_duration(value: str) -> float:
+    """Return the seconds of a time such as ``"90s"``, ``"20 min"`` or ``"1.5h"``; raises :class:`UsageError` for others."""
+    match = DURATION.fullmatch(value)
+    if match is None:
+        raise UsageError(f"{value!r} is no time: write a number with a unit, such as 90s, 20min or 2h.")
+    return float(match[1]) * SECONDS[match[2].lower()]
 
 
 def size_in_words(size_bytes: float) -> str:

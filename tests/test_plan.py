@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -159,3 +160,28 @@ def test_the_command_prints_a_table_or_json_and_takes_budgets(image_folder, feat
     assert "layer3" in words.stdout
     wrong = featcache_command(*shared, "--disk-budget", "many", expect=2)
     assert "--disk-budget" in wrong.stderr
+
+
+def test_pooled_vectors_and_random_views_are_planned_for_as_extract_stores_them(net, pairs, tmp_path) -> None:
+    flip = featcache.samples.Samples(pairs).augmented(lambda x: x)
+    (row,) = featcache.plan(net, flip, str(tmp_path / "s"), ["block"], pool="auto", views=3, dtype="float16").rows
+    options = {"cut": "block", "pool": "auto", "views": 3, "dtype": "float16"}
+    features = featcache.extract(net, flip, str(tmp_path / "s"), **options)
+    assert row.row_bytes == features.numpy()[0][0].size * 2
+    assert row.disk_bytes == 4 * 50 * row.row_bytes
+    (again,) = featcache.plan(net, flip, str(tmp_path / "s"), ["block"], pool="auto", views=3, dtype="float16").rows
+    assert again.cached_rows == 50
+
+
+def test_views_take_their_time_once_and_their_disk() -> None:
+    plain = estimate(cost("a", 0.01, 0.002), FREE_DISK, 1000, 100, 10**6)
+    viewed = estimate(cost("a", 0.01, 0.002), replace(FREE_DISK, rows_a_sample=4), 1000, 100, 10**6)
+    assert viewed.extract_s == pytest.approx(4 * plain.extract_s)
+    assert viewed.cached_epoch_s == plain.cached_epoch_s
+
+
+def test_probe_and_sweep_take_what_extract_takes(net, pairs, tmp_path) -> None:
+    store = featcache.FeatureStore(str(tmp_path / "s"))
+    featcache.probe(net, pairs, store, ["block"], numerics="fast")
+    featcache.sweep(net, pairs, store, ["block"], numerics="fast", pool="auto", head="linear", epochs=1, seeds=2)
+    assert {(recipe.numerics, recipe.pool) for recipe in store.recipes()} == {("fast", "auto")}

@@ -48,7 +48,7 @@ def estimate(
     cost: CutCost, data: DataCost, samples: int, row_bytes: int, shard_bytes: int, fixed_s: float = 0.0
 ) -> Estimate:
     """Return the predicted seconds of a cut; ``fixed_s`` is what recording the network takes before the first row."""
-    missing = max(0, samples - cost.cached_rows)
+    missing = max(0, samples * data.rows_a_sample - cost.cached_rows)
     extract_s = 0.0
     if missing:
         compute_s = missing * _overlapped(data, cost.prefix_s)
@@ -99,7 +99,7 @@ def choose_stored(
     best: Storing | None = None
     for size in range(len(numbers) + 1):
         for subset in combinations(numbers, size):
-            disk_bytes = samples * sum(row_bytes[number] for number in subset)
+            disk_bytes = samples * data.rows_a_sample * sum(row_bytes[number] for number in subset)
             if disk_budget_bytes is not None and disk_bytes > disk_budget_bytes:
                 continue
             total_s = _sweep_s(subset, costs, row_bytes, data, samples, epochs)
@@ -119,8 +119,9 @@ def _sweep_s(
 ) -> float:
     total_s = 0.0
     if stored:
-        compute_s = samples * _overlapped(data, costs[stored[-1]].prefix_s)
-        write_s = samples * sum(row_bytes[number] for number in stored) * data.write_s_a_byte
+        rows = samples * data.rows_a_sample
+        compute_s = rows * _overlapped(data, costs[stored[-1]].prefix_s)
+        write_s = rows * sum(row_bytes[number] for number in stored) * data.write_s_a_byte
         together_s = max(compute_s, write_s) if data.overlaps else compute_s + write_s
         total_s += together_s + samples * data.hash_s
     for number, cost in enumerate(costs):

@@ -21,7 +21,8 @@ from ..batches import default_workers
 from ..devices import exact_numerics, on_device, to_device
 from ..errors import DataError, HeadError
 from ..heads.network import new_network, train_mode
-from ..split import Split, fold, prefixes
+from ..numerics import PrefixRunner
+from ..split import Split, fold
 from ..store import StoreFiles
 from .subject import Subject
 
@@ -42,6 +43,7 @@ class DataCost:
     read_s_a_byte: float
     workers: int = 0
     overlaps: bool = False  # whether writing runs beside computing: only where that is not done by the CPU
+    rows_a_sample: int = 1  # the plain one and each random view
 
     def input_s(self) -> float:
         """Return the seconds a sample until it is a model's input, decoding processes counted."""
@@ -98,16 +100,22 @@ def measure_data(subject: Subject, store: StoreFiles, batch_size: int, device: t
     return DataCost(decode_s, raw_s, write, read, workers, device.type != "cpu"), to_device(batch, device)
 
 
-def measure_cut(subject: Subject, split: Split, batch: Any, classes: int, device: torch.device) -> CutCost:
-    """Return what a cut costs."""
+def measure_cut(
+    subject: Subject, split: Split, batch: Any, classes: int | None, device: torch.device, numerics: str = "exact"
+) -> CutCost:
+    """Return what a cut costs; with ``classes`` None, what is stored is pooled and nothing behind the cut is run."""
     share = next(cut.flops_share for cut in subject.candidates if cut.name == split.cut)
     rows = _rows(batch)
     with on_device(subject.model, device), exact_numerics():
-        prefix_s = timed(lambda: _run(split, batch, device)) / rows
+        runner = PrefixRunner(numerics)
+        prefix_s = timed(lambda: _run(runner, split, batch, device)) / rows
         setup_s = timed(lambda: _check(split, batch, device), 0.0)
-        frontier = _run(split, batch, device)
+        cost = CutCost(split.cut, prefix_s, 0.0, 0.0, share, setup_s)
+        if classes is None:
+            return cost
+        frontier = _run(PrefixRunner(), split, batch, device)
         value = frontier if len(frontier) > 1 else next(iter(frontier.values()))
-        return _with_step(CutCost(split.cut, prefix_s, 0.0, 0.0, share, setup_s), split, value, rows, classes, device)
+        return _with_step(cost, split, value, rows, classes, device)
 
 
 def _with_step(cost: CutCost, split: Split, frontier: Any, rows: int, classes: int, device: torch.device) -> CutCost:
@@ -154,8 +162,8 @@ def _again(given: Any) -> Any:
     return given.clone()
 
 
-def _run(split: Split, batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    found = prefixes([split], batch)
+def _run(runner: PrefixRunner, split: Split, batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
+    found = runner.run(batch, [split])
     _wait(device)
     return found[0]
 

@@ -14,6 +14,7 @@ from ..codecs import load_codec
 from ..devices import pick_device
 from ..errors import UsageError
 from ..extract import DEFAULT_SHARD_BYTES
+from ..numerics import check_numerics
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..request import Stored, make_recipe
 from ..space import stored_row_bytes
@@ -88,6 +89,9 @@ def plan(
     batch_size: int = 64,
     device: str | None = None,
     dtype: str | Sequence[str] = "float32",
+    pool: str | None = None,
+    views: int = 1,
+    numerics: str = "exact",
     disk_budget_bytes: int | None = None,
     time_budget_s: float | None = None,
     name: str | None = None,
@@ -97,7 +101,9 @@ def plan(
 
     A batch of samples is decoded, run and trained on a few times, and a file beside the store is written; nothing is
     stored. ``cuts`` are the boundaries worth comparing by default, ``dtype`` may be several. An epoch is one pass over all
-    samples that trains what lies behind the cut. Rows that the store holds already are not counted again.
+    samples that trains what lies behind the cut. ``pool``, ``views`` (where the samples have an augmentation) and ``numerics``
+    are as for :func:`featcache.extract`; pooled vectors are trained on by a linear head, whose steps cost next to nothing.
+    Plain rows that the store holds already are not counted again.
 
     Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
     """
@@ -105,6 +111,7 @@ def plan(
     for each in dtypes:
         load_codec(each)
     _check_options(epochs, batch_size, disk_budget_bytes, time_budget_s)
+    check_numerics(numerics)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     where = pick_device(device)
     about = subject(model, dataset, transform, name)
@@ -116,9 +123,11 @@ def plan(
     splits = split_at(model, names, example.inputs, example.other_length)
     progress(ProgressEvent("measure", 0, len(names), "cuts"))
     data, batch = measure_data(about, files, batch_size, where)
+    data = replace(data, rows_a_sample=1 + (views if about.samples.augment is not None else 0))
+    classes = None if pool else _classes(about)
     measured = []
     for split in splits:
-        measured.append(measure_cut(about, split, batch, _classes(about), where))
+        measured.append(measure_cut(about, split, batch, classes, where, numerics))
         progress(ProgressEvent("measure", len(measured), len(names), "cuts"))
     costs = _deepening(measured)
     samples = len(about.samples.dataset)
@@ -127,10 +136,11 @@ def plan(
     rows = []
     for each_dtype in dtypes:
         for split, cost in zip(splits, costs, strict=True):
-            row_bytes, cached = _stored(split, about, files, each_dtype)
+            row_bytes, cached = _stored(split, about, files, Stored(each_dtype, pool, numerics=numerics))
             cost = replace(cost, cached_rows=min(cached, samples))
             found = estimate(cost, data, samples, row_bytes, DEFAULT_SHARD_BYTES, fixed_s)
-            rows.append(_row(cost, found, each_dtype, row_bytes, samples, epochs, budget, time_budget_s))
+            disk_bytes = row_bytes * samples * data.rows_a_sample
+            rows.append(_row(cost, found, each_dtype, row_bytes, disk_bytes, epochs, budget, time_budget_s))
     first = [row for row in rows if row.dtype == dtypes[0]]
     storing = choose_stored(costs, [row.row_bytes for row in first], data, samples, epochs, budget)
     return PlanResult(
@@ -172,9 +182,9 @@ def _classes(about: Subject) -> int:
     return max(2, len(classes)) if classes is not None else 10  # of little weight for what a step costs
 
 
-def _stored(split: Split, about: Subject, files: FeatureStore, dtype: str) -> tuple[int, int]:
+def _stored(split: Split, about: Subject, files: FeatureStore, stored: Stored) -> tuple[int, int]:
     """Return the bytes of a stored row, and how many rows of that recipe the store holds."""
-    recipe = make_recipe(split, about.samples, Stored(dtype))
+    recipe = make_recipe(split, about.samples, stored)
     return stored_row_bytes(recipe), len(files.set(recipe).index())
 
 
@@ -183,12 +193,11 @@ def _row(
     found: Estimate,
     dtype: str,
     row_bytes: int,
-    samples: int,
+    disk_bytes: int,
     epochs: int,
     budget: float | None,
     time_budget_s: float | None,
 ) -> PlanRow:
-    disk_bytes = row_bytes * samples
     even = break_even(found)
     total_s = found.cached_total_s(epochs)
     worth_it, words = _judged(found, even, disk_bytes, row_bytes, epochs, budget)

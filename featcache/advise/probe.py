@@ -79,12 +79,14 @@ def probe(
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
+    **stored: Any,
 ) -> ProbeResult:
     """Return transferability scores of the features at each cut, all extracted in one pass over the data and cached.
 
     Features are pooled to one vector a sample; rows of the test split are left out, and of more than ``most_samples``
     rows a stratified and seeded choice is scored. Scores of one cut say how well a *linear* head on it would do; whether
-    training the layers behind an earlier cut does better is for :func:`featcache.sweep`.
+    training the layers behind an earlier cut does better is for :func:`featcache.sweep`. ``stored`` are further options of
+    :func:`featcache.extract`, such as ``numerics`` and ``pool``; random views are not scored.
 
     Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
     """
@@ -95,8 +97,8 @@ def probe(
     about = subject(model, dataset, transform, name)
     names = [cut.name for cut in about.find(cuts)]
     made = extract(
-        model, about.samples, files, cut=names, pool="auto", batch_size=batch_size, device=device, dtype=dtype,
-        progress=progress,
+        model, about.samples.augmented(None), files, cut=names, batch_size=batch_size, device=device, dtype=dtype,
+        progress=progress, **{"pool": "auto", **stored},
     )  # fmt: skip
     rows_of = chosen_rows(made[names[0]], most_samples, seed)
     shifts = _shifts(about, batch_size, device)

@@ -89,6 +89,7 @@ def sweep(
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
+    **stored: Any,
 ) -> SweepResult:
     """Return how well training behind each cut does, from the deepest up, and which boundary to choose.
 
@@ -97,7 +98,8 @@ def sweep(
     of ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used
     for all. With ``halving``, all cuts are extracted at once and trained on a fraction of the rows first; the worse half is
     dropped, the rows are doubled, and so on (successive halving, Jamieson and Talwalkar, AISTATS 2016), before the rest is
-    compared on all rows.
+    compared on all rows. ``stored`` are further options of :func:`featcache.extract` that say what is stored, such as
+    ``numerics``, ``codec`` and ``views``.
 
     Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`HeadError`.
     """
@@ -108,7 +110,7 @@ def sweep(
     found = about.find(cuts)
     trials = Trials(
         about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
-        train_batch_size, batch_size, device, dtype, progress,
+        train_batch_size, device, progress, {"batch_size": batch_size, "dtype": dtype, **stored},
     )  # fmt: skip
     order = [cut.name for cut in reversed(found)]
     kept = keep_best(trials, order) if halving else order

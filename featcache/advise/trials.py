@@ -48,7 +48,7 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see :func:`featcache.sweep` for what the fields mean."""
+    """Trains behind cuts with equal budgets; see :func:`featcache.sweep`; ``stored`` are options of extract."""
 
     subject: Subject
     store: FeatureStore
@@ -58,10 +58,9 @@ class Trials:
     learning_rates: tuple[float | None, ...]
     validation: float
     train_batch_size: int
-    batch_size: int
     device: str | None
-    dtype: str
     progress: ProgressCallback
+    stored: dict[str, Any]
     samples: int = 0
     together_s: float = 0.0
     _extracted: dict[str, tuple[Split, Features]] = field(default_factory=dict)
@@ -71,9 +70,8 @@ class Trials:
         if cut not in self._extracted:
             made = split(self.subject.model, cut, self.subject.example.inputs, self.subject.example.other_length)
             features = extract(
-                made, self.subject.samples, self.store, batch_size=self.batch_size, device=self.device, dtype=self.dtype,
-                progress=self.progress,
-            )  # fmt: skip
+                made, self.subject.samples, self.store, device=self.device, progress=self.progress, **self.stored
+            )
             self._extracted[cut] = made, features
             self.samples = len(features)
         return self._extracted[cut]
@@ -82,8 +80,8 @@ class Trials:
         """Extract several cuts in one pass over the data; its time is shared out among them."""
         started_s = time.perf_counter()
         extract(
-            self.subject.model, self.subject.samples, self.store, cut=list(cuts), batch_size=self.batch_size,
-            device=self.device, dtype=self.dtype, progress=self.progress,
+            self.subject.model, self.subject.samples, self.store, cut=list(cuts), device=self.device,
+            progress=self.progress, **self.stored,
         )  # fmt: skip
         self.together_s = (time.perf_counter() - started_s) / len(cuts)
 

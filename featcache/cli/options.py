@@ -13,7 +13,19 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..project import Project
 
-__all__ = ["command", "configured_cuts", "cut_option", "project_options", "store_option", "stored_cuts", "the_project"]
+__all__ = [
+    "STORED",
+    "command",
+    "configured_cuts",
+    "cut_option",
+    "project_options",
+    "quantity",
+    "store_option",
+    "stored_cuts",
+    "the_project",
+]
+
+STORED = ("batch_size", "dtype", "numerics", "pool", "views")  # options that say what is computed and stored
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,6 +52,18 @@ def command(name: str) -> Callable[[Function], click.Command]:
         return click.command(name)(decorated)
 
     return decorate
+
+
+def quantity(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """Return the callback of an option that takes a size or a time in words."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return read
 
 
 def store_option(function: Function) -> Function:

@@ -6,29 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
-from .options import command, cut_option, project_options, the_project
+from ..quantity import parse_duration, parse_size
+from .options import STORED, command, cut_option, project_options, quantity, the_project
 from .output import count, document, duration, progress_bar, size, table, tell
 
 if TYPE_CHECKING:
     from ..advise import PlanResult
-
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-TIMES = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @command("plan")
 @project_options
 @cut_option
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs to be trained.")
-@click.option("--disk-budget", metavar="SIZE", help="Disk that features may take, such as 500MB or 20GB.")
-@click.option("--time-budget", metavar="TIME", help="Time that may be spent, such as 90s, 20min or 2h.")
+@click.option(
+    "--disk-budget",
+    metavar="SIZE",
+    callback=quantity(parse_size),
+    help="Disk that features may take, such as 500MB or 20GB.",
+)
+@click.option(
+    "--time-budget",
+    metavar="TIME",
+    callback=quantity(parse_duration),
+    help="Time that may be spent, such as 90s, 20min or 2h.",
+)
 def plan_command(
     as_json: bool,
     cut: tuple[str, ...],
     epochs: int,
-    disk_budget: str | None,
-    time_budget: str | None,
+    disk_budget: int | None,
+    time_budget: float | None,
     **options: Any,
 ) -> None:
     """Predict what caching costs at each cut, and from which epoch on it pays.
@@ -36,8 +43,6 @@ def plan_command(
     Measures a batch: decoding, the network up to each cut and behind it, and the disk. No features are stored. Without --cut,
     the boundaries worth comparing are planned for.
     """
-    disk_budget_bytes = None if disk_budget is None else int(_amount("--disk-budget", disk_budget, UNITS))
-    time_budget_s = None if time_budget is None else _amount("--time-budget", time_budget, TIMES)
     project = the_project(options)
     from ..advise import plan
     from ..advise.saved import save_advice
@@ -49,11 +54,10 @@ def plan_command(
             project.store,
             cut or None,
             epochs=epochs,
-            batch_size=options["batch_size"],
             device=options["device"],
-            dtype=options["dtype"],
-            disk_budget_bytes=disk_budget_bytes,
-            time_budget_s=time_budget_s,
+            **{name: options[name] for name in STORED},
+            disk_budget_bytes=disk_budget,
+            time_budget_s=time_budget,
             progress=progress,
         )
     save_advice(project.store, project.settings.backbone, "plan", found)
@@ -87,18 +91,3 @@ def _describe(found: PlanResult) -> None:
     )
     for note in found.notes:
         tell(f"note: {note}.")
-
-
-def _amount(option: str, given: str, units: dict[str, Any]) -> float:
-    """Return a number with its unit as bytes or seconds; raises :class:`UsageError` for anything else."""
-    text = given.strip()
-    for unit in sorted(units, key=len, reverse=True):
-        if text.lower().endswith(unit.lower()):
-            try:
-                value = float(text[: -len(unit)])
-            except ValueError:
-                break
-            if 0 <= value < float("inf"):
-                return value * float(units[unit])
-            break
-    raise UsageError(f"{option} takes a number with one of {', '.join(units)}, not {given!r}.")

@@ -40,6 +40,10 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
             batch_size=options["batch_size"],
             device=options["device"],
             dtype=options["dtype"],
+            numerics=options["numerics"],
+            codec=options["codec"],
+            pool=options["pool"] or "auto",
+            store_budget=options["store_budget"],
             seed=seed,
             progress=progress,
         )

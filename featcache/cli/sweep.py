@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MissingDependencyError
-from .options import command, cut_option, project_options, the_project
+from .options import STORED, command, cut_option, project_options, the_project
 from .output import count, document, duration, progress_bar, size, table, tell
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
     training = {
         key: options[key]
         for key in (
-            "head", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "batch_size",
-            "device", "dtype",
+            "head", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
+            *STORED, "codec", "store_budget", "from_lossy",
         )
     }  # fmt: skip
     with progress_bar() as progress:
