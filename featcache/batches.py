@@ -57,7 +57,7 @@ class SampleBatches:
         windows = [rows[start : start + size] for rows in runs for start in range(0, len(rows), size)]
         loader = DataLoader(
             _InputDataset(self.samples),
-            batch_sampler=[list(map(tuple, window.tolist())) for window in windows],
+            batch_sampler=_Windows(windows),  # type: ignore[arg-type]  # which asks for a list and takes any iterable
             num_workers=min(self.workers, len(windows)),
             collate_fn=_Collate(self.samples, self.batch_size, ragged),
             generator=torch.Generator(),  # it would draw its workers' seed from the caller's
@@ -80,6 +80,20 @@ class SampleBatches:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
         few = pieces(inputs, CHECKED_ROWS)[0]
         return split.check(**few) if isinstance(few, dict) else split.check(*few)
+
+
+@dataclass
+class _Windows:
+    """Rows as a DataLoader takes them, made when they are asked for: as Python objects they take ten times the memory."""
+
+    windows: list[Array]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for window in self.windows:
+            yield list(map(tuple, window.tolist()))
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
 
 class _InputDataset(Dataset[Any]):
