@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+TOOLS := .venv-orchestrators
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup orchestrators demo test check bench clean
 
 setup: $(STAMP)
 
@@ -13,6 +14,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	touch $(STAMP)
+
+# Tools that the examples of pipelines/ are run by, apart from the rest: tests find them there, or skip.
+orchestrators: $(TOOLS)/.set-up
+
+$(TOOLS)/.set-up: pyproject.toml
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet dvc dagster snakemake apache-airflow
+	touch $(TOOLS)/.set-up
 
 demo: $(STAMP)
 	$(BIN)/python pipelines/demo.py
@@ -34,4 +43,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/codecs.py
 
 clean:
-	rm -rf $(VENV) features build dist *.egg-info data/digits data/mnist5k data/photos
+	rm -rf $(VENV) $(TOOLS) features build dist *.egg-info data/digits data/mnist5k data/photos

@@ -116,7 +116,9 @@ def _frozen_step(
 
     Frozen by ``torch.no_grad``, or, with ``gradients``, by parameters that require none until the cut.
     """
-    before = _ended_by(model, cut, inputs)
+    before, ran = _ended_by(model, cut, inputs)
+    # What the usual loop freezes it freezes everywhere: a weight that an embedding shares with the last layer, too.
+    frozen = {id(each) for name in ran for each in model.get_submodule(name).parameters(recurse=False)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def require(yes: bool) -> None:
@@ -137,7 +139,8 @@ def _frozen_step(
     try:
         with torch.set_grad_enabled(gradients):
             output = _run(model, inputs)
-        return output, _gradients(output, dict(model.named_parameters()))
+        trained_behind = {name: each for name, each in model.named_parameters() if id(each) not in frozen}
+        return output, _gradients(output, trained_behind)
     finally:
         handle.remove()
         require(True)
@@ -176,8 +179,13 @@ def _perturbed(frontier: Any) -> Any:
     return frontier * 1.5 + 0.25 if frontier.is_floating_point() else frontier
 
 
-def _ended_by(model: nn.Module, cut: str, inputs: Any, outputs: dict[str, Any] | None = None) -> set[str]:
-    """Return the names of the modules whose last call ends no later than the cut's; ``outputs`` gets what they gave."""
+def _ended_by(
+    model: nn.Module, cut: str, inputs: Any, outputs: dict[str, Any] | None = None
+) -> tuple[set[str], set[str]]:
+    """Return the names of the modules whose last call, and whose first, ends no later than the cut's.
+
+    ``outputs`` gets what they gave.
+    """
     ends: list[str] = []
     handles = [
         module.register_forward_hook(functools.partial(_ended, name, ends, {} if outputs is None else outputs))
@@ -188,7 +196,7 @@ def _ended_by(model: nn.Module, cut: str, inputs: Any, outputs: dict[str, Any] |
     for handle in handles:
         handle.remove()
     last = len(ends) - 1 - ends[::-1].index(cut)
-    return set(ends[: last + 1]) - set(ends[last + 1 :])
+    return set(ends[: last + 1]) - set(ends[last + 1 :]), set(ends[: last + 1])
 
 
 def _ended(name: str, ends: list[str], outputs: dict[str, Any], _: nn.Module, args: Any, output: Any) -> None:
@@ -201,7 +209,7 @@ def _prefix_modules(model: nn.Module, cut: str, inputs: Any) -> set[str]:
     """Return the modules before the cut that the suffix must not run: those whose output depends on the main input."""
     mine: dict[str, Any] = {}
     theirs: dict[str, Any] = {}
-    before = _ended_by(model, cut, inputs, mine)
+    before, _ = _ended_by(model, cut, inputs, mine)
     parts = list(inputs.items() if isinstance(inputs, dict) else enumerate(inputs))
     main = {key: value.roll(1, -1) if number == 0 else value for number, (key, value) in enumerate(parts)}
     _ended_by(model, cut, main if isinstance(inputs, dict) else tuple(main.values()), theirs)

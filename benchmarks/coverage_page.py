@@ -21,7 +21,7 @@ nothing, inputs are the smallest that the model takes, and the check does not us
   ones; no module before the cut whose output depends on the input runs in the suffix; a perturbed frontier changes the output.
 - **exact in training**: a seeded step in training mode equals that of the whole model with everything up to the cut in
   evaluation mode and without gradients: outputs, the set of trained parameters, gradients and buffers bit for bit, and the cached
-  tensor is as it was.
+  tensor is as it was. A weight that is used before the cut is frozen behind it, too (tied embeddings, blocks that run twice).
 - **flat**: the suffix is an ordinary `torch.fx` graph; elsewhere it replays the model's own code.
 - **weighted**: the shares exact in evaluation and in training mode where each model counts with all of its boundaries, not with
   those that were checked: an estimate over all boundaries.

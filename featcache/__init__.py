@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .export import ExportReport, export_features, export_head
-    from .extract import ExtractReport, extract
+    from .extract import ExtractReport, MissingTask, extract, missing_tasks
     from .features import FeatureLoader, Features
     from .frozen import FrozenFeatures
     from .heads import (
@@ -68,8 +68,10 @@ if TYPE_CHECKING:
     from .schedules import train_freezing, train_unfreezing
     from .split import Cut, Split, cuts, split
     from .tensorspec import TensorSpec
+    from .timings import Bound, Timings
 
 __all__ = [
+    "Bound",
     "ConfigError",
     "CorruptError",
     "Cut",
@@ -92,6 +94,7 @@ __all__ = [
     "Kept",
     "Metrics",
     "MissingDependencyError",
+    "MissingTask",
     "MultiLabelMetrics",
     "NonFiniteError",
     "NotAStoreError",
@@ -119,6 +122,7 @@ __all__ = [
     "SweepRow",
     "Task",
     "TensorSpec",
+    "Timings",
     "TrainedHead",
     "UnknownCutError",
     "UnknownNameError",
@@ -132,6 +136,7 @@ __all__ = [
     "extract",
     "load_head",
     "merge",
+    "missing_tasks",
     "plan",
     "predict",
     "probe",
@@ -161,7 +166,7 @@ _HOMES = {
     "config": ("Settings",),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "export": ("ExportReport", "export_features", "export_head"),
-    "extract": ("ExtractReport", "extract"),
+    "extract": ("ExtractReport", "MissingTask", "extract", "missing_tasks"),
     "features": ("FeatureLoader", "Features"),
     "heads": (
         "DenseMetrics",
@@ -185,6 +190,7 @@ _HOMES = {
     "recompute": ("Recomputed",),
     "split": ("Cut", "Split", "cuts", "split"),
     "tensorspec": ("TensorSpec",),
+    "timings": ("Bound", "Timings"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

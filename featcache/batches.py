@@ -15,17 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 from .devices import transferred
 from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
-from .stacking import length_of, pieces
+from .stacking import length_of
 
 if TYPE_CHECKING:
     from .split import Split
 
-__all__ = ["Batch", "SampleBatches", "default_workers"]
+__all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
-CHECKED_ROWS = 4  # of the first batch: the whole model runs on them, and the prefix once more
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
@@ -39,6 +38,7 @@ class Batch:
     rows: Array
     inputs: Inputs
     unreadable: list[Unreadable]
+    decode_s: float = 0.0
 
 
 class SampleBatches:
@@ -57,7 +57,7 @@ class SampleBatches:
         windows = [rows[start : start + size] for rows in runs for start in range(0, len(rows), size)]
         loader = DataLoader(
             _InputDataset(self.samples),
-            batch_sampler=_Windows(windows),  # type: ignore[arg-type]  # which asks for a list and takes any iterable
+            batch_sampler=_Windows(windows),
             num_workers=min(self.workers, len(windows)),
             collate_fn=_Collate(self.samples, self.batch_size, ragged),
             generator=torch.Generator(),  # it would draw its workers' seed from the caller's
@@ -67,10 +67,11 @@ class SampleBatches:
         def pinned() -> Iterator[Any]:
             for batches in loader:
                 for batch in batches:
-                    yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, batch.unreadable
+                    told = (batch.unreadable, batch.decode_s)
+                    yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, told
 
-        for rows, inputs, unreadable in transferred(pinned(), self.device):
-            yield Batch(rows, inputs, unreadable)
+        for rows, inputs, (unreadable, decode_s) in transferred(pinned(), self.device):
+            yield Batch(rows, inputs, unreadable, decode_s)
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
@@ -78,8 +79,7 @@ class SampleBatches:
 
     def check(self, inputs: Inputs, split: Split) -> float:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
-        few = pieces(inputs, CHECKED_ROWS)[0]
-        return split.check(**few) if isinstance(few, dict) else split.check(*few)
+        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
 
 
 @dataclass
@@ -104,13 +104,15 @@ class _InputDataset(Dataset[Any]):
         self.positions = samples.positions()
         self.ids = samples.snapshot().ids
 
-    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any]:
+    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any, float]:
         number, view = row
         position = int(self.positions[number])
+        started_s = time.perf_counter()
         try:
-            return row, self.samples.input(position, view, self.ids[number].tobytes())
+            value = self.samples.input(position, view, self.ids[number].tobytes())
         except OSError as error:  # UnreadableSampleError is one
-            return row, Unreadable(number, self.samples.label(position), str(error))
+            value = Unreadable(number, self.samples.label(position), str(error))
+        return row, value, time.perf_counter() - started_s
 
 
 @dataclass
@@ -125,10 +127,10 @@ class _Collate:
     batch_size: int
     ragged: bool
 
-    def __call__(self, items: list[tuple[tuple[int, int], Any]]) -> list[Batch]:
+    def __call__(self, items: list[tuple[tuple[int, int], Any, float]]) -> list[Batch]:
         """Return the batches of items of :class:`_InputDataset`; the first carries what could not be read."""
-        readable = [(row, value) for row, value in items if not isinstance(value, Unreadable)]
-        unreadable = [value for _, value in items if isinstance(value, Unreadable)]
+        readable = [(row, value) for row, value, _ in items if not isinstance(value, Unreadable)]
+        unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
         batches = []
         if self.ragged:
             groups: dict[Any, list[Any]] = {}
@@ -142,6 +144,7 @@ class _Collate:
         if not batches:
             batches.append(Batch(np.empty((0, 2), dtype=np.int64), None, []))
         batches[0].unreadable = unreadable
+        batches[0].decode_s = sum(seconds for _, _, seconds in items)
         return batches
 
     def _batch(self, items: list[tuple[tuple[int, int], Any]], count: int | None = None) -> Batch:
@@ -163,6 +166,11 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     if elapsed_s < WORTH_WORKERS_S:
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
+
+
+def any_finite(inputs: Inputs) -> bool:
+    """Return whether there is a value in each of the inputs that is neither NaN nor infinite."""
+    return all(bool(torch.isfinite(each).any()) for each in (inputs.values() if isinstance(inputs, dict) else inputs))
 
 
 def _pin(inputs: Inputs) -> Inputs:

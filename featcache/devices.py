@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
 from .errors import UsageError
+from .timings import Timings
 
 __all__ = [
+    "DeviceClock",
+    "Flight",
     "HostCopy",
     "available_memory_bytes",
     "exact_numerics",
@@ -121,6 +125,58 @@ class HostCopy:
         if self._event is not None:
             self._event.synchronize()
         return self._host
+
+
+class DeviceClock:
+    """Measures what a device computes between its making and :meth:`stop`; on a GPU by events, which do not wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._started_s = time.perf_counter()
+        self._elapsed_s = 0.0
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        if device.type == "cuda":
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+            self._events = (events[0], events[1])
+            self._events[0].record()
+
+    @property
+    def on_host(self) -> bool:
+        """Return whether the device computes before it returns, as a CPU does."""
+        return self._events is None
+
+    def stop(self) -> None:
+        """Note that all was given to the device."""
+        self._elapsed_s = time.perf_counter() - self._started_s
+        if self._events is not None:
+            self._events[1].record()
+
+    def seconds(self) -> float:
+        """Return the seconds of computation, waiting for its end."""
+        if self._events is None:
+            return self._elapsed_s
+        self._events[1].synchronize()
+        return max(self._elapsed_s, float(self._events[0].elapsed_time(self._events[1])) / 1000)
+
+
+class Flight:
+    """A batch whose results are on their way from the device."""
+
+    def __init__(self, batch: Any, results: list[dict[str, torch.Tensor]], clock: DeviceClock) -> None:
+        self.batch, self._clock = batch, clock
+        clock.stop()
+        started_s = time.perf_counter()
+        self._copies = [HostCopy(each) for each in results]
+        self._copying_s = time.perf_counter() - started_s
+
+    def land(self, took: Timings) -> list[dict[str, torch.Tensor]]:
+        """Return the results in host memory, and count the seconds."""
+        started_s = time.perf_counter()
+        results = [each.result() for each in self._copies]
+        waited_s, forward_s = self._copying_s + time.perf_counter() - started_s, self._clock.seconds()
+        took.forward_s += forward_s
+        # A GPU is waited for here: for what it still computes, and for the copy.
+        took.transfer_s += waited_s if self._clock.on_host else max(0.0, waited_s - forward_s)
+        return results
 
 
 @contextlib.contextmanager

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import DataError
+from .errors import CorruptError, DataError
 from .samples import Samples
 from .stacking import length_of
 from .store import FeatureSet
 
-__all__ = ["Example", "example_of", "save_example", "stored_example"]
+__all__ = ["EXAMPLE_FILE", "Example", "check_example", "example_of", "save_example", "stored_example"]
 
 EXAMPLE_FILE = "example.safetensors"
 LOOKED_AT = 16  # samples, of which the longest is taken where they vary in length
@@ -98,23 +99,44 @@ def save_example(feature_set: FeatureSet, example: Example) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in named if hasattr(value, "detach")}
     layout = {"inputs": "keyword" if isinstance(inputs, dict) else "positional", "ragged": json.dumps(example.ragged)}
     layout["order"] = json.dumps(list(tensors))  # safetensors sorts by name, but the first input is the main one
+    layout["digest"] = _digest(save(tensors, layout))[0]
     feature_set.storage.write_bytes(path, save(tensors, layout))
+
+
+def check_example(feature_set: FeatureSet) -> None:
+    """Raise :class:`CorruptError` where the example is not what was written, :class:`FileNotFoundError` where there is none."""
+    path = f"{feature_set.path}/{EXAMPLE_FILE}"
+    content = feature_set.storage.read_bytes(path)
+    try:
+        found, written = _digest(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        found, written = "", "unreadable"
+    if written not in (None, found):  # None: written by the first featcache, which kept no digest
+        raise CorruptError(
+            f"{path} in {feature_set.storage.url} is damaged. Run `featcache verify --repair`; the next new rows bring a new one."
+        )
+
+
+def _digest(content: bytes) -> tuple[str, str | None]:
+    """Return the digest of a safetensors file without the one that stands in it, and that one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    written = header["__metadata__"].pop("digest", None)
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content[end:]).hexdigest(), written
 
 
 def stored_example(feature_set: FeatureSet) -> Example | None:
     """Return the example that :func:`save_example` kept, None where there is none that can be read."""
     from safetensors import SafetensorError, safe_open
 
-    path = f"{feature_set.path}/{EXAMPLE_FILE}"
-    if not feature_set.storage.exists(path):
-        return None
     try:
-        with safe_open(feature_set.storage.fetch(path), framework="pt") as file:
+        check_example(feature_set)
+        with safe_open(feature_set.storage.fetch(f"{feature_set.path}/{EXAMPLE_FILE}"), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             layout = file.metadata() or {}
             ragged = tuple(str(name) for name in json.loads(layout.get("ragged", "[]")))
             tensors = {name: tensors[name] for name in json.loads(layout.get("order", json.dumps(list(tensors))))}
-    except (SafetensorError, OSError, ValueError, KeyError):
+    except (CorruptError, SafetensorError, OSError, ValueError, KeyError):
         return None
     if layout.get("inputs") == "keyword":
         return Example(tensors, ragged)

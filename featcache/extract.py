@@ -14,15 +14,18 @@ from .missing import ExtractReport
 from .progress import ProgressCallback, silent
 from .quantity import parse_size
 from .request import make_request, remember_files, views_recipe
+from .slices import MissingTask, TaskSlice
 from .store import StoreFiles, check_name
 
 if TYPE_CHECKING:
     import torch
 
     from .features import Features
+    from .fill import FillOptions
+    from .request import Request
     from .split import Split
 
-__all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "extract"]
+__all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "MissingTask", "extract", "missing_tasks"]
 
 DEFAULT_SHARD_BYTES = 128 << 20
 
@@ -58,6 +61,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     on_error: str = "raise",
     name: str | None = None,
     store_budget: str | int | None = None,
+    task: str | None = None,
     progress: ProgressCallback = silent,
 ) -> Any:
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
@@ -65,59 +69,48 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts they are computed in one
     pass over the data, and ``{cut: Features}`` is returned. ``dataset`` is a map-style dataset of (input, target), or a
     specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
-    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics``
-    is "exact", "fast" (the same within rounding) or "bf16" (autocast). ``pool`` stores one
-    vector a sample instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample
-    are stored beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by
-    need), ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the
-    dataset's snapshots. ``store_budget``, such as ``"50 GB"``, is what the store may grow to. Rows are derived from a
-    cached set at a shallower cut where that gives the same values and is not slower; ``from_lossy`` derives from a rounded
-    one, which makes another recipe. Rows that another process is computing are not computed here too.
-    ``features.report`` says what was done.
+    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics`` is
+    ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast). ``pool`` stores one vector a sample
+    instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample are stored
+    beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by need),
+    ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the dataset's
+    snapshots. ``store_budget``, such as ``"50 GB"``, is what the store may grow to. ``engine`` is ``"local"``,
+    ``"processes"`` or ``"ray"``, the latter two with a number of workers as in ``"processes:4"``. ``task``, such as
+    ``"3/16"``, computes the third of sixteen parts only, whatever the others do meanwhile; see :func:`missing_tasks`. Rows
+    are derived from a cached set at a shallower cut where that gives the same values and is not slower; ``from_lossy``
+    derives from a rounded one, which makes another recipe. Rows that another process is computing are not computed here
+    too. ``features.report`` says what was done.
 
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
-    from .compressed import check_compression
-    from .derive import lossy_recipe
-    from .devices import pick_device
     from .features import Features
-    from .fill import FillOptions, fill
-    from .numerics import check_numerics
+    from .fill import fill
 
     started_s = time.perf_counter()
-    _check_options(batch_size, shard_bytes, on_error, workers)
+    part = None if task is None else TaskSlice.parse(task)
     load_engine(engine)
-    check_compression(codec)
-    check_numerics(numerics)
-    where = pick_device(device)
     budget_bytes = None if store_budget is None else parse_size(store_budget)
-    if name is not None:
-        check_name(name, "dataset")
-    files = store if isinstance(store, StoreFiles) else StoreFiles(store)
-    request = make_request(
+    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, budget_bytes, codec)
+    request, files = _request(
         model,
         dataset,
-        files,
+        store,
+        from_lossy,
         cut=cut,
         transform=transform,
         dtype=dtype,
         pool=pool,
         views=views,
-        augment=load_augment(augment) if isinstance(augment, str) else augment,
+        augment=augment,
         seed=seed,
         numerics=numerics,
         name=name,
-        skip_unreadable=on_error == "skip",
+        skip_unreadable=options.skip,
         progress=progress,
     )
-    if from_lossy:
-        request = replace(request, recipes=tuple(lossy_recipe(recipe, files) for recipe in request.recipes))
     files.create()
     remember_files(request.samples, files)
-    options = FillOptions(
-        batch_size, where, shard_bytes, engine, workers, on_error == "skip", progress, codec, budget_bytes
-    )
     reports = fill(request, files, options)
     files.save_snapshot(request.snapshot)
     made = {}
@@ -128,7 +121,63 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     return next(iter(made.values())) if cut is None or isinstance(cut, str) else made
 
 
-def _check_options(batch_size: int, shard_bytes: int, on_error: str, workers: int | None) -> None:
+def missing_tasks(
+    model: torch.nn.Module | Split,
+    dataset: Any,
+    store: StoreFiles | str,
+    *,
+    batch_size: int = 64,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    on_error: str = "raise",
+    from_lossy: bool = False,
+    **options: Any,
+) -> list[MissingTask]:
+    """Return the tasks of an extraction that are not done, each of which ``extract(…, task=…)`` carries out.
+
+    ``options`` are those of :func:`extract` that say what is asked for. Which rows belong to a task depends on the dataset
+    and the options alone: tasks can be run anywhere, in any order, at once and more than once. Nothing is written.
+    """
+    from .fill import missing_tasks as missing
+
+    chosen = _options(batch_size, "cpu", shard_bytes, "local", None, on_error, silent, None)
+    request, files = _request(model, dataset, store, from_lossy, skip_unreadable=chosen.skip, **options)
+    return missing(request, files, chosen)
+
+
+def _request(
+    model: Any, dataset: Any, store: StoreFiles | str, from_lossy: bool, *, name: str | None = None, **options: Any
+) -> tuple[Request, StoreFiles]:
+    from .derive import lossy_recipe
+    from .numerics import check_numerics
+
+    check_numerics(options.get("numerics", "exact"))
+    if name is not None:
+        check_name(name, "dataset")
+    files = store if isinstance(store, StoreFiles) else StoreFiles(store)
+    augment = options.pop("augment", None)
+    augment = load_augment(augment) if isinstance(augment, str) else augment
+    request = make_request(model, dataset, files, name=name, augment=augment, **options)
+    if from_lossy:
+        request = replace(request, recipes=tuple(lossy_recipe(recipe, files) for recipe in request.recipes))
+    return request, files
+
+
+def _options(
+    batch_size: int,
+    device: str | None,
+    shard_bytes: int,
+    engine: str,
+    workers: int | None,
+    on_error: str,
+    progress: ProgressCallback,
+    task: TaskSlice | None,
+    store_budget_bytes: int | None = None,
+    codec: str | None = None,
+) -> FillOptions:
+    from .compressed import check_compression
+    from .devices import pick_device
+    from .fill import FillOptions
+
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
     if shard_bytes < 1:
@@ -137,3 +186,7 @@ def _check_options(batch_size: int, shard_bytes: int, on_error: str, workers: in
         raise UsageError(f"workers must be 0 or more, not {workers}.")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
+    check_compression(codec)
+    where = pick_device(device)
+    skip = on_error == "skip"
+    return FillOptions(batch_size, where, shard_bytes, engine, workers, skip, progress, codec, store_budget_bytes, task)

@@ -14,7 +14,9 @@ from typing import Any
 
 from .errors import FeatCacheError, UnknownNameError, UsageError, near_names
 
-__all__ = ["call_factory", "can_be_loaded", "factory_takes", "looks_like_factory"]
+__all__ = ["call_factory", "can_be_loaded", "factory_takes", "load_file", "loaded_files", "looks_like_factory"]
+
+PREFIX = "featcache_file_"
 
 
 def looks_like_factory(spec: str) -> bool:
@@ -54,7 +56,7 @@ def factory_takes(spec: str, noun: str, argument: str) -> bool:
 
 def _factory(spec: str, noun: str) -> Callable[..., Any]:
     place, _, attribute = spec.rpartition(":")
-    module = _load_file(place, noun) if place.endswith(".py") else _import(place, noun)
+    module = load_file(place, noun) if place.endswith(".py") else _import(place, noun)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
@@ -83,11 +85,18 @@ def _import(name: str, noun: str) -> Any:
         raise UsageError(f"importing {name} failed: {type(error).__name__}: {error}") from error
 
 
-def _load_file(place: str, noun: str) -> Any:
+def loaded_files() -> list[str]:
+    """Return the Python files that specifications named so far."""
+    found = [module for name, module in list(sys.modules.items()) if name.startswith(PREFIX)]
+    return [str(module.__file__) for module in found]
+
+
+def load_file(place: str, noun: str) -> Any:
+    """Return the module in a Python file, loaded once; raises as :func:`call_factory` does."""
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise UnknownNameError(f"there is no file {place} to take a {noun} from.")
-    name = f"featcache_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     loaded = sys.modules.get(name)
     if loaded is not None:
         return loaded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,10 @@ from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
+from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles, row_keys
+from .timings import Timings
 from .uses import hold
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
     from .job import Batches, Destination, ExtractJob
 
-__all__ = ["FillOptions", "fill"]
+__all__ = ["FillOptions", "fill", "missing_tasks"]
 
 MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
 WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
@@ -45,11 +49,29 @@ class FillOptions:
     progress: ProgressCallback
     compression: str | None = None
     store_budget_bytes: int | None = None
+    task: TaskSlice | None = None
+
+
+def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> list[MissingTask]:
+    """Return the tasks of a request that are not done; nothing is written."""
+    filling = _Filling(request, store, options)
+    samples = len(request.snapshot)
+    lacking: dict[int, list[tuple[str, int]]] = {}
+    of = task_count(samples, request.stored.views, filling.task_rows)
+    for (number, _), rows in zip(filling.sets, filling.missing, strict=True):
+        numbers, counts = np.unique(task_numbers(rows, samples, filling.task_rows), return_counts=True)
+        for task, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            lacking.setdefault(task, []).append((request.recipes[number].cut, count))
+    return [
+        MissingTask(f"{task}/{of}", tuple(dict.fromkeys(cut for cut, _ in found)), sum(count for _, count in found))
+        for task, found in sorted(lacking.items())
+    ]
 
 
 def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[ExtractReport]:
     """Return a report for each cut of a request, after having computed the rows that its sets lack."""
     filling = _Filling(request, store, options)
+    filling.prepare()
     filling.derive()
     filling.compute()
     return filling.reports()
@@ -64,12 +86,14 @@ class _Filling:
             self.sets.append((number, store.set(recipe)))
             if request.stored.views:
                 self.sets.append((number, store.set(views_recipe(recipe, request.samples))))
-        for _, each in self.sets:
-            hold(store.storage, each.recipe.fingerprint, self)
         self.missing = [
             missing_rows(request.snapshot, each, request.stored.views, retry_skipped=not options.skip)
             for _, each in self.sets
         ]
+        self.task_rows = self._shard_rows([each.recipe for _, each in self.sets])
+        if options.task is not None:
+            samples = len(request.snapshot)
+            self.missing = [options.task.chosen(rows, samples, self.task_rows) for rows in self.missing]
         self.made: list[Array] = [rows[:0] for rows in self.missing]
         self.derived: list[Array] = [rows[:0] for rows in self.missing]
         self.written = [0] * len(self.sets)
@@ -77,6 +101,14 @@ class _Filling:
         self.total = sum(len(rows) for rows in self.missing)
         self.done = 0
         self.steps = TYPICAL_STEPS
+        self.shards: list[list[str]] = [[] for _ in self.sets]
+        self.timings = [Timings() for _ in request.recipes]
+
+    def prepare(self) -> None:
+        """Note that the sets are in use, check that there is room, and clear away what dead writers left."""
+        request, store, options = self.request, self.store, self.options
+        for _, each in self.sets:
+            hold(store.storage, each.recipe.fingerprint, self)
         if self.total:
             needed_bytes = 0
             if options.store_budget_bytes is not None:
@@ -200,11 +232,22 @@ class _Filling:
         recipes = [self.sets[place][1].recipe for place in places]
         needed_bytes = sum(self._needed_bytes(recipe, len(rows)) for recipe in recipes)
         check_space(self.store, needed_bytes, self.options.store_budget_bytes)
-        for receipt in load_engine(self.options.engine).run(job, tasks):
-            for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
-                self.written[place] += size_bytes
-                self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
-            self._advance((receipt.computed + len(receipt.skipped)) * len(places))
+        # What is derived from a cached set is cheap, and the section that does it does not leave this process.
+        own = job.source.reads == "samples"
+        owners = {self.sets[place][0] for place in places} if own else set()
+        receipts = load_engine(self.options.engine if own else "local").run(job, tasks)
+        # An engine ends here after an error, not in whatever thread Python happens to collect it.
+        with closing(receipts) if isinstance(receipts, Generator) else nullcontext():
+            for receipt in receipts:
+                job.notes += [note for note in receipt.notes if note not in job.notes]
+                for owner in owners:
+                    self.timings[owner].add(receipt.timings)
+                for place, shard in zip(places, receipt.shards, strict=True):
+                    self.shards[place] += [] if shard is None else [shard]
+                for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
+                    self.written[place] += size_bytes
+                    self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
+                self._advance((receipt.computed + len(receipt.skipped)) * len(places))
 
     def _advance(self, rows: int) -> None:
         self.done = min(self.done + rows, self.total)
@@ -250,9 +293,11 @@ class _Filling:
                 report.computed += new - derived
                 report.reused -= new
                 report.size_bytes += self.written[place]
+                report.shards += [f"{self.sets[place][1].path}/{shard}" for shard in self.shards[place]]
                 if len(self.made[place]):
                     report.device = str(self.options.device)
-            report.notes = self.notes[number]
+            report.notes, report.timings = self.notes[number], self.timings[number]
+            report.task = None if self.options.task is None else str(self.options.task)
             made.append(report)
         return made
 

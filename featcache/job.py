@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import platform
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from .batches import Batch
+from .batches import Batch, any_finite
 from .buffer import ShardBuffer
-from .devices import HostCopy, exact_numerics, is_out_of_memory, on_device
-from .errors import NonFiniteError, UnreadableSampleError
+from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
+from .errors import NonFiniteError, SplitError, UnreadableSampleError
+from .provenance import surroundings
 from .samples import Unreadable
 from .snapshot import Snapshot
 from .stacking import pieces
 from .store import FeatureSet
+from .timings import Timings
 
 if TYPE_CHECKING:
     from .split import Split
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Destination", "ExtractJob", "Receipt", "Task"]
 
 Array = np.ndarray[Any, Any]
+CHECKED_ROWS = 4  # of a batch: the whole model runs on them, and the prefix once more
 Inputs = Any
 Frontier = dict[str, torch.Tensor]
 log = logging.getLogger(__name__)
@@ -62,12 +63,15 @@ class Receipt:
     computed: int
     size_bytes: tuple[int, ...]
     skipped: tuple[Unreadable, ...] = ()
+    notes: tuple[str, ...] = ()
+    timings: Timings = field(default_factory=Timings)
 
 
 class Batches(Protocol):
     """Where the rows of a job come from: the samples, or a set that is cached already."""
 
     reads: str
+    device: torch.device
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
         """Yield the batches of each run of rows, run by run."""
@@ -97,6 +101,27 @@ class ExtractJob:
     largest_difference: dict[str, float] = field(default_factory=dict)
     _step: int = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # One recording for all cuts, where the job is needed: what several splits share does not pickle by itself.
+        first = self.destinations[0].split
+        example = (first.model, first.example_inputs, first.other_length)
+        sets = [FeatureSet(each.feature_set.storage, each.feature_set.recipe) for each in self.destinations]
+        places = (self.device, self.batch_size, self.skip_unreadable, self.compression)
+        return _job, (
+            example,
+            [each.split.cut for each in self.destinations],
+            sets,
+            self.source,
+            self.snapshot,
+            *places,
+        )
+
+    def moved(self, device: str) -> ExtractJob:
+        """Return the same job, to be run on another device."""
+        source = copy.copy(self.source)
+        source.device = torch.device(device)
+        return replace(self, source=source, device=torch.device(device))
+
     def run(self, tasks: Sequence[Task]) -> Iterator[Receipt]:
         """Yield a receipt for each task as soon as its shards are committed.
 
@@ -114,40 +139,47 @@ class ExtractJob:
                     ShardBuffer(self.destinations[each].feature_set.recipe, len(task.rows))
                     for each in task.destinations
                 ]
+                took = Timings()
                 try:
-                    skipped = self._fill(task, buffers, batches)
+                    skipped = self._fill(task, buffers, batches, took)
                 except BaseException:
                     if waiting is not None:
                         waiting.result()
-                    self._commit(task, buffers, [])
+                    self._commit(task, buffers, [], took)
                     raise
                 if waiting is not None:
-                    yield waiting.result()
-                waiting = writer.submit(self._commit, task, buffers, skipped)
+                    yield _awaited(waiting)
+                waiting = writer.submit(self._commit, task, buffers, skipped, took)
             if waiting is not None:
-                yield waiting.result()
+                yield _awaited(waiting)
 
-    def _fill(self, task: Task, buffers: list[ShardBuffer], batches: Iterator[Batch]) -> list[Unreadable]:
+    def _fill(
+        self, task: Task, buffers: list[ShardBuffer], batches: Iterator[Batch], took: Timings
+    ) -> list[Unreadable]:
         splits = [self.destinations[each].split for each in task.destinations]
         skipped: list[Unreadable] = []
-        flight: tuple[Batch, list[HostCopy]] | None = None
+        flight: Flight | None = None
         seen = 0
         while seen < len(task.rows):
+            started_s = time.perf_counter()
             batch = next(batches)
+            took.wait_s += time.perf_counter() - started_s
+            took.decode_s += batch.decode_s
             seen += len(batch.rows) + len(batch.unreadable)
             self._report_unreadable(batch)
             skipped += batch.unreadable
             started = None
             if len(batch.rows):
+                clock = DeviceClock(self.device)
                 frontiers = self._forward(batch.inputs, splits)
                 pooled = [buffer.pooled(each) for buffer, each in zip(buffers, frontiers, strict=True)]
-                started = (batch, [HostCopy(each) for each in pooled])
+                started = Flight(batch, pooled, clock)
             # On a GPU the last batch is copied and stored while this one is computed.
             if flight is not None:
-                skipped += self._keep(buffers, splits, *flight)
+                skipped += self._keep(buffers, splits, flight, took)
             flight = started
         if flight is not None:
-            skipped += self._keep(buffers, splits, *flight)
+            skipped += self._keep(buffers, splits, flight, took)
         return skipped
 
     def _forward(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
@@ -174,9 +206,10 @@ class ExtractJob:
         ]
 
     def _check_once(self, inputs: Inputs, split: Split) -> None:
-        if split.cut in self.largest_difference:
-            return
-        found = self.largest_difference[split.cut] = self.source.check(inputs, split)
+        few = pieces(inputs, CHECKED_ROWS)[0]
+        if split.cut in self.largest_difference or not any_finite(few):
+            return  # samples that prove nothing are refused or skipped one by one
+        found = self.largest_difference[split.cut] = self.source.check(few, split)
         if found:
             self.notes.append(
                 f"suffix(prefix(x)) at {split.cut} equals the whole model within rounding (largest relative difference "
@@ -184,12 +217,13 @@ class ExtractJob:
             )
 
     def _keep(
-        self, buffers: list[ShardBuffer], splits: Sequence[Split], batch: Batch, copies: list[HostCopy]
+        self, buffers: list[ShardBuffer], splits: Sequence[Split], flight: Flight, took: Timings
     ) -> list[Unreadable]:
         """Store a batch's rows, and return those whose features some set cannot hold."""
         bad: dict[int, str] = {}
-        for buffer, split, copy in zip(buffers, splits, copies, strict=True):
-            for place in buffer.append(batch.rows, copy.result()):
+        batch, results = flight.batch, flight.land(took)
+        for buffer, split, result in zip(buffers, splits, results, strict=True):
+            for place in buffer.append(batch.rows, result):
                 position = int(batch.rows[place, 0])
                 bad.setdefault(position, buffer.unstorable)
                 if not self.skip_unreadable:
@@ -206,7 +240,8 @@ class ExtractJob:
                 f"{first.name} cannot be read: {first.reason.rstrip('.')}. Mend or remove it, or use --on-error skip."
             )
 
-    def _commit(self, task: Task, buffers: list[ShardBuffer], skipped: list[Unreadable]) -> Receipt:
+    def _commit(self, task: Task, buffers: list[ShardBuffer], skipped: list[Unreadable], took: Timings) -> Receipt:
+        started_s = time.perf_counter()
         shards: list[str | None] = []
         sizes = []
         noted = {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in skipped}
@@ -226,23 +261,49 @@ class ExtractJob:
                 size_bytes = feature_set.storage.fetch(f"{feature_set.path}/{shard}").stat().st_size
             sizes.append(size_bytes)
         computed = len(task.rows) - len(skipped)
-        return Receipt(task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped))
+        took.write_s += time.perf_counter() - started_s
+        words = tuple(self.notes)
+        log.info("task %d: %d rows", task.number, computed, extra={"event": "task", "shards": shards, **asdict(took)})
+        return Receipt(
+            task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped), words, took
+        )
 
     def provenance(self, cut: str) -> dict[str, Any]:
         """Return what is recorded with a shard but not keyed."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor()
         return {
-            "featcache": version("featcache"),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "python": platform.python_version(),
-            "device": str(self.device),
-            "device_name": name or platform.machine(),
-            "threads": torch.get_num_threads(),
+            **surroundings(self.device),
             "batch_size": self.batch_size,
             "computed_at_once": self._step,
             "computed_from": self.source.reads,
             "suffix_check": self.largest_difference.get(cut),
-            "host": socket.gethostname(),
-            "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+
+
+def _awaited(waiting: Future[Receipt]) -> Receipt:
+    started_s = time.perf_counter()
+    receipt = waiting.result()
+    receipt.timings.write_wait_s += time.perf_counter() - started_s
+    return receipt
+
+
+def _job(
+    example: tuple[Any, Any, Any],
+    cuts: list[str],
+    sets: list[FeatureSet],
+    source: Batches,
+    snapshot: Snapshot,
+    *places: Any,
+) -> ExtractJob:
+    """Return the job that another process pickled, its model recorded again; raises :class:`SplitError` if that differs."""
+    from .split import split_at
+
+    model, inputs, other_length = example
+    splits = {each.cut: each for each in split_at(model, list(dict.fromkeys(cuts)), inputs, other_length)}
+    for cut, each in zip(cuts, sets, strict=True):
+        if splits[cut].structure != each.recipe.structure:
+            raise SplitError(
+                f"the network before {cut!r} is another one in this process than in the one that sent the task. "
+                "Use the same versions of Python, torch and the model's code everywhere."
+            )
+    destinations = [Destination(splits[cut], each) for cut, each in zip(cuts, sets, strict=True)]
+    return ExtractJob(source, destinations, snapshot, *places)

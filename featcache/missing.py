@@ -10,6 +10,7 @@ import numpy as np
 from .samples import Samples, Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
+from .timings import Timings
 
 __all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete"]
 
@@ -22,7 +23,9 @@ class ExtractReport:
 
     ``computed`` rows are new, ``reused`` ones were there, ``derived`` ones came from another cached set, ``skipped``
     samples could not be read. Equal samples share a row, so the counts are of samples, not of rows; of samples with
-    ``views``, the plain one and every view count.
+    ``views``, the plain one and every view count. ``remaining`` ones belong to other tasks than ``task`` and are not there
+    yet. ``shards`` are the files that were written, and ``timings`` where the time went; cuts that are computed in one
+    pass share it.
     """
 
     cut: str
@@ -38,6 +41,10 @@ class ExtractReport:
     size_bytes: int = 0
     elapsed_s: float = 0.0
     device: str | None = None
+    task: str | None = None
+    remaining: int = 0
+    shards: list[str] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
     skipped_samples: list[Unreadable] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -86,7 +93,11 @@ def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | 
         report.reused += sum(int(augmented.present(snapshot.ids, view).sum()) for view in range(1, views + 1))
     reasons = feature_set.skipped() if not present.all() else {}
     for position in np.flatnonzero(~present).tolist():
-        _, reason = reasons.get(snapshot.ids[position].tobytes().hex(), ("", "it could not be read"))
+        noted = reasons.get(snapshot.ids[position].tobytes().hex())
+        if noted is None:
+            report.remaining += 1
+            continue
+        _, reason = noted
         report.skipped_samples.append(Unreadable(position, snapshot.names[position], reason))
     report.skipped_samples += samples.unreadable
     report.skipped = len(report.skipped_samples)

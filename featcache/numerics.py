@@ -43,6 +43,10 @@ class PrefixRunner:
         self.numerics = numerics
         self._models: dict[int, nn.Module] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process prepares its own copies, on its own device.
+        return {**self.__dict__, "_models": {}}
+
     def run(self, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
         """Return what crosses the cut of each split."""
         model = splits[0].model

@@ -9,6 +9,7 @@ cannot name its files (a factory in a Python file, say) is loaded and recorded e
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,9 +26,10 @@ from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
+from .engines import load_engine
 from .errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
 from .example import Example, example_of, stored_example
-from .extract import extract
+from .extract import MissingTask, extract, missing_tasks
 from .fileset import versions
 from .fingerprint import digest_json
 from .missing import ExtractReport, report_if_complete
@@ -35,7 +37,10 @@ from .progress import ProgressCallback, silent
 from .recipe import Recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
+from .slices import TaskSlice
 from .snapshot import Snapshot
+from .storages import put_folder
+from .storages.local import LocalStorage
 from .store import check_name
 from .transforms import load_transform
 
@@ -171,38 +176,35 @@ class Project:
         workers: int | None = None,
         on_error: str = "raise",
         engine: str = "local",
+        task: str | None = None,
         progress: ProgressCallback = silent,
     ) -> list[ExtractReport]:
         """Return a report for each cut, what is missing computed in one pass; where nothing is, torch is not even loaded."""
         started_s = time.perf_counter()
+        load_engine(engine)
+        chosen = None if task is None else str(TaskSlice.parse(task))
         snapshot = remembered_snapshot(
             self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress
         )
         reports = {cut: self._report_if_complete(cut, on_error) for cut in cuts}
         lacking = [cut for cut, report in reports.items() if report is None]
         if lacking:
-            settings = self.settings
             made = extract(
                 self.backbone.model,
                 self.samples,
                 self.store,
                 cut=lacking,
-                batch_size=settings.batch_size,
-                device=settings.device,
-                dtype=settings.dtype,
-                codec=settings.codec,
-                numerics=settings.numerics,
-                pool=settings.pool,
-                views=settings.views,
-                from_lossy=settings.from_lossy,
-                store_budget=settings.store_budget,
+                device=self.settings.device,
+                codec=self.settings.codec,
+                store_budget=self.settings.store_budget,
                 engine=engine,
+                task=task,
                 workers=workers,
-                on_error=on_error,
                 progress=progress,
+                **self._extract_options(on_error),
             )
             for cut, features in made.items():
-                if not settings.from_lossy:
+                if not self.settings.from_lossy:
                     self._remember(self._memory_path(cut), features.recipe)
                 reports[cut] = features.report
         else:
@@ -210,8 +212,20 @@ class Project:
         self._note_cut(cuts[-1])
         done = [report for report in reports.values() if report is not None]
         for report in done:
-            report.elapsed_s = time.perf_counter() - started_s
+            report.elapsed_s, report.task = time.perf_counter() - started_s, chosen
         return done
+
+    def missing_tasks(self, cuts: Sequence[str], *, on_error: str = "raise") -> list[MissingTask]:
+        """Return the tasks that are not done, to be run by ``featcache extract --task``."""
+        remembered_snapshot(self.raw_samples, self.store, skip_unreadable=on_error == "skip")
+        if all(self._report_if_complete(cut, on_error) for cut in cuts):
+            return []
+        options = self._extract_options(on_error)
+        return missing_tasks(self.backbone.model, self.samples, self.store, cut=list(cuts), **options)
+
+    def _extract_options(self, on_error: str) -> dict[str, Any]:
+        names = ("batch_size", "dtype", "numerics", "pool", "views", "from_lossy")
+        return {"on_error": on_error, **{name: getattr(self.settings, name) for name in names}}
 
     def _report_if_complete(self, cut: str, on_error: str) -> ExtractReport | None:
         recipe = self._known_recipe(cut)
@@ -231,7 +245,7 @@ class Project:
         settings = self.settings
         found = []
         for cut in cuts:
-            options = {"dtype": settings.dtype, "pool": settings.pool, "views": settings.views}
+            options = {name: getattr(settings, name) for name in ("dtype", "numerics", "pool", "views")}
             found += self.store.recompute(
                 self.split(cut),
                 self.samples,
@@ -293,9 +307,13 @@ class Project:
         return Features.join(self.store.set(self.recipe(cut)), self.snapshot, None, of_views, views)
 
     def save_head(self, trained: TrainedHead, name: str) -> Path:
-        """Write a trained head to the store under a name, and return its folder."""
-        folder = self.store.storage.fetch(f"heads/{check_name(name, 'head')}")
-        return trained.save(folder, asdict(self.settings))
+        """Write a trained head to the store under a name, and return its folder (a copy where the store is remote)."""
+        path, storage = f"heads/{check_name(name, 'head')}", self.store.storage
+        if isinstance(storage, LocalStorage):
+            return trained.save(storage.fetch(path), asdict(self.settings))
+        with tempfile.TemporaryDirectory() as temporary:
+            put_folder(storage, trained.save(Path(temporary) / name, asdict(self.settings)), path, last="head.json")
+        return storage.fetch(path)
 
     def _example(self, cut: str) -> Example:
         recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))

@@ -7,9 +7,13 @@ only be read keeps no such notes.
 
 from __future__ import annotations
 
+import atexit
+import os
+import queue
 import threading
 import time
 import weakref
+from collections import deque
 from contextlib import suppress
 
 from .errors import StoreError
@@ -22,9 +26,15 @@ USED, LEASES = "cache/used", "active/uses"
 REFRESH_S = 300.0
 EXPIRES_S = 3600.0  # of a process on another machine; no clock that both see runs this wrong
 
-_lock = threading.RLock()
+_lock = threading.Lock()
 _held: dict[tuple[str, str], int] = {}
+_storages: dict[tuple[str, str], Storage] = {}
 _touched_s: dict[tuple[str, str], float] = {}
+# Python may drop a holder in any thread at any moment, in that of an object store's client too, which must not wait for
+# itself. So what is dropped is only noted, and another thread takes the notes away.
+_dropped: deque[tuple[str, str]] = deque()
+_wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+_sweeper: threading.Thread | None = None
 
 
 def hold(storage: Storage, fingerprint: str, holder: object) -> None:
@@ -38,8 +48,9 @@ def hold(storage: Storage, fingerprint: str, holder: object) -> None:
             storage.touch(path)
             storage.touch(f"{USED}/{fingerprint}")
         _held[key] = _held.get(key, 0) + 1
-        _touched_s[key] = time.monotonic()
-    weakref.finalize(holder, _release, storage, path)
+        _storages[key], _touched_s[key] = storage, time.monotonic()
+        _start_sweeper()
+    weakref.finalize(holder, _drop, key).atexit = False
 
 
 def keep_alive(storage: Storage, fingerprint: str) -> None:
@@ -55,6 +66,7 @@ def keep_alive(storage: Storage, fingerprint: str) -> None:
 
 def in_use(storage: Storage, fingerprint: str) -> bool:
     """Return whether a process works with a set now."""
+    _take_away()
     now_s = time.time()
     for entry in storage.list(LEASES):
         recipe, _, owner = entry.name.partition("~")
@@ -76,13 +88,54 @@ def _is_local(owner: str) -> bool:
     return owner.partition("~")[0] == owner_name().partition("~")[0]
 
 
-def _release(storage: Storage, path: str) -> None:
-    if not path.endswith(owner_name()):  # a forked copy of the holder: the note is its parent's
-        return
-    key = (storage.url, path)
+def _drop(key: tuple[str, str]) -> None:
+    _dropped.append(key)
+    _wake.put(None)
+
+
+def _take_away() -> None:
+    """Remove the notes of what was dropped since."""
     with _lock:
-        _held[key] -= 1
-        if not _held[key]:
-            del _held[key], _touched_s[key]
-            with suppress(StoreError):
-                storage.remove(path)
+        while _dropped:
+            key = _dropped.popleft()
+            if key in _held:  # a forked copy of the holder has none: the note is its parent's
+                _held[key] -= 1
+                if not _held[key]:
+                    with suppress(StoreError):
+                        _remove(key)
+
+
+def _remove(key: tuple[str, str]) -> None:
+    del _held[key], _touched_s[key]
+    _storages.pop(key).remove(key[1])
+
+
+def _start_sweeper() -> None:
+    global _sweeper
+    if _sweeper is None:
+        _sweeper = threading.Thread(target=_sweep, name="featcache-uses", daemon=True)
+        _sweeper.start()
+
+
+def _sweep() -> None:
+    while True:
+        _wake.get()
+        _take_away()
+
+
+@atexit.register
+def _end() -> None:
+    with _lock, suppress(StoreError):  # an object store that does not answer is not asked once for each
+        for key in list(_held):
+            _remove(key)
+
+
+def _forget() -> None:
+    global _lock, _wake, _sweeper
+    _lock, _wake, _sweeper = threading.Lock(), queue.SimpleQueue(), None
+    for known in (_held, _storages, _touched_s, _dropped):
+        known.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--cut", default="layer3")
     parser.add_argument("--least-accuracy", type=float, default=0.95)
     parser.add_argument("--publish", type=Path, default=Path("published-head"))
+    parser.add_argument("--export", type=Path, help="A file for the whole network, such as model.safetensors.")
     options = parser.parse_args()
     settings = featcache.Settings(options.backbone, options.data, options.store)
     report = featcache.Project(settings).extract(options.cut, on_error="skip")
@@ -36,6 +37,8 @@ def main() -> None:
         print(f"accuracy {accuracy:.3f} is below {options.least_accuracy}: not published", file=sys.stderr)
         sys.exit(1)
     head.save(options.publish, origin={"backbone": options.backbone, "data": options.data})
+    if options.export is not None:
+        featcache.export_head(head, options.export)
     print(f"accuracy {accuracy:.3f}: published {options.publish}")
 
 

@@ -383,3 +383,28 @@ def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
         read.clear()
         assert run(["extract", "--cut", "layer4"]) == 0
         assert len(read) == expected
+
+
+def test_a_weight_that_both_sides_of_the_cut_share_is_warned_of_in_one_line(command: CommandLine) -> None:
+    (command.folder / "twice.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from featcache.backbones.resnet_mini import transform\n"
+        "class Twice(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.block, self.between, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 10)\n"
+        "    def forward(self, x):\n"
+        "        x = self.block(x.flatten(1)[:, ::x[0].numel() // 4][:, :4])\n"
+        "        return self.fc(torch.relu(self.block(self.between(x))))\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return Twice(), transform()\n"
+    )
+    extracted = command("extract", "--cut", "between", "--backbone", "twice.py:make")
+    warned = [line for line in extracted.stderr.splitlines() if "tied" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("warning: tied parameters are used on both sides of the cut 'between' (block.bias")
+    assert (
+        "trained suffix behind between" in command("train-head", "--backbone", "twice.py:make", "--epochs", "1").stderr
+    )

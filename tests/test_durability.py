@@ -158,12 +158,12 @@ def _watch(start: Any, stop: Any, queue: Any, store: str, what: str) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_compute_each_row_about_once_while_others_read_verify_and_collect(tmp_path: Path) -> None:
+def test_eight_processes_compute_each_row_about_once_while_others_read_verify_and_collect(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     start, stop, queue = context.Event(), context.Event(), context.Queue()
     store = str(tmp_path / "store")
     FeatureStore(store).create()
-    ranges = [(0, 120), (40, 160), (0, 160), (0, 160)]
+    ranges = [(0, 120), (40, 160), (0, 160), (0, 160), (20, 100), (80, 160), (0, 80), (0, 160)]
     workers = [context.Process(target=_extract, args=(start, queue, store, *each)) for each in ranges]
     watchers = [
         context.Process(target=_watch, args=(start, stop, queue, store, what)) for what in ("read", "verify", "gc")
@@ -176,8 +176,8 @@ def test_four_processes_compute_each_row_about_once_while_others_read_verify_and
     stop.set()
     for process in watchers:
         process.join(60)
-    assert [process.exitcode for process in [*workers, *watchers]] == [0] * 7
-    said = [queue.get(timeout=5) for _ in range(7)]
+    assert [process.exitcode for process in [*workers, *watchers]] == [0] * 11
+    said = [queue.get(timeout=5) for _ in range(11)]
     computed = [number for what, number in said if what == "computed"]
     assert 160 <= sum(computed) <= 1.1 * 160
     assert sum(number > 0 for number in computed) >= 2  # one that starts late may find nothing left to do

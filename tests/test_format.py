@@ -10,11 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import featcache
 from featcache import FeatureStore
 
-from .golden.make import Steps, network
+from .golden.make import Steps, network, pairs
 from .independent_reader import read_store, read_values
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -62,6 +63,18 @@ def test_a_golden_store_is_used_and_not_computed_again(golden: Path) -> None:
     weight = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
     step = np.arange(4, dtype=np.float32) @ weight.T + np.arange(3, dtype=np.float32)
     assert np.array_equal(features[0][0]["0"].numpy()[0], step)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.glob("heads-*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_a_golden_head_predicts_what_it_predicted_when_it_was_saved(path: Path) -> None:
+    split = featcache.split(network(), "0", (pairs().inputs[:2],))
+    head = featcache.load_head(path.with_suffix(""), split)
+    with torch.no_grad():
+        scores = head.model(pairs().inputs)
+    torch.testing.assert_close(scores, torch.tensor(json.loads(path.read_text())))
+    assert head.classes == ["a", "b", "c"]
 
 
 def test_a_reader_that_knows_only_the_description_reads_and_checks_a_golden_store(golden: Path) -> None:

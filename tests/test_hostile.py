@@ -20,7 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
+from featcache.example import stored_example
+from featcache.savedheads import load_saved_head
 from featcache.shard import Ragged, Shard
 from featcache.shardwriter import shard_digest, write_shard
 from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
@@ -280,6 +283,42 @@ def test_names_from_outside_cannot_leave_the_folder_of_the_store(tmp_path: Path,
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["s", "store.json"]
 
 
+LINKED_LISTED = ("sets/*/*.h5", "snapshots/*", "snapshots/*/*.h5", "heads/*")  # what is found by listing is left out
+LINKED_NAMED = (
+    *("store.json", "sets", "sets/*", "sets/*/recipe.json", "sets/*/example.safetensors"),
+    *("snapshots", "snapshots/*/latest.json", "heads"),
+)
+
+
+@pytest.mark.parametrize("linked", [*LINKED_LISTED, *LINKED_NAMED])
+def test_a_symbolic_link_in_a_store_is_never_followed(features, pairs, made, tmp_path: Path, linked: str) -> None:
+    featcache.train_head(made, features, head="linear", epochs=1).save(tmp_path / "store" / "heads" / "mine")
+    inside = next((tmp_path / "store").glob(linked))
+    (tmp_path / "outside").mkdir()
+    aside = tmp_path / "outside" / inside.name
+    inside.rename(aside)
+    inside.symlink_to(aside, target_is_directory=aside.is_dir())
+    watched = [Watch(each) for each in (aside.parent, aside) if each.is_dir()]
+
+    def refused_or_done(action: Callable[[], object]) -> str:
+        try:
+            action()
+        except FeatCacheError as error:
+            return str(error)
+        return ""
+
+    store = str(tmp_path / "store")
+    damaged: list[object] = []
+    said = refused_or_done(lambda: damaged.extend(FeatureStore(store).verify().damaged))
+    said += refused_or_done(lambda: FeatureStore(store).gc(delete=True))
+    said += refused_or_done(lambda: featcache.extract(made, pairs, store))
+    said += refused_or_done(lambda: stored_example(FeatureStore(store).set(features.recipe)))
+    said += refused_or_done(lambda: load_saved_head(store, "mine"))
+    assert "is a symbolic link" in f"{said}{damaged}" or linked in LINKED_LISTED
+    assert not any(watch.opened() for watch in watched)
+    assert aside.exists()
+
+
 def test_names_of_samples_classes_and_splits_are_only_text(tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path / "s"))
     store.create()
@@ -314,7 +353,8 @@ def test_random_changes_of_bytes_are_refused_or_harmless(tmp_path_factory: pytes
 
 def test_no_pickle_is_ever_read() -> None:
     root = Path(__file__).parent.parent / "featcache"
-    for path in set(root.rglob("*.py")) - {root / "testing.py"}:
+    ours = {root / "testing.py", *(root / "engines").iterdir()}  # what a job and its own workers send to each other
+    for path in set(root.rglob("*.py")) - ours:
         words = path.read_text(encoding="utf-8")
         assert "pickle.load" not in words, path
         assert "allow_pickle=True" not in words, path

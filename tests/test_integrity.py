@@ -14,6 +14,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatCacheError, Features, FeatureStore
+from featcache.example import stored_example
 
 from .conftest import CommandLine, SmallNet, TensorPairs
 
@@ -126,6 +127,25 @@ def test_damage_is_named_by_shard_and_rows_and_repair_drops_just_those(bench: Be
     again = bench.extract()
     assert again.report.computed == last - first
     assert np.array_equal(again.numpy()[0], bench.values)
+
+
+def test_every_flipped_bit_of_an_examples_values_is_noticed_and_it_comes_back_with_new_rows(bench: Bench) -> None:
+    (path,) = bench.folder.glob("sets/*/example.safetensors")
+    whole, store = path.read_bytes(), FeatureStore(str(bench.folder))
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    for position in range(begin * 8, len(whole) * 8, 997):
+        flip(path, position)
+        assert [each.path.rpartition("/")[2] for each in store.verify().damaged] == ["example.safetensors"]
+        assert stored_example(store.set(store.recipes()[0])) is None
+        path.write_bytes(whole)
+    flip(path, begin * 8)
+    assert store.verify(repair=True).unrepaired == []
+    assert not path.exists()
+    shard = next(bench.folder.glob("sets/*/*.h5"))
+    shard.unlink()
+    assert bench.extract().report.computed > 0
+    assert store.verify().damaged == []
+    assert stored_example(store.set(store.recipes()[0])) is not None
 
 
 def test_repair_keeps_the_good_rows_of_a_shard_of_many_blocks(tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ PROVEN = {
     8: ["test_cli.py::test_signals_save_what_was_computed_and_say_so"],
     9: ["test_gc.py::test_a_disk_that_is_too_small_is_an_error_before_anything_is_computed"],
     10: [
-        "test_durability.py::test_four_processes_compute_each_row_about_once_while_others_read_verify_and_collect",
+        "test_durability.py::test_eight_processes_compute_each_row_about_once_while_others_read_verify_and_collect",
         "test_durability.py::test_a_claim_of_another_machine_counts_while_it_is_touched",
         "test_durability.py::test_the_claim_and_the_lock_of_a_dead_process_do_not_count",
     ],
-    11: ["test_durability.py::test_four_processes_compute_each_row_about_once_while_others_read_verify_and_collect"],
+    11: ["test_durability.py::test_eight_processes_compute_each_row_about_once_while_others_read_verify_and_collect"],
     12: ["test_operations.py::test_no_lock_of_the_operating_system_is_used"],
     13: [
         "test_shard.py::test_a_shard_of_another_recipe_is_refused",
@@ -57,7 +57,10 @@ PROVEN = {
         "test_hostile.py::test_names_from_outside_cannot_leave_the_folder_of_the_store",
         "test_hostile.py::test_names_of_samples_classes_and_splits_are_only_text",
     ],
-    21: ["test_hostile.py::test_a_head_cannot_have_code_run_that_came_with_the_store"],
+    21: [
+        "test_hostile.py::test_a_head_cannot_have_code_run_that_came_with_the_store",
+        "test_hostile.py::test_a_symbolic_link_in_a_store_is_never_followed",
+    ],
     22: ["test_gc.py::test_gc_says_what_nothing_refers_to_and_deletes_only_when_told"],
     23: [
         "test_gc.py::test_what_the_caller_names_a_pin_or_a_head_refers_to_is_kept",

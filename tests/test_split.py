@@ -252,24 +252,6 @@ def test_a_branch_that_only_training_takes_before_the_cut_is_refused() -> None:
         split(randomised(model), "inception5a", (x,))
 
 
-def test_tied_parameters_on_both_sides_of_the_cut_are_refused() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.body, self.head = (
-                nn.Embedding(9, 4),
-                nn.Linear(4, 4),
-                nn.Linear(4, 9, bias=False),
-            )
-            self.head.weight = self.embed.weight
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.head(self.body(self.embed(ids)))
-
-    with pytest.raises(SplitError, match=r"tied.*embed\.weight"):
-        split(Tied().eval(), "body", (torch.randint(0, 9, (2, 5)),))
-
-
 def test_an_unknown_cut_names_near_ones(net: SmallNet) -> None:
     with pytest.raises(UnknownCutError, match=r"block.*featcache cuts"):
         split(net, "blok", (torch.randn(2, 3, 12, 12),))

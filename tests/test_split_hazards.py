@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -218,15 +220,68 @@ class Tied(nn.Module):
         return self.head(self.body(self.embed(ids)))
 
 
-def test_the_refusal_of_tied_parameters_says_how_to_untie_them() -> None:
+def test_tied_parameters_stay_frozen_behind_the_cut_as_in_the_usual_frozen_loop() -> None:
     torch.manual_seed(0)
     model = Tied().eval()
     ids = torch.randint(0, 9, (3, 5))
-    with pytest.raises(SplitError, match=r"embed\.weight.*copy of its own") as refused:
+    with pytest.warns(UserWarning, match=r"embed\.weight.*stay frozen behind it"):
+        made = featcache.split(model, "embed", (ids,))
+    assert set(dict(made.suffix.named_parameters())) == {"body.weight", "body.bias"}
+    assert "head.weight" not in made.suffix.state_dict()
+
+    frozen = copy.deepcopy(model)
+    frozen.embed.weight.requires_grad_(False)
+    usual = torch.optim.SGD([each for each in frozen.parameters() if each.requires_grad], 0.1)
+    cached = torch.optim.SGD(made.suffix.parameters(), 0.1)
+    features = made.prefix(ids)
+    for _ in range(3):
+        for optimizer, output in ((usual, lambda: frozen(ids)), (cached, lambda: made.suffix(features))):
+            optimizer.zero_grad()
+            output().square().mean().backward()
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), frozen.parameters(), strict=True))
+    assert torch.equal(made.suffix(made.prefix(ids)), model(ids))
+
+
+def test_weights_that_are_loaded_later_are_seen_in_a_tied_layer_behind_the_cut() -> None:
+    torch.manual_seed(0)
+    model, other = Tied().eval(), Tied().eval()
+    ids = torch.randint(0, 9, (3, 5))
+    with pytest.warns(UserWarning, match="tied"):
+        made = featcache.split(model, "embed", (ids,))
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(made.suffix(made.prefix(ids)), other(ids))
+
+
+def test_a_network_that_runs_one_block_twice_trains_only_what_is_behind_the_cut_alone() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.block, self.between, self.fc = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.between(torch.relu(self.block(self.enter(x))))
+            return self.fc(torch.relu(self.block(x)))
+
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.randn(3, 4)
+    with pytest.warns(UserWarning, match=r"block\.bias.*give each side modules of its own"):
+        made = featcache.split(model, "between", (x,))
+    assert set(dict(made.suffix.named_parameters())) == {"fc.weight", "fc.bias"}
+    assert torch.equal(made.suffix(made.prefix(x)), model(x))
+
+
+def test_the_warning_of_tied_parameters_says_how_to_untie_them() -> None:
+    torch.manual_seed(0)
+    model = Tied().eval()
+    ids = torch.randint(0, 9, (3, 5))
+    with pytest.warns(UserWarning, match=r"embed\.weight.*copy of its own") as warned:
         featcache.split(model, "body", (ids,))
-    line = next(part for part in str(refused.value).split(": ") if part.startswith("model.head")).split(". Nearest")[0]
+    line = next(part for part in str(warned[0].message).split(": ") if part.startswith("model.head")).rstrip(".")
     exec(line, {"model": model, "torch": torch})
-    made = featcache.split(model, "body", (ids,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = featcache.split(model, "body", (ids,))
     assert torch.equal(made.suffix(made.prefix(ids)), model(ids))
     assert "head.weight" in dict(made.suffix.named_parameters())
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import CorruptError, FeatCacheError, StaleError
+from ..example import EXAMPLE_FILE, check_example
 from ..recipe import Recipe
 from ..seal import check_seal
 from ..shard import Shard
@@ -55,6 +56,7 @@ def verify(store: StoreFiles, repair: bool = False) -> VerifyReport:
     made anew by it and stays. What cannot be read for another reason than damage stays, too.
     """
     checking = _Checking(store, VerifyReport(), repair)
+    store.storage.reread()
     for entry in store.storage.list("sets"):
         checking.set(entry.name)
     for folder in store.storage.list("snapshots"):
@@ -82,7 +84,7 @@ class _Checking:
                 raise CorruptError("the recipe does not match the name of its set")
 
         # The shards say themselves whose they are: with the recipe written anew, their rows count again.
-        if not self.store.storage.exists(path) or not self.tried(path, read, lambda: self._drop(path)):
+        if not self.tried(path, read, lambda: self._drop(path)):
             return
         self.report.sets += 1
         feature_set = self.store.set(recipe[0])
@@ -92,6 +94,8 @@ class _Checking:
             self._shard(feature_set, entry.name)
         skipped = f"{feature_set.path}/skipped.json"
         self.tried(skipped, feature_set.skipped, lambda: self._drop(skipped))
+        example = f"{feature_set.path}/{EXAMPLE_FILE}"
+        self.tried(example, lambda: check_example(feature_set), lambda: self._drop(example, "with the next new rows"))
 
     def snapshots(self, dataset: str) -> None:
         """Check each snapshot of a dataset, and the note that says which is the latest."""
@@ -102,10 +106,9 @@ class _Checking:
             self.report.size_bytes += entry.size_bytes
             self._snapshot(f"{folder}/{entry.name}")
         pointer = f"{folder}/latest.json"
-        if storage.exists(pointer):
-            # With one snapshot only there is no doubt which is the latest.
-            mend = (lambda: self._drop(pointer)) if len(files) == 1 else None
-            self.tried(pointer, lambda: self.store.latest_digest(dataset), mend)
+        # With one snapshot only there is no doubt which is the latest.
+        mend = (lambda: self._drop(pointer)) if len(files) == 1 else None
+        self.tried(pointer, lambda: self.store.latest_digest(dataset), mend)
 
     def head(self, name: str) -> None:
         """Check the files of a head."""
@@ -143,9 +146,9 @@ class _Checking:
             return False
         return True
 
-    def _drop(self, path: str) -> str:
+    def _drop(self, path: str, anew: str = "by the next extract") -> str:
         self.store.storage.remove(path)
-        return "removed; the next extract writes it anew"
+        return f"removed; it is written anew {anew}"
 
     def _rewrite(self, feature_set: FeatureSet, name: str, shard: Shard, damaged: list[tuple[int, int]]) -> str:
         """Write the good rows of a shard as a new one, then remove the damaged one; no row is without a shard between."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .logs import log_as_json
 from .options import command, configured_cuts, cut_option, project_options, the_project
-from .output import count, document, duration, progress_bar, size, tell
+from .output import count, document, duration, progress_bar, size, table, tell
 
 if TYPE_CHECKING:
-    from ..extract import ExtractReport
+    from ..extract import ExtractReport, MissingTask
 
 SHOWN = 5
 
@@ -26,9 +27,28 @@ SHOWN = 5
     show_default=True,
     help="What to do with a sample that cannot be read.",
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    metavar="NAME[:WORKERS]",
+    help="Who computes: local, processes (one a device) or ray; as in processes:4.",
+)
+@click.option("--task", metavar="K/N", help="Compute the K-th of N parts only; the order in which they end is all one.")
+@click.option("--plan-only", is_flag=True, help="List the tasks that are not done, and compute nothing.")
+@click.option("--log-json", is_flag=True, help="Events as JSON lines on stderr, instead of words and progress.")
 @click.option("--seed", type=int, help="The same as --view-seed.")
 def extract_command(
-    as_json: bool, cut: tuple[str, ...], workers: int | None, on_error: str, seed: int | None, **options: Any
+    as_json: bool,
+    cut: tuple[str, ...],
+    on_error: str,
+    plan_only: bool,
+    log_json: bool,
+    seed: int | None,
+    workers: int | None,
+    engine: str,
+    task: str | None,
+    **options: Any,
 ) -> None:
     """Compute the features that are missing, and store them.
 
@@ -38,14 +58,34 @@ def extract_command(
     if seed is not None:
         options["view_seed"] = seed
     project = the_project(options)
+    cuts = configured_cuts(cut)
+    if log_json:
+        log_as_json()
+    if plan_only:
+        _list_tasks(project.missing_tasks(cuts, on_error=on_error), as_json)
+        return
     with progress_bar() as progress:
-        reports = project.extract_cuts(configured_cuts(cut), workers=workers, on_error=on_error, progress=progress)
+        reports = project.extract_cuts(
+            cuts, workers=workers, on_error=on_error, engine=engine, task=task, progress=progress
+        )
     for report in reports:
         _describe(report, options["store"])
     for note in project.notes:
         tell(f"note: {note}.")
+    bound = next((report.timings.bound() for report in reports if report.timings.bound()), None)
+    if bound is not None:
+        tell(f"bound by: {bound.part} ({100 * bound.share:.0f} %). To go faster, {bound.advice}.")
     if as_json:
         document(reports)
+
+
+def _list_tasks(tasks: list[MissingTask], as_json: bool) -> None:
+    if as_json:
+        document(tasks)
+    elif tasks:
+        table(("task", "cuts", "rows"), [(each.task, ", ".join(each.cuts), f"{each.rows:,}") for each in tasks])
+    else:
+        tell("nothing to compute.")
 
 
 def _describe(report: ExtractReport, store: str) -> None:
@@ -53,6 +93,8 @@ def _describe(report: ExtractReport, store: str) -> None:
     done = f"{report.cut}: {what}, {report.computed:,} computed, {report.reused:,} reused"
     if report.derived:
         done += f", {report.derived:,} derived"
+    if report.remaining:
+        done += f", {report.remaining:,} left to other tasks than {report.task}"
     if report.skipped:
         done += f", {report.skipped:,} skipped"
     if report.computed or report.derived:

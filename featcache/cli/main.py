@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,7 @@ import click
 
 from ..config import Settings
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
+from .logs import log_plainly
 from .output import tell
 
 __all__ = ["cli", "main"]
@@ -85,7 +87,12 @@ class _Terminated(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    warnings.showwarning = _told
     sys.exit(run(arguments))
+
+
+def _told(message: Warning | str, *_: Any, **__: Any) -> None:
+    tell(f"warning: {' '.join(str(message).split())}")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -113,6 +120,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 143
     except BrokenPipeError:
         return 1
+    finally:
+        log_plainly()
 
 
 @contextmanager

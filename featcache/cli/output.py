@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +15,19 @@ import click
 
 from ..progress import ProgressEvent
 from ..quantity import size_in_words as size
+from .logs import is_json, logger
 
 __all__ = ["age", "count", "document", "duration", "progress_bar", "size", "table", "tell"]
+
+PROGRESS_EVERY_S = 1.0  # in logs
 
 
 def tell(words: str) -> None:
     """Write a sentence to stderr."""
-    click.echo(words, err=True)
+    if is_json():
+        logger.info(words)
+    else:
+        click.echo(words, err=True)
 
 
 def document(value: Any) -> None:
@@ -81,13 +88,25 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} " + (noun if number == 1 else plural or noun + "s")
 
 
+def _event(event: ProgressEvent) -> dict[str, Any]:
+    return {"event": "progress", "stage": event.stage, "done": event.done, "total": event.total, "unit": event.unit}
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[ProgressEvent], None]]:
     """Give a progress callback that draws a tqdm bar with rate and remaining time on a terminal's stderr."""
     bars: dict[str, Any] = {}
+    said_s = 0.0
 
     def show(event: ProgressEvent) -> None:
         from tqdm import tqdm
+
+        nonlocal said_s
+        if is_json():
+            if event.done == event.total or time.monotonic() - said_s > PROGRESS_EVERY_S:
+                said_s = time.monotonic()
+                logger.info("%s: %d of %d %s", event.stage, event.done, event.total, event.unit, extra=_event(event))
+            return
 
         bar = bars.get(event.stage)
         if bar is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..registry import Registry
 
-__all__ = ["FLOATING", "Codec", "codecs", "load_codec"]
+__all__ = ["FLOATING", "Codec", "PlainCodec", "codecs", "load_codec"]
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")  # what a precision rounds; all else is kept as it is
 
@@ -46,6 +46,25 @@ class Codec(Protocol):
 
     def decode(self, stored: Array, shape: tuple[int, ...], dtype: str, scales: Array | None = None) -> Array:
         """Return stored rows as they are given to the suffix: floating values as float32, each row of the given shape."""
+
+
+class PlainCodec:
+    """What a codec is where each row stands for itself and keeps its shape; a class to inherit."""
+
+    largest: float = float(np.finfo(np.float32).max)
+    scaled = False
+
+    def storage_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+        """Return the shape of a row, as it is."""
+        return shape
+
+    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Return None: there are none."""
+        return
+
+    def scales(self, values: Array, dtype: str) -> None:
+        """Return None: every row stands for itself."""
+        return
 
 
 codecs: Registry[Codec] = Registry(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import FLOATING
+from . import FLOATING, PlainCodec
 
 __all__ = ["Bits", "bfloat16", "float8_e4m3", "float8_e5m2"]
 
@@ -15,34 +15,21 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Bits:
+class Bits(PlainCodec):
     """Stores the bits of floating values rounded to torch's type ``torch_name`` as unsigned whole numbers."""
 
     name: str
     torch_name: str
     stored_as: str
     largest: float
-    scaled = False
 
     def storage_dtype(self, dtype: str) -> np.dtype[Any]:
         """Return the dtype on disk of a frontier tensor of the named torch dtype."""
         return np.dtype(self.stored_as if dtype in FLOATING else dtype)
 
-    def storage_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-        """Return the shape of a row, as it is."""
-        return shape
-
     def is_exact(self, dtype: str) -> bool:
         """Return whether values of the named torch dtype are read back as they were."""
         return dtype not in FLOATING or dtype == self.name
-
-    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> None:
-        """Return None: there are none."""
-        return
-
-    def scales(self, values: Array, dtype: str) -> None:
-        """Return None: every row stands for itself."""
-        return
 
     def encode(self, values: Array, scales: Array | None = None) -> Array:
         """Return the bits of ``values`` at the precision, rounded to the nearest; others than floating ones as they are."""

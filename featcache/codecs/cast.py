@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import FLOATING
+from . import FLOATING, PlainCodec
 
 __all__ = ["Cast", "float16", "float32"]
 
@@ -15,36 +15,19 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Cast:
+class Cast(PlainCodec):
     """Stores floating values as ``name``, which numpy and HDF5 know."""
 
     name: str
-    scaled = False
-
-    @property
-    def largest(self) -> float:
-        """Return the largest magnitude that is held."""
-        return float(np.finfo(self.name).max)
+    largest: float
 
     def storage_dtype(self, dtype: str) -> np.dtype[Any]:
         """Return the dtype on disk of a frontier tensor of the named torch dtype."""
         return np.dtype(self.name if dtype in FLOATING else dtype)
 
-    def storage_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-        """Return the shape of a row, as it is."""
-        return shape
-
     def is_exact(self, dtype: str) -> bool:
         """Return whether values of the named torch dtype are read back as they were: as float32 at most."""
         return dtype not in FLOATING or dtype == self.name or (self.name == "float32" and dtype != "float64")
-
-    def scales_shape(self, shape: tuple[int, ...], dtype: str) -> None:
-        """Return None: there are none."""
-        return
-
-    def scales(self, values: Array, dtype: str) -> None:
-        """Return None: every row stands for itself."""
-        return
 
     def encode(self, values: Array, scales: Array | None = None) -> Array:
         """Return ``values`` rounded to the precision, where they are floating."""
@@ -60,5 +43,5 @@ class Cast:
         return decoded
 
 
-float32 = Cast("float32")
-float16 = Cast("float16")
+float32 = Cast("float32", float(np.finfo(np.float32).max))
+float16 = Cast("float16", float(np.finfo(np.float16).max))

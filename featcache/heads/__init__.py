@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .head import TrainedHead, train_head
-from .kinds import HeadKind, HeadParts, head_kinds
+from .kinds import HeadKind, HeadParts, LinearHead, head_kinds
 from .load import load_head, read_head
 from .many import train_heads
 from .merge import differing_layers, merge
@@ -18,6 +18,7 @@ __all__ = [
     "EpochRecord",
     "HeadKind",
     "HeadParts",
+    "LinearHead",
     "Metrics",
     "MultiLabelMetrics",
     "Predictions",

@@ -47,7 +47,7 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
                 new = [_made_anew(layer, classes) for layer in old]
             _put(model, names, new)
             network = split.rebind(model)
-            if _make_the_output(network, frontier, new, classes):
+            if _make_the_output(network, frontier, names, classes):
                 break
             _put(model, names, old)
         else:
@@ -96,7 +96,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     handles = [
         module.register_forward_hook(lambda *_, name=name: run.append(name))
         for name, module in split.suffix.named_modules()
-        if name and any(True for _ in module.parameters(recurse=False))
+        if name and (_width(module) or any(True for _ in module.parameters(recurse=False)))
     ]
     try:
         output = output_tensor(_evaluated(split.suffix, frontier))
@@ -135,13 +135,14 @@ def _width(layer: nn.Module) -> int:
     return int(layer.out_channels) if pointwise else 0  # type: ignore[arg-type]
 
 
-def _make_the_output(network: Split, frontier: Any, layers: Sequence[nn.Module], classes: int) -> bool:
+def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classes: int) -> bool:
     """Return whether the new layers give the output: their values, and nothing else, decide on that."""
     seen: dict[int, torch.Tensor] = {}
 
     def first_again(number: int) -> Any:  # by number: a suffix that replays runs copies of the modules
         return lambda _module, _inputs, output: seen.setdefault(number, output)
 
+    layers = [network.suffix.get_submodule(name) for name in names]
     handles = [layer.register_forward_hook(first_again(number)) for number, layer in enumerate(layers)]
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))

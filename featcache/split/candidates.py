@@ -16,7 +16,6 @@ from .nearest import candidate_names
 from .randomness import quiet
 from .record import Run
 from .splitting import recorded
-from .trial import refuse_tied
 
 __all__ = ["Cut", "cuts"]
 
@@ -53,7 +52,6 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
         end = next(call.end for call in reversed(runs.run.modules) if call.name == name)
         try:
             analysis = analyse(model, name, runs)
-            refuse_tied(model, analysis)
         except FeatCacheError as error:
             found.append(Cut(name, (), 0, flops[end] / total_flops, 0.0, str(error)))
             continue

@@ -235,8 +235,6 @@ class _Builder:
             return self.nodes[number]
         kind, *where = self.run.origins[number]
         if kind == "state":
-            if where[0] in self.analysis.state_before and isinstance(self.run.objects[number], nn.Parameter):
-                raise NotFlatError(f"{where[0]} is used on both sides of the cut")
             node = self.graph.get_attr(where[0])
         elif kind == "constant":
             name = f"_constant_{len(self.constants)}"

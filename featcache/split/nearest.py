@@ -12,7 +12,7 @@ from .examples import Examples
 from .record import Run, Runs
 from .structure import structure_digest
 from .training_path import with_training_path
-from .trial import refuse_mixed_rows, refuse_tied
+from .trial import refuse_mixed_rows
 
 __all__ = ["candidate_names", "nearest_cuts"]
 
@@ -51,7 +51,6 @@ def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: Runs) -> str
     for name in sorted(names, key=lambda each: (abs(ends[each] - end), ends[each]))[:TRIED]:
         try:
             analysis = analyse(model, name, runs)
-            refuse_tied(model, analysis)
             structure_digest(analysis, runs.changed)
             refuse_mixed_rows(model, analysis, given.two, given.other_row)
             with_training_path(model, analysis, given.two)

@@ -23,13 +23,13 @@ from .randomness import quiet
 from .record import Runs, record
 from .replay import ReplaySuffix
 from .structure import structure_digest, weight_digests
+from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import in_one_line
 from .trial import (
     frozen_reference,
     refuse_mixed_rows,
     refuse_scripted,
-    refuse_tied,
     seeded_step,
 )
 
@@ -117,6 +117,7 @@ class Split:
         return Split(model, self._analysis, self.structure, self._graph, self.example_inputs, self.other_length)
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
+        model = with_tied_frozen(model, self._analysis)
         if self._graph is None:
             return ReplaySuffix(model, self._analysis)
         graph, constants = self._graph
@@ -182,11 +183,11 @@ def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
     analysis = analyse(model, cut, runs)
-    refuse_tied(model, analysis)
     structure = structure_digest(analysis, runs.changed)
     refuse_mixed_rows(model, analysis, given.two, given.other_row)
     analysis = with_training_path(model, analysis, given.two)
     analysis, graph = _proven(model, analysis, structure, given)
+    warn_of_tied(model, analysis)
     resized = None if given.resized is None else dict(given.resized[1]) or given.resized[0]
     return Split(model, analysis, structure, graph, dict(given.two[1]) or given.two[0], resized)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import SplitError
-from .analysis import CutAnalysis, state_behind
+from .analysis import CutAnalysis
 from .clone import skeleton
 from .compare import compare
 from .examples import Call
@@ -23,7 +23,6 @@ __all__ = [
     "frozen_reference",
     "refuse_mixed_rows",
     "refuse_scripted",
-    "refuse_tied",
     "seeded_step",
 ]
 
@@ -61,9 +60,10 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names:
 
     Until the cut everything is in evaluation mode and without gradients (with them, torch chooses other kernels, which
     round in another way); from there on, what does not run before the cut only is in training mode. The gradients are
-    those of all parameters that are used behind the cut; ``names`` are those that are expected to be.
+    those of all parameters that are used behind the cut only; ``names`` are those that are expected to be.
     """
-    step = _frozen_step(model, analysis, call, set(dict(model.named_parameters())), frozen=True)
+    trained = {name for name, _ in model.named_parameters()} - analysis.state_before
+    step = _frozen_step(model, analysis, call, trained, frozen=True)
     # torch refuses to change a view in place behind the cut that was made without gradients before it.
     return step if step.failure is None else _frozen_step(model, analysis, call, names, frozen=False)
 
@@ -99,39 +99,6 @@ def refuse_scripted(model: nn.Module) -> None:
                 f"{name or 'the model'!r} is compiled by torch.jit: what it computes cannot be seen, so its features have no "
                 "fingerprint. Give the module that it was compiled from."
             )
-
-
-def refuse_tied(model: nn.Module, analysis: CutAnalysis) -> None:
-    """Raise :class:`SplitError` where a parameter is used on both sides of the cut."""
-    tied = sorted({name for name, _ in model.named_parameters()} & analysis.state_before & state_behind(analysis))
-    if not tied:
-        return
-    words = f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}): training what lies "
-    behind = _behind_names(model, tied, analysis)
-    if len(behind) == len(tied):
-        lines = "; ".join(f"model.{name} = torch.nn.Parameter(model.{name}.detach().clone())" for name in behind)
-        raise SplitError(f"{words}behind it would change what is cached. Give the far side a copy of its own: {lines}.")
-    raise SplitError(
-        f"{words}behind it would change what is cached. The same modules run on both sides; give each side modules of its own, "
-        "or choose another cut."
-    )
-
-
-def _behind_names(model: nn.Module, tied: list[str], analysis: CutAnalysis) -> list[str]:
-    """Return the other names of tied parameters: those in modules that run behind the cut only."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    ran = {call.name for call in analysis.run.modules[analysis.cut_call + 1 :]}
-    ran -= analysis.before | analysis.open
-    shared = {id(named[name]) for name in tied}
-    return [
-        name
-        for name, each in named.items()
-        if id(each) in shared and name.rpartition(".")[0] in ran - set(_owners(tied))
-    ]
-
-
-def _owners(names: list[str]) -> list[str]:
-    return [name.rpartition(".")[0] for name in names]
 
 
 def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, call: Call, other_row: Call) -> None:

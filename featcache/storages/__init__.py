@@ -11,7 +11,7 @@ from typing import Protocol
 from ..errors import StoreError
 from ..registry import Registry
 
-__all__ = ["Entry", "Storage", "open_storage", "safe_path", "storages"]
+__all__ = ["Entry", "Storage", "open_storage", "put_folder", "safe_path", "storages"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,17 @@ class Storage(Protocol):
     def sweep(self, path: str, dry_run: bool = False) -> int:
         """Remove temporary files that dead writers left in a folder, and return how many there were."""
 
+    def reread(self) -> None:
+        """Have every file read from where it lies again, even where a local copy is at hand."""
+
 
 storages: Registry[type[Storage]] = Registry(
-    "featcache.storages", "storage", {"file": "featcache.storages.local:LocalStorage"}
+    "featcache.storages",
+    "storage",
+    {
+        "file": "featcache.storages.local:LocalStorage",
+        **dict.fromkeys(("s3", "gs", "az", "memory"), "featcache.storages.remote:RemoteStorage"),
+    },
 )
 
 
@@ -85,6 +93,12 @@ def open_storage(url: str) -> Storage:
     """Return the storage at a path or URL; the part before ``://`` names its kind, a plain path is local."""
     scheme, separator, _ = url.partition("://")
     return storages.get(scheme if separator else "file")(url)  # type: ignore[call-arg]
+
+
+def put_folder(storage: Storage, folder: Path, path: str, last: str) -> None:
+    """Put the files of a local folder at ``path``; the one called ``last``, by which the folder is known, comes last."""
+    for file in sorted(folder.iterdir(), key=lambda file: (file.name == last, file.name)):
+        storage.write_bytes(f"{path}/{file.name}", file.read_bytes())
 
 
 def safe_path(path: str) -> str:

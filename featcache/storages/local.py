@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import NotAStoreError, StoreError, StorePermissionError
+from ..errors import CorruptError, NotAStoreError, StoreError, StorePermissionError
 from ..owner import is_dead, owner_name
 from . import Entry, safe_path
 
@@ -74,14 +74,14 @@ class LocalStorage:
         return self._at(path)
 
     def list(self, path: str) -> list[Entry]:
-        """Return what lies directly in a folder, sorted by name, temporary files left out."""
+        """Return what lies directly in a folder, sorted by name, temporary files and symbolic links left out."""
         folder = self._at(path) if path else self.root
         found = []
         with _explained("list", folder):
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        if entry.name.startswith(TEMPORARY_PREFIX):
+                        if entry.name.startswith(TEMPORARY_PREFIX) or entry.is_symlink():
                             continue
                         try:
                             state = entry.stat()
@@ -132,10 +132,10 @@ class LocalStorage:
 
     def remove(self, path: str, unless: Callable[[], bool] | None = None) -> bool:
         """Remove a file or folder, out of sight first; put it back if ``unless`` says so then. Return whether it is gone."""
-        final = self._at(path)
+        final = self._at(path, removed=True)
         with _explained("remove", final):
-            if unless is None and not final.is_dir():
-                there = final.exists()
+            if unless is None and (final.is_symlink() or not final.is_dir()):
+                there = os.path.lexists(final)
                 final.unlink(missing_ok=True)
                 return there
             aside = temporary_beside(final)
@@ -161,8 +161,24 @@ class LocalStorage:
                     removed += 1
         return removed
 
-    def _at(self, path: str) -> Path:
-        return self.root / safe_path(path)
+    def reread(self) -> None:
+        """Do nothing: there are no copies."""
+
+    def _at(self, path: str, removed: bool = False) -> Path:
+        """Return where ``path`` lies; raises :class:`CorruptError` where a symbolic link would lead elsewhere.
+
+        What is to be removed may itself be one.
+        """
+        place = self.root
+        *folders, name = safe_path(path).split("/")
+        for part in (*folders, *(() if removed else (name,))):
+            place /= part
+            if place.is_symlink():
+                raise CorruptError(
+                    f"{place} is a symbolic link, which may lead out of the store, so it is not followed. Put the file or "
+                    "folder itself there, or remove the link to have the rows recomputed."
+                )
+        return place / name if removed else place
 
 
 def _put_back(aside: Path, final: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
@@ -45,13 +46,18 @@ def network() -> nn.Module:
     return model.eval()
 
 
+def pairs() -> TensorPairs:
+    return TensorPairs(torch.arange(40.0).reshape(10, 4), torch.arange(10) % 3, ["a", "b", "c"])
+
+
 def main(folder: Path) -> None:
-    pairs = TensorPairs(torch.arange(40.0).reshape(10, 4), torch.arange(10) % 3, ["a", "b", "c"])
     store = FeatureStore(str(folder))
     with patch("socket.gethostname", return_value="example"):
         for dtype in ("float32", "float16"):
-            featcache.extract(network(), pairs, store, cut="0", dtype=dtype, batch_size=4, shard_bytes=48, name="pairs")
-        featcache.extract(network(), pairs, store, cut="0", augment=Times(), views=2, batch_size=10, name="pairs")
+            featcache.extract(
+                network(), pairs(), store, cut="0", dtype=dtype, batch_size=4, shard_bytes=48, name="pairs"
+            )
+        featcache.extract(network(), pairs(), store, cut="0", augment=Times(), views=2, batch_size=10, name="pairs")
         featcache.extract(network(), Steps(), store, cut="0", batch_size=4, name="steps")
     for passing in ("cache", "active"):
         shutil.rmtree(folder / passing)
@@ -59,5 +65,19 @@ def main(folder: Path) -> None:
     (folder.parent / f"{folder.name}.json").write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
+def heads(folder: Path) -> None:
+    """Make heads of the first set beside the store, and what they predict; figures are left out, as without matplotlib."""
+    split = featcache.split(network(), "0", (pairs().inputs[:2],))
+    with tempfile.TemporaryDirectory() as store, patch.dict(sys.modules, {"matplotlib": None}):
+        features = featcache.extract(split, pairs(), store, name="pairs")
+        for kind in ("suffix", "linear"):
+            head = featcache.train_head(split, features, head=kind, epochs=20)
+            head.save(folder / kind)
+            with torch.no_grad():
+                scores = head.model(pairs().inputs).tolist()
+            (folder / f"{kind}.json").write_text(json.dumps(scores) + "\n")
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    heads(Path(sys.argv[1]).with_name("heads-1"))

@@ -1,8 +1,4 @@
-"""Contract tests for the extension points: inherit one in a pytest class, say what to test, and all of it is checked.
-
-class TestMySource(DatasetSourceContract):
-    spec = "mine:argument"
-"""
+"""What sources of backbones and of data promise."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import backbone_identity, load_backbone
-from .datasets import open_dataset
-from .errors import FeatCacheError
-from .fingerprint import content_id, digest
+from ..backbones import backbone_identity, load_backbone
+from ..datasets import open_dataset
+from ..errors import FeatCacheError
+from ..fingerprint import content_id, digest
 
 __all__ = ["BackboneSourceContract", "DatasetSourceContract"]
 

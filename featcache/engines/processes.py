@@ -1,0 +1,160 @@
+"""The engine that runs tasks in several processes of this machine, each on a device of its own where there are several."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ..errors import FeatCacheError, StoreError
+from . import Job
+from .packing import pack, share, unpack
+
+__all__ = ["ProcessesEngine", "processes_engine"]
+
+TRIES = 3
+
+
+class ProcessesEngine:
+    """Gives tasks one by one to worker processes; a task whose worker dies is given to a new one."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
+
+    def sized(self, workers: int) -> ProcessesEngine:
+        """Return the engine with that many workers."""
+        return ProcessesEngine(workers)
+
+    def run(self, job: Job, tasks: Sequence[Any]) -> Iterator[Any]:
+        """Yield the receipts in the order in which tasks end.
+
+        Raises what a task raised, and :class:`StoreError` where the workers of one task died several times.
+        """
+        pool = _Pool(job, min(self.workers or _default_workers(job), len(tasks)))
+        waiting, tries = list(enumerate(tasks))[::-1], [0] * len(tasks)
+        try:
+            while waiting or pool.busy:
+                while waiting and pool.idle():
+                    number, task = waiting.pop()
+                    tries[number] += 1
+                    pool.give(number, task)
+                for number, answer in pool.answers():
+                    if answer is None:
+                        if tries[number] == TRIES:
+                            raise StoreError(
+                                f"the worker of task {number + 1} of {len(tasks)} died {TRIES} times: is there enough memory "
+                                "for so many workers? Everything committed so far is kept."
+                            )
+                        waiting.append((number, tasks[number]))
+                    elif isinstance(answer, BaseException):
+                        raise answer
+                    else:
+                        yield answer
+        finally:
+            pool.close()
+
+
+class _Pool:
+    """Worker processes, and which task each has in hand."""
+
+    def __init__(self, job: Job, size: int) -> None:
+        import torch
+
+        self.size, self.busy = size, dict[Connection, int]()
+        self._free: list[Connection] = []
+        self._processes: dict[Connection, Any] = {}
+        self._content = pack(job)
+        self._device = job.device.type
+        self._devices = torch.cuda.device_count() if self._device == "cuda" and job.device.index is None else 1
+        self._threads = max(1, torch.get_num_threads() // size) if self._device == "cpu" else torch.get_num_threads()
+        self._kind = str(job.device)
+        self._context = multiprocessing.get_context("spawn")
+        self._started = 0
+
+    def idle(self) -> bool:
+        return len(self.busy) < self.size
+
+    def give(self, number: int, task: Any) -> None:
+        connection = self._free.pop() if self._free else self._start()
+        self.busy[connection] = number
+        with contextlib.suppress(OSError):  # of a dead one, which the next look at the answers finds
+            connection.send(task)
+
+    def answers(self) -> list[tuple[int, Any]]:
+        """Wait for an answer; return for each task that ended its receipt or error, None where its worker died."""
+        found = []
+        for connection in wait(list(self.busy)):
+            assert isinstance(connection, Connection)
+            number = self.busy.pop(connection)
+            try:
+                answer = connection.recv()
+                self._free.append(connection)
+            except (EOFError, OSError):
+                answer = None
+                connection.close()
+                self._processes.pop(connection).join()
+            found.append((number, answer))
+        return found
+
+    def close(self) -> None:
+        """End the workers: those at work finish the batch in hand first, and drop what they have not committed."""
+        for connection, process in self._processes.items():
+            if connection in self.busy:
+                process.terminate()
+            connection.close()
+            process.join()
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        device = share(self._devices, self._started, self._kind)
+        process = self._context.Process(target=_work, args=(theirs, self._content, device, self._threads))
+        process.start()
+        theirs.close()  # so that the end of the process is seen as the end of the pipe
+        self._processes[ours] = process
+        self._started += 1
+        return ours
+
+
+def _work(connection: Connection, content: bytes, device: str, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        job = unpack(content).moved(device)
+    except BaseException as error:
+        connection.recv()
+        connection.send(_sendable(error))
+        return
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError, KeyboardInterrupt):
+            return
+        try:
+            (answer,) = job.run([task])
+        except KeyboardInterrupt:
+            return
+        except BaseException as error:
+            answer = _sendable(error)
+        connection.send(answer)
+
+
+def _sendable(error: BaseException) -> BaseException:
+    if isinstance(error, FeatCacheError):
+        return error
+    return RuntimeError("a worker failed:\n" + "".join(traceback.format_exception(error)))
+
+
+def _default_workers(job: Job) -> int:
+    if job.device.type == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+processes_engine = ProcessesEngine()

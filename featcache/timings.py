@@ -1,0 +1,57 @@
+"""Where the seconds of an extraction went, and what limits it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["Bound", "Timings"]
+
+ADVICE = {
+    "wait_s": (
+        "image decoding",
+        "give it more --workers, store the images smaller or nearer, or spread the tasks over machines",
+    ),
+    "forward_s": ("the network", "use a GPU or more of them (--engine processes), or a shallower cut"),
+    "transfer_s": ("copying from the device", "choose a cut with a smaller frontier, or --pool auto"),
+    "write_wait_s": ("writing", "use a faster store, --dtype float16 or --pool auto"),
+}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What took the largest share of the time, from 0 to 1, and what to do about it."""
+
+    part: str
+    share: float
+    advice: str
+
+
+@dataclass
+class Timings:
+    """Seconds by what they were spent on, summed over all workers.
+
+    ``decode_s`` is the reading and transforming of samples, wherever it was done; the network waited ``wait_s`` for it.
+    ``write_s`` is the writing of shards, of which ``write_wait_s`` was not hidden behind the rest. ``forward_s`` is the
+    network's computation, ``transfer_s`` the copying of its results from the device.
+    """
+
+    decode_s: float = 0.0
+    wait_s: float = 0.0
+    forward_s: float = 0.0
+    transfer_s: float = 0.0
+    write_s: float = 0.0
+    write_wait_s: float = 0.0
+
+    def add(self, other: Timings) -> None:
+        """Count the seconds of another part in."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def bound(self) -> Bound | None:
+        """Return what limited the extraction, None where nothing was done."""
+        parts = {name: float(getattr(self, name)) for name in ADVICE}
+        total = sum(parts.values())
+        if not total:
+            return None
+        name = max(parts, key=lambda each: parts[each])
+        return Bound(ADVICE[name][0], parts[name] / total, ADVICE[name][1])

@@ -1,0 +1,1 @@
+"""One implementation of each of featcache's extension points."""

@@ -1,0 +1,39 @@
+"""``--dtype brain16``: floating values by their upper 16 bits, which hold float32's whole range at three digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from featcache.codecs import PlainCodec
+
+FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+
+class Brain16(PlainCodec):
+    name = "brain16"
+    largest = 3.3895313892515355e38
+
+    def storage_dtype(self, dtype: str) -> np.dtype[Any]:
+        return np.dtype(np.int16 if dtype in FLOATING else dtype)
+
+    def is_exact(self, dtype: str) -> bool:
+        return dtype not in ("float16", "float32", "float64")
+
+    def encode(self, values: np.ndarray[Any, Any], scales: Any = None) -> np.ndarray[Any, Any]:
+        if values.dtype.kind != "f":
+            return values
+        bits = values.astype(np.float32).view(np.uint32)
+        rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to the nearest, ties to even
+        return (rounded >> 16).astype(np.uint16).view(np.int16)
+
+    def decode(
+        self, stored: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: str, scales: Any = None
+    ) -> np.ndarray[Any, Any]:
+        if dtype not in FLOATING:
+            return stored
+        return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+brain16 = Brain16()
