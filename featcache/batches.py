@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from .devices import transferred
 from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
-from .stacking import length_of, pieces
+from .stacking import length_of
 
 if TYPE_CHECKING:
     from .split import Split
@@ -25,7 +25,6 @@ __all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
 Array = np.ndarray[Any, Any]
 Inputs = Any
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
-CHECKED_ROWS = 4  # of the first batch: the whole model runs on them, and the prefix once more
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
@@ -58,7 +57,7 @@ class SampleBatches:
         windows = [rows[start : start + size] for rows in runs for start in range(0, len(rows), size)]
         loader = DataLoader(
             _InputDataset(self.samples),
-            batch_sampler=[list(map(tuple, window.tolist())) for window in windows],
+            batch_sampler=_Windows(windows),
             num_workers=min(self.workers, len(windows)),
             collate_fn=_Collate(self.samples, self.batch_size, ragged),
             generator=torch.Generator(),  # it would draw its workers' seed from the caller's
@@ -80,8 +79,21 @@ class SampleBatches:
 
     def check(self, inputs: Inputs, split: Split) -> float:
         """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
-        few = pieces(inputs, CHECKED_ROWS)[0]
-        return split.check(**few) if isinstance(few, dict) else split.check(*few)
+        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
+
+
+@dataclass
+class _Windows:
+    """Rows as a DataLoader takes them, made when they are asked for: as Python objects they take ten times the memory."""
+
+    windows: list[Array]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for window in self.windows:
+            yield list(map(tuple, window.tolist()))
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
 
 class _InputDataset(Dataset[Any]):

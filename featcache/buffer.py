@@ -51,7 +51,7 @@ class ShardBuffer:
 
         Those are left out: they are not finite, or exceed what the precision holds.
         """
-        arrays, bad = {}, np.zeros(len(rows), dtype=bool)
+        arrays = {}
         for spec in self.recipe.frontier:
             tensor = features[spec.name][: len(rows)]
             arrays[spec.name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

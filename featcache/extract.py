@@ -84,18 +84,14 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
-    from .compressed import check_compression
     from .features import Features
     from .fill import fill
-    from .numerics import check_numerics
 
     started_s = time.perf_counter()
     part = None if task is None else TaskSlice.parse(task)
     load_engine(engine)
-    check_compression(codec)
-    check_numerics(numerics)
     budget_bytes = None if store_budget is None else parse_size(store_budget)
-    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, codec, budget_bytes)
+    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, budget_bytes, codec)
     request, files = _request(
         model,
         dataset,
@@ -152,7 +148,9 @@ def _request(
     model: Any, dataset: Any, store: StoreFiles | str, from_lossy: bool, *, name: str | None = None, **options: Any
 ) -> tuple[Request, StoreFiles]:
     from .derive import lossy_recipe
+    from .numerics import check_numerics
 
+    check_numerics(options.get("numerics", "exact"))
     if name is not None:
         check_name(name, "dataset")
     files = store if isinstance(store, StoreFiles) else StoreFiles(store)
@@ -173,9 +171,10 @@ def _options(
     on_error: str,
     progress: ProgressCallback,
     task: TaskSlice | None,
-    compression: str | None = None,
     store_budget_bytes: int | None = None,
+    codec: str | None = None,
 ) -> FillOptions:
+    from .compressed import check_compression
     from .devices import pick_device
     from .fill import FillOptions
 
@@ -187,8 +186,7 @@ def _options(
         raise UsageError(f"workers must be 0 or more, not {workers}.")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
+    check_compression(codec)
     where = pick_device(device)
     skip = on_error == "skip"
-    return FillOptions(
-        batch_size, where, shard_bytes, engine, workers, skip, progress, compression, store_budget_bytes, task
-    )
+    return FillOptions(batch_size, where, shard_bytes, engine, workers, skip, progress, codec, store_budget_bytes, task)

@@ -255,6 +255,8 @@ def _declared_id(value: Any) -> bytes:
 
 
 def _stack(targets: list[Any]) -> Array:
+    if set(map(type, targets)) == {int}:  # by far the most usual, and one array each would take a hundred bytes
+        return np.array(targets)
     try:
         stacked = np.stack([np.asarray(target) for target in targets])
     except ValueError as error:
