@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .errors import CorruptError, NotAStoreError, StaleError, StoreFormatError, UsageError
+from .peek import ids_of
 from .recipe import Recipe
 from .rowindex import RowIndex, row_keys
-from .shard import Ragged, Shard, read_ids, write_shard
+from .shard import Ragged, Shard, write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
@@ -47,16 +48,15 @@ class FeatureSet:
 
     def index(self) -> RowIndex:
         """Return where every row lies now, reading the ids of the shards only."""
-        names = [entry.name for entry in self.shard_entries()]
+        entries = self.shard_entries()
+        names = [entry.name for entry in entries]
         if self._index is None or names != self._indexed_shards:
-            known = {}
-            for name in names:
-                if name not in self._keys:
-                    with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
-                        ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
-                        known[name] = row_keys(ids, views)
-                else:
-                    known[name] = self._keys[name]
+            new = [entry for entry in entries if entry.name not in self._keys]
+            known = {
+                name: row_keys(ids, views)
+                for name, ids, views in ids_of(self.storage, self.path, new, self.recipe.fingerprint)
+            }
+            known = {name: keys for name in names if (keys := known.get(name, self._keys.get(name))) is not None}
             self._keys, self._indexed_shards = known, list(known)
             self._index = RowIndex.build(list(known.values()))
         return self._index

@@ -23,6 +23,8 @@ from featcache.storages import open_storage
 from featcache.storages.copies import Copies
 from featcache.storages.remote import RemoteStorage
 
+from .conftest import TensorPairs
+
 pytest.importorskip("fsspec")
 ROOT = Path(__file__).parent.parent
 
@@ -201,6 +203,26 @@ def test_copies_are_read_once_kept_to_the_limit_and_read_again_to_verify(server,
     reader.reread()
     reader.fetch("sets/3.h5")
     assert server.failed == 1
+
+
+def test_listing_and_status_read_the_beginnings_of_large_shards_only(server, bucket, net, copies: Path) -> None:
+    large = TensorPairs(torch.randn(160, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 4)
+    features = featcache.extract(net, large, bucket, cut="stem", shard_bytes=1_200_000, batch_size=40)
+    shards = {Path(shard).name for shard in features.report.shards}
+    assert len(shards) == 2
+    for copy in copies.rglob("*.h5"):
+        copy.unlink()
+    store = featcache.FeatureStore(bucket)
+    (info,) = store.sets()
+    assert (info.rows, info.shards) == (160, 2)
+    assert store.status(net, large, cut="stem").fresh
+    assert featcache.extract(net, large, store, cut="stem").report.reused == 160
+    assert not shards & {copy.name for copy in copies.rglob("*.h5")}
+    (first, *_) = store.set(features.recipe).shard_entries()
+    server.fails("truncated", "GET", 2, first.name)
+    assert featcache.FeatureStore(bucket).sets()[0].rows == 160
+    assert server.failed == 2
+    assert np.array_equal(features.numpy()[0], featcache.extract(net, large, bucket, cut="stem").numpy()[0])
 
 
 def test_what_was_just_put_is_listed_even_where_the_store_does_not_list_it_yet(monkeypatch) -> None:
