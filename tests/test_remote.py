@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import socket
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +267,17 @@ def test_a_storage_goes_to_worker_processes(server, bucket, made, pairs) -> None
     assert torch.equal(again[3][0], features[3][0])
     loaded = torch.utils.data.DataLoader(features, batch_size=25, num_workers=2, multiprocessing_context="spawn")
     assert torch.equal(torch.cat([frontier for frontier, _ in loaded]), torch.from_numpy(features.numpy()[0]))
+
+
+def reused(net, pairs, bucket: str) -> int:
+    return featcache.extract(net, pairs, bucket, cut="block").report.reused
+
+
+def test_a_forked_process_has_a_client_of_its_own(server, bucket, net, pairs) -> None:
+    featcache.extract(net, pairs, bucket, cut="block")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that of forking a process with threads
+        assert pool.submit(reused, net, pairs, bucket).result(60) == 50
 
 
 def test_things_are_put_once_touched_and_removed() -> None:
