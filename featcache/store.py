@@ -13,9 +13,10 @@ import numpy as np
 
 from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
+from .peek import ids_of
 from .recipe import Recipe
 from .rowindex import RowIndex, read_keys, row_keys, written_keys
-from .shard import Shard, read_ids
+from .shard import Shard
 from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
@@ -50,23 +51,22 @@ class FeatureSet:
 
     def index(self) -> RowIndex:
         """Return where every row lies now, reading the ids of the shards only."""
-        names = [entry.name for entry in self.shard_entries()]
+        entries = self.shard_entries()
+        names = [entry.name for entry in entries]
         if self._index is None or names != self._indexed_shards:
             remembered = f"cache/keys/{self.recipe.fingerprint}"
             if len(names) - len(self._keys) >= MANY_SHARDS:
-                self._keys = {**read_keys(self.storage.fetch(remembered)), **self._keys}
-            known, read = {}, 0
-            for name in names:
-                if name not in self._keys:
-                    with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
-                        ids, views = read_ids(self.storage.fetch(f"{self.path}/{name}"), self.recipe.fingerprint)
-                        known[name] = row_keys(ids, views)
-                        read += 1
-                else:
-                    known[name] = self._keys[name]
+                with suppress(FileNotFoundError):
+                    self._keys = {**read_keys(self.storage.fetch(remembered)), **self._keys}
+            unknown = [entry for entry in entries if entry.name not in self._keys]
+            read = {
+                name: row_keys(ids, views)
+                for name, ids, views in ids_of(self.storage, self.path, unknown, self.recipe.fingerprint)
+            }
+            known = {name: keys for name in names if (keys := read.get(name, self._keys.get(name))) is not None}
             self._keys, self._indexed_shards = known, list(known)
             self._index = RowIndex.build(list(known.values()))
-            if read >= MANY_SHARDS:
+            if len(read) >= MANY_SHARDS:
                 with suppress(StoreError):  # a store that may only be read is read without a cache
                     self.storage.write_bytes(remembered, written_keys(known))
         return self._index

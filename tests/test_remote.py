@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import pickle
 import socket
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,8 @@ import featcache
 from featcache.storages import open_storage
 from featcache.storages.copies import Copies
 from featcache.storages.remote import RemoteStorage
+
+from .conftest import TensorPairs
 
 pytest.importorskip("fsspec")
 ROOT = Path(__file__).parent.parent
@@ -203,6 +208,26 @@ def test_copies_are_read_once_kept_to_the_limit_and_read_again_to_verify(server,
     assert server.failed == 1
 
 
+def test_listing_and_status_read_the_beginnings_of_large_shards_only(server, bucket, net, copies: Path) -> None:
+    large = TensorPairs(torch.randn(160, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 4)
+    features = featcache.extract(net, large, bucket, cut="stem", shard_bytes=1_200_000, batch_size=40)
+    shards = {Path(shard).name for shard in features.report.shards}
+    assert len(shards) == 2
+    for copy in copies.rglob("*.h5"):
+        copy.unlink()
+    store = featcache.FeatureStore(bucket)
+    (info,) = store.sets()
+    assert (info.rows, info.shards) == (160, 2)
+    assert store.status(net, large, cut="stem").fresh
+    assert featcache.extract(net, large, store, cut="stem").report.reused == 160
+    assert not shards & {copy.name for copy in copies.rglob("*.h5")}
+    (first, *_) = store.set(features.recipe).shard_entries()
+    server.fails("truncated", "GET", 2, first.name)
+    assert featcache.FeatureStore(bucket).sets()[0].rows == 160
+    assert server.failed == 2
+    assert np.array_equal(features.numpy()[0], featcache.extract(net, large, bucket, cut="stem").numpy()[0])
+
+
 def test_what_was_just_put_is_listed_even_where_the_store_does_not_list_it_yet(monkeypatch) -> None:
     storage = RemoteStorage("memory://late")
     storage.write_bytes("sets/a.h5", b"1")
@@ -242,6 +267,17 @@ def test_a_storage_goes_to_worker_processes(server, bucket, made, pairs) -> None
     assert torch.equal(again[3][0], features[3][0])
     loaded = torch.utils.data.DataLoader(features, batch_size=25, num_workers=2, multiprocessing_context="spawn")
     assert torch.equal(torch.cat([frontier for frontier, _ in loaded]), torch.from_numpy(features.numpy()[0]))
+
+
+def reused(net, pairs, bucket: str) -> int:
+    return featcache.extract(net, pairs, bucket, cut="block").report.reused
+
+
+def test_a_forked_process_has_a_client_of_its_own(server, bucket, net, pairs) -> None:
+    featcache.extract(net, pairs, bucket, cut="block")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that of forking a process with threads
+        assert pool.submit(reused, net, pairs, bucket).result(60) == 50
 
 
 def test_things_are_put_once_touched_and_removed() -> None:

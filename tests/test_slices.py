@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import featcache
+from featcache.engines.processes import ProcessesEngine
 from featcache.slices import TaskSlice
 
 from .conftest import TensorPairs
@@ -138,6 +139,33 @@ def test_worker_processes_give_what_one_process_gives_even_when_one_is_killed(ne
     for cut, features in here.items():
         assert features.report.computed == there[cut].report.computed == 200
         assert np.array_equal(features.numpy()[0], there[cut].numpy()[0])
+
+
+class DevicesJob:
+    """A job as an engine sees it: each worker notes its device in a file, and the one that has task 5 first dies."""
+
+    def __init__(self, device: str, folder: Path) -> None:
+        self.device, self.folder = torch.device(device), folder
+
+    def moved(self, device: str) -> DevicesJob:
+        return DevicesJob(device, self.folder)
+
+    def run(self, tasks):
+        for task in tasks:
+            (self.folder / f"{os.getpid()}.worker").write_text(str(self.device))
+            if task == 5 and not (self.folder / "died").exists():
+                (self.folder / "died").write_text(str(self.device))
+                os.kill(os.getpid(), signal.SIGKILL)
+            while task > 10 and len(list(self.folder.glob("*.worker"))) < 3:
+                time.sleep(0.01)  # until another has taken its place
+            yield task
+
+
+def test_each_worker_has_a_device_of_its_own_and_who_takes_the_place_of_a_dead_one_has_its(tmp_path: Path) -> None:
+    engine = ProcessesEngine(devices=["cuda:0", "cuda:1"])  # of which nothing is asked here but their names
+    assert sorted(engine.run(DevicesJob("cuda", tmp_path), range(20))) == list(range(20))
+    devices = sorted(file.read_text() for file in tmp_path.glob("*.worker"))
+    assert devices == sorted(["cuda:0", "cuda:1", (tmp_path / "died").read_text()])
 
 
 def test_what_does_not_pickle_is_refused_before_a_worker_starts(made, pairs, tmp_path) -> None:

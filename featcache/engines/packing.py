@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UsageError
 from ..factories import load_file, loaded_files
 
-__all__ = ["pack", "share", "unpack"]
+__all__ = ["pack", "unpack"]
 
 
 def pack(value: Any, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
@@ -32,8 +32,3 @@ def unpack(content: bytes) -> Any:
     for file in files:
         load_file(file, "job")
     return pickle.loads(packed)
-
-
-def share(devices: int, worker: int, device: str) -> str:
-    """Return the device of a worker: with several of the kind, each worker gets the next."""
-    return f"{device}:{worker % devices}" if devices > 1 else device

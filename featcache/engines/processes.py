@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import FeatCacheError, StoreError
 from . import Job
-from .packing import pack, share, unpack
+from .packing import pack, unpack
 
 __all__ = ["ProcessesEngine", "processes_engine"]
 
@@ -22,19 +22,21 @@ TRIES = 3
 class ProcessesEngine:
     """Gives tasks one by one to worker processes; a task whose worker dies is given to a new one."""
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         self.workers = workers
+        self.devices = devices
 
     def sized(self, workers: int) -> ProcessesEngine:
         """Return the engine with that many workers."""
-        return ProcessesEngine(workers)
+        return ProcessesEngine(workers, self.devices)
 
     def run(self, job: Job, tasks: Sequence[Any]) -> Iterator[Any]:
         """Yield the receipts in the order in which tasks end.
 
         Raises what a task raised, and :class:`StoreError` where the workers of one task died several times.
         """
-        pool = _Pool(job, min(self.workers or _default_workers(job), len(tasks)))
+        devices = list(self.devices) or _devices(job)
+        pool = _Pool(job, min(self.workers or _default_workers(devices), len(tasks)), devices)
         waiting, tries = list(enumerate(tasks))[::-1], [0] * len(tasks)
         try:
             while waiting or pool.busy:
@@ -61,19 +63,18 @@ class ProcessesEngine:
 class _Pool:
     """Worker processes, and which task each has in hand."""
 
-    def __init__(self, job: Job, size: int) -> None:
+    def __init__(self, job: Job, size: int, devices: list[str]) -> None:
         import torch
 
         self.size, self.busy = size, dict[Connection, int]()
         self._free: list[Connection] = []
         self._processes: dict[Connection, Any] = {}
+        self._devices = devices
+        self._device_of: dict[Connection, str] = {}
         self._content = pack(job)
-        self._device = job.device.type
-        self._devices = torch.cuda.device_count() if self._device == "cuda" and job.device.index is None else 1
-        self._threads = max(1, torch.get_num_threads() // size) if self._device == "cpu" else torch.get_num_threads()
-        self._kind = str(job.device)
+        threads = torch.get_num_threads()
+        self._threads = max(1, threads // size) if job.device.type == "cpu" else threads
         self._context = multiprocessing.get_context("spawn")
-        self._started = 0
 
     def idle(self) -> bool:
         return len(self.busy) < self.size
@@ -97,6 +98,7 @@ class _Pool:
                 answer = None
                 connection.close()
                 self._processes.pop(connection).join()
+                del self._device_of[connection]
             found.append((number, answer))
         return found
 
@@ -110,12 +112,12 @@ class _Pool:
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        device = share(self._devices, self._started, self._kind)
+        taken = list(self._device_of.values())
+        device = min(self._devices, key=taken.count)  # that of a worker that died, where one did
         process = self._context.Process(target=_work, args=(theirs, self._content, device, self._threads))
         process.start()
         theirs.close()  # so that the end of the process is seen as the end of the pipe
-        self._processes[ours] = process
-        self._started += 1
+        self._processes[ours], self._device_of[ours] = process, device
         return ours
 
 
@@ -149,11 +151,18 @@ def _sendable(error: BaseException) -> BaseException:
     return RuntimeError("a worker failed:\n" + "".join(traceback.format_exception(error)))
 
 
-def _default_workers(job: Job) -> int:
-    if job.device.type == "cuda":
+def _devices(job: Job) -> list[str]:
+    """Return the devices to run on: all of the kind, unless a certain one was asked for."""
+    if job.device.type == "cuda" and job.device.index is None:
         import torch
 
-        return torch.cuda.device_count()
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [str(job.device)]
+
+
+def _default_workers(devices: list[str]) -> int:
+    if devices != ["cpu"]:
+        return len(devices)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

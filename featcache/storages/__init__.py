@@ -28,7 +28,8 @@ class Storage(Protocol):
     """The few operations that a store needs. Paths are relative, with ``/``, and never leave the storage.
 
     A file appears whole or not at all, under its final name; whatever else lies in a folder (temporary
-    files of a writer that was killed) is not listed.
+    files of a writer that was killed) is not listed. A storage where whole files are slow to get may also have
+    ``read_start(path, size_bytes)``, which returns the first bytes of one: listing and status then read no more.
     """
 
     url: str

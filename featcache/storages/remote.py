@@ -150,6 +150,19 @@ class RemoteStorage:
             self._read_again.add(place)
         return place
 
+    def read_start(self, path: str, size_bytes: int) -> bytes:
+        """Return the first bytes of an object, from its local copy where there is one."""
+        info = self._listed.get(path) or self._info(path)
+        place = self.copies.place(self._name(path), _version(info))
+        if self._read_again is None and self.copies.find(place, info["size"]):
+            with place.open("rb") as file:
+                return file.read(size_bytes)
+        wanted = min(size_bytes, info["size"])
+        where = self._at(path)
+        return attempt(
+            "read", self._name(path), lambda: _whole(self.files.cat_file(where, start=0, end=wanted), wanted)
+        )
+
     def list(self, path: str) -> list[Entry]:
         """Return what lies directly in a folder, sorted by name, and what this process has just put there."""
         where = self._at(path) if path else self.root
