@@ -1,10 +1,4 @@
-"""From settings to backbone, data, recipe and features; what did not change is not loaded again.
-
-Recording a backbone needs torch and the weights, which takes longer than anything else when there is nothing to
-compute. So the store remembers which recipe a configuration led to, under a key of all that the recipe can depend on:
-versions, the size, times and inode of every file that the backbone is loaded from, and the settings. A backbone that
-cannot name its files (a factory in a Python file, say) is loaded and recorded every time.
-"""
+"""From settings to backbone, data, recipe and features; what did not change is not loaded again."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .augment import load_augment
-from .backbones import backbone_identity, load_backbone
+from .backbones import load_backbone
 from .catalog import FeatureStore
 from .catalog.explain import Explanation, explain
 from .catalog.status import SetStatus, set_status
@@ -27,14 +21,13 @@ from .codecs import load_codec
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
-from .errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
+from .errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
 from .example import Example, example_of, stored_example
 from .extract import MissingTask, extract, missing_tasks
-from .fileset import versions
-from .fingerprint import digest_json
 from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
 from .recipe import Recipe
+from .recipememory import read_recipe, write_recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
 from .slices import TaskSlice
@@ -54,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Project"]
 
 LAST_CUT = "cache/last_cut.json"
-VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
 
 
 class Project:
@@ -133,14 +125,14 @@ class Project:
         if known is None:
             stored = Stored(self.settings.dtype, self.settings.pool, numerics=self.settings.numerics)
             made = make_recipe(self.split(cut), self.samples, stored)
-            self._remember(self._memory_path(cut), made)
+            write_recipe(self.store, self.settings, cut, made)
             return self._known_recipe(cut, made) or made
         return known
 
     def _known_recipe(self, cut: str, made: Recipe | None = None) -> Recipe | None:
         """Return the recipe if it was just made, or is remembered; the rounded set that it derives from is looked for anew."""
         if cut not in self._recipes:
-            recipe = made or self._remembered(self._memory_path(cut))
+            recipe = made or self._remembered(cut)
             if recipe is None:
                 return None
             if self.settings.from_lossy:
@@ -149,6 +141,9 @@ class Project:
                 recipe = lossy_recipe(recipe, self.store)
             self._recipes[cut] = recipe
         return self._recipes[cut]
+
+    def _remembered(self, cut: str) -> Recipe | None:
+        return read_recipe(self.store, self.settings, cut, lambda: self.raw_samples.decoding)
 
     def _with_views(self, samples: Samples) -> Samples:
         settings = self.settings
@@ -205,7 +200,7 @@ class Project:
             )
             for cut, features in made.items():
                 if not self.settings.from_lossy:
-                    self._remember(self._memory_path(cut), features.recipe)
+                    write_recipe(self.store, self.settings, cut, features.recipe)
                 reports[cut] = features.report
         else:
             self.store.save_snapshot(snapshot)
@@ -242,20 +237,9 @@ class Project:
 
     def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
         """Return for each cut how some cached rows compare with a fresh forward pass."""
-        settings = self.settings
-        found = []
-        for cut in cuts:
-            options = {name: getattr(settings, name) for name in ("dtype", "numerics", "pool", "views")}
-            found += self.store.recompute(
-                self.split(cut),
-                self.samples,
-                rows,
-                batch_size=settings.batch_size,
-                device=settings.device,
-                from_lossy=settings.from_lossy,
-                **options,
-            )
-        return found
+        names = ("dtype", "numerics", "pool", "views", "batch_size", "device", "from_lossy")
+        options = {name: getattr(self.settings, name) for name in names}
+        return [each for cut in cuts for each in self.store.recompute(self.split(cut), self.samples, rows, **options)]
 
     def referenced(self, cuts: Sequence[str]) -> list[Recipe]:
         """Return the recipes that the configuration refers to at the given cuts, or at all that the store holds.
@@ -316,45 +300,9 @@ class Project:
         return storage.fetch(path)
 
     def _example(self, cut: str) -> Example:
-        recipe = self._recipes.get(cut) or self._remembered(self._memory_path(cut))
+        recipe = self._recipes.get(cut) or self._remembered(cut)
         if recipe is not None:
             stored = stored_example(self.store.set(recipe))
             if stored is not None:
                 return stored
         return example_of(self.samples)
-
-    def _memory_path(self, cut: str) -> str | None:
-        settings = self.settings
-        backbone = backbone_identity(settings.backbone, settings.weights)
-        if backbone is None or settings.transform not in (None, "default"):
-            return None
-        key = {
-            "backbone": backbone,
-            "cut": cut,
-            "data": settings.data,
-            "dtype": settings.dtype,
-            "numerics": settings.numerics,
-            "pool": settings.pool,
-            "image_size": settings.image_size,
-            "versions": versions(*VERSIONS),
-        }
-        return f"cache/recipes/{digest_json(key)[:32]}.json"
-
-    def _remembered(self, path: str | None) -> Recipe | None:
-        if path is None:
-            return None
-        with suppress(FileNotFoundError, CorruptError):
-            recipe = Recipe.from_json(self.store.storage.read_bytes(path))
-            return recipe if self._decodes_as(recipe) else None
-        return None
-
-    def _decodes_as(self, recipe: Recipe) -> bool:
-        """Return whether samples become items as a recipe says: the same specification may open other data by now."""
-        try:
-            return digest_json(self.raw_samples.decoding) == digest_json(recipe.decoding)
-        except DataNotFoundError:  # what is not at hand cannot have changed the recipe
-            return True
-
-    def _remember(self, path: str | None, recipe: Recipe) -> None:
-        if path is not None and self.store.storage.exists("store.json"):
-            self.store.storage.write_bytes(path, recipe.to_json().encode())

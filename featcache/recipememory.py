@@ -1,0 +1,62 @@
+"""Which recipe a configuration led to: what did not change is not loaded and recorded again.
+
+Recording a backbone needs torch and the weights, which takes longer than anything else when there is nothing to
+compute. So the store remembers the recipe under a key of all that it can depend on: versions, the size, times and inode of
+every file that the backbone is loaded from, and the settings. A backbone that cannot name its files (a factory in a Python
+file, say) is loaded and recorded every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from .backbones import backbone_identity
+from .config import Settings
+from .errors import CorruptError, DataNotFoundError
+from .fileset import versions
+from .fingerprint import digest_json
+from .recipe import Recipe
+from .store import StoreFiles
+
+__all__ = ["read_recipe", "write_recipe"]
+
+VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
+NAMED = ("data", "dtype", "numerics", "pool", "image_size")  # the settings that a recipe depends on besides
+
+
+def read_recipe(store: StoreFiles, settings: Settings, cut: str, decoding: Callable[[], Any]) -> Recipe | None:
+    """Return the recipe that the store remembers of a configuration, None where it does not.
+
+    ``decoding`` says how samples become items now: the same data specification may open other data by now.
+    """
+    path = _path(settings, cut)
+    if path is None:
+        return None
+    with suppress(FileNotFoundError, CorruptError):
+        recipe = Recipe.from_json(store.storage.read_bytes(path))
+        with suppress(DataNotFoundError):  # what is not at hand cannot have changed the recipe
+            return recipe if digest_json(decoding()) == digest_json(recipe.decoding) else None
+        return recipe
+    return None
+
+
+def write_recipe(store: StoreFiles, settings: Settings, cut: str, recipe: Recipe) -> None:
+    """Have the store remember the recipe of a configuration, if that names all that it depends on."""
+    path = _path(settings, cut)
+    if path is not None and store.storage.exists("store.json"):
+        store.storage.write_bytes(path, recipe.to_json().encode())
+
+
+def _path(settings: Settings, cut: str) -> str | None:
+    backbone = backbone_identity(settings.backbone, settings.weights)
+    if backbone is None or settings.transform not in (None, "default"):
+        return None
+    key = {
+        "backbone": backbone,
+        "cut": cut,
+        "versions": versions(*VERSIONS),
+        **{name: getattr(settings, name) for name in NAMED},
+    }
+    return f"cache/recipes/{digest_json(key)[:32]}.json"
