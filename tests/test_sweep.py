@@ -179,3 +179,17 @@ def test_the_command_prints_the_recommended_cut_and_writes_the_plot(image_folder
     answer = json.loads(featcache_command(*shared, *short, "--json").stdout)
     assert answer["recommended"] in ("layer3", "layer4")
     assert [each["cut"] for each in answer["rows"]] == ["layer4", "layer3"]
+
+
+def test_several_rates_of_linear_heads_are_tried_in_one_pass_and_the_best_is_the_one_that_single_trainings_find(
+    net, pairs, tmp_path
+) -> None:
+    options = {"head": "linear", "epochs": 5, "seeds": 1}
+    rates = [1e-4, 1e-2, 3e-1]
+    together = featcache.sweep(net, pairs, str(tmp_path / "s"), ["block"], learning_rates=rates, **options).rows[0]
+    found = {}
+    for rate in rates:
+        (row,) = featcache.sweep(net, pairs, str(tmp_path / "s"), ["block"], learning_rates=[rate], **options).rows
+        found[rate] = row.accuracy
+    assert together.trainings == 3
+    assert together.accuracy == found[together.learning_rate]

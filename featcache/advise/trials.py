@@ -14,7 +14,7 @@ from ..catalog import FeatureStore
 from ..errors import HeadError
 from ..extract import extract
 from ..features import Features
-from ..heads import train_head
+from ..heads import train_head, train_heads
 from ..heads.metrics import Metrics
 from ..heads.rows import VALIDATION
 from ..heads.tasks import find_task
@@ -96,7 +96,7 @@ class Trials:
             validation = validation_rows(features, self.validation, seed)
             divided = _divided(features, validation, share, seed)
             rates: Sequence[float | None] = self.learning_rates if number == 0 else (found.learning_rate,)
-            heads = [(rate, self._train(made, divided, rate, seed)) for rate in rates]
+            heads = list(zip(rates, self._train(made, divided, rates, seed), strict=True))
             found.learning_rate, head = min(heads, key=lambda each: _loss(each[1]))
             found.train_s += sum(each.elapsed_s for _, each in heads)
             found.trainings += len(heads)
@@ -110,12 +110,16 @@ class Trials:
         found.test_accuracy = float(np.mean(tests)) if tests else None
         return found
 
-    def _train(self, made: Split, features: Features, rate: float | None, seed: int) -> TrainedHead:
-        options: dict[str, Any] = {} if rate is None else {"learning_rate": rate}
-        return train_head(
-            made, features, head=self.head, epochs=self.epochs, batch_size=self.train_batch_size,
-            validation=self.validation, seed=seed, device=self.device, **options,
-        )  # fmt: skip
+    def _train(self, made: Split, features: Features, rates: Sequence[float | None], seed: int) -> list[TrainedHead]:
+        """Return a head for each learning rate; several linear ones are trained in one pass."""
+        shared: dict[str, Any] = {
+            "epochs": self.epochs, "batch_size": self.train_batch_size, "validation": self.validation, "seed": seed,
+            "device": self.device,
+        }  # fmt: skip
+        if self.head == "linear" and len(rates) > 1:
+            return train_heads(made, features, [{"learning_rate": rate} for rate in rates], **shared)
+        options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
+        return [train_head(made, features, head=self.head, **shared, **each) for each in options]
 
 
 def validation_rows(features: Features, share: float, seed: int) -> Array:
