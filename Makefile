@@ -37,10 +37,10 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_readme.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/epoch.py
-	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python -m pip install --quiet zarr lmdb webdataset joblib
+	$(BIN)/python data/make_digits.py
 	$(BIN)/python data/make_photos.py
-	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/run.py
 
 # The site, in build/site; every link and anchor is checked.
 docs: $(STAMP)

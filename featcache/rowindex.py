@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-__all__ = ["RowIndex", "read_keys", "row_keys", "written_keys"]
+__all__ = ["RowIndex", "row_keys"]
 
 KEY_BYTES = 20
-FORMAT = "featcache-keys-1"
+FORMAT = "featcache-index-1"
+MAX_HEAD_BYTES = 1 << 26
 
 Array = np.ndarray[Any, Any]
 
@@ -79,6 +79,43 @@ class RowIndex:
         shards, rows = self.shards[places].astype(np.int64), self.rows[places].astype(np.int64)
         return present, np.where(present, shards, 0), np.where(present, rows, 0)
 
+    def keys_of(self, count: int) -> list[Array]:
+        """Return the keys of each of so many shards, in the order of their rows."""
+        order = np.lexsort((self.rows, self.shards))
+        sizes = np.bincount(self.shards, minlength=count)
+        return np.split(self.keys[order], np.cumsum(sizes)[:-1]) if count else []
+
+    def to_bytes(self, names: list[str]) -> bytes:
+        """Return the index over shards of these names as the bytes of a file, from which :meth:`read` takes it."""
+        content = b"".join(each.tobytes() for each in (self.hashes, self.keys, self.shards, self.rows))
+        head = {"format": FORMAT, "shards": names, "rows": len(self.keys), "count": self.count}
+        head["digest"] = xxhash.xxh3_128_hexdigest(content)
+        return json.dumps(head).encode() + b"\n" + content
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[RowIndex, list[str]] | None:
+        """Return an index and the names of its shards; None where the file is missing or damaged, for it is only a cache."""
+        try:
+            with path.open("rb") as file:
+                head = json.loads(file.readline(MAX_HEAD_BYTES))
+                start = file.tell()
+            content = np.memmap(path, np.uint8, mode="r", offset=start).view(np.ndarray)
+            names, rows = [str(name) for name in head["shards"]], int(head["rows"])
+            kinds = ("<u8", f"S{KEY_BYTES}", "<i4", "<i4")
+            ends = np.cumsum([rows * np.dtype(kind).itemsize for kind in kinds]).tolist()
+            if head["format"] != FORMAT or rows < 0 or len(content) != ends[-1]:
+                return None
+            if xxhash.xxh3_128_hexdigest(content.data) != head["digest"]:
+                return None
+            hashes, keys, shards, places = (
+                content[start:end].view(kind) for start, end, kind in zip([0, *ends], ends, kinds, strict=False)
+            )
+            if len(shards) and not 0 <= shards.min() <= shards.max() < len(names):
+                return None
+            return cls(hashes, keys, shards, places, int(head["count"])), names
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+            return None
+
 
 def _hashes(keys: Array) -> Array:
     """Return a number for each key: ids are hashes already, and views are spread over all numbers."""
@@ -87,29 +124,3 @@ def _hashes(keys: Array) -> Array:
     views = np.ascontiguousarray(parts[:, 16:]).view(">u4").reshape(-1).astype("<u8")
     mixed: Array = ids ^ (views * np.uint64(0x9E3779B97F4A7C15))
     return mixed
-
-
-def written_keys(keys: Mapping[str, Array]) -> bytes:
-    """Return the keys of some shards as the bytes of a file, from which :func:`read_keys` takes them."""
-    content = b"".join(each.tobytes() for each in keys.values())
-    head = {"format": FORMAT, "shards": {name: len(each) for name, each in keys.items()}}
-    head["digest"] = xxhash.xxh3_128_hexdigest(content)
-    return json.dumps(head).encode() + b"\n" + content
-
-
-def read_keys(path: Path) -> dict[str, Array]:
-    """Return the keys of each shard that a file names; nothing where it is missing or damaged, for it is only a cache."""
-    try:
-        with path.open("rb") as file:
-            head = json.loads(file.readline(1 << 26))
-            start = file.tell()
-        content = np.memmap(path, np.uint8, mode="r", offset=start).view(np.ndarray)
-        counts = {str(name): int(count) for name, count in head["shards"].items()}
-        whole = len(content) == KEY_BYTES * sum(counts.values()) and min(counts.values(), default=0) >= 0
-        if head["format"] != FORMAT or not whole or xxhash.xxh3_128_hexdigest(content.data) != head["digest"]:
-            return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-        return {}
-    keys = content.view(f"S{KEY_BYTES}")
-    ends = np.cumsum(list(counts.values())).tolist()
-    return {name: keys[end - count : end] for (name, count), end in zip(counts.items(), ends, strict=True)}

@@ -11,6 +11,7 @@ import torch
 
 from .blocks import Ragged, gather
 from .codecs import FLOATING, load_codec
+from .errors import CorruptError
 from .memory import Empty, in_large_pages
 from .pooling import MASK
 from .shard import Shard
@@ -91,6 +92,7 @@ class ShardRows:
         self.feature_set = feature_set
         hold(feature_set.storage, feature_set.recipe.fingerprint, self)
         self.present, self._shards, self._rows = feature_set.index().find(row_keys(ids, views))
+        self._ids, self._views = ids, np.broadcast_to(np.asarray(views, dtype=np.uint32), len(ids))
         self._names = feature_set.shard_names()
         self._codec = load_codec(feature_set.recipe.dtype)
         self._opened: dict[int, Shard] = {}
@@ -163,6 +165,7 @@ class ShardRows:
         order = []
         for shard, places in self._by_shard(positions):
             rows = self._rows[positions[places]]
+            self._check_ids(shard, rows, positions[places])
             shard.check(rows)
             order.append(np.arange(len(positions))[places])
             for spec in self._specs:
@@ -180,6 +183,13 @@ class ShardRows:
             name: parts[0] if len(parts) == 1 else Ragged.joined(parts).take(back) for name, parts in joined.items()
         }
         return {spec.name: ragged[spec.name] if spec.ragged else whole[spec.name] for spec in self._specs}
+
+    def _check_ids(self, shard: Shard, rows: Array, positions: Array) -> None:
+        """Raise :class:`CorruptError` where rows are not those of the samples: the index may come from a damaged file."""
+        same = np.array_equal(shard.ids[rows], self._ids[positions])
+        if not same or not np.array_equal(shard.views[rows], self._views[positions]):
+            url = self.feature_set.storage.url
+            raise CorruptError(f"cache/index in {url} leads to wrong rows: delete that folder, it is made anew.")
 
     def _by_shard(self, positions: Array) -> Iterator[tuple[Shard, Any]]:
         """Yield each shard that holds some of the rows, and which of them: a slice where they follow one another."""

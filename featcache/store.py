@@ -15,7 +15,7 @@ from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
 from .peek import ids_of
 from .recipe import Recipe
-from .rowindex import RowIndex, read_keys, row_keys, written_keys
+from .rowindex import RowIndex, row_keys
 from .shard import Shard
 from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
@@ -38,7 +38,6 @@ class FeatureSet:
     recipe: Recipe
     _index: RowIndex | None = field(default=None, repr=False)
     _indexed_shards: list[str] = field(default_factory=list, repr=False)
-    _keys: dict[str, Array] = field(default_factory=dict, repr=False)
 
     @property
     def path(self) -> str:
@@ -54,22 +53,34 @@ class FeatureSet:
         entries = self.shard_entries()
         names = [entry.name for entry in entries]
         if self._index is None or names != self._indexed_shards:
-            remembered = f"cache/keys/{self.recipe.fingerprint}"
-            if len(names) - len(self._keys) >= MANY_SHARDS:
-                with suppress(FileNotFoundError):
-                    self._keys = {**read_keys(self.storage.fetch(remembered)), **self._keys}
-            unknown = [entry for entry in entries if entry.name not in self._keys]
+            kept = self._kept_index() if self._index is None and len(names) >= MANY_SHARDS else None
+            if kept is not None:
+                self._index, self._indexed_shards = kept
+        if self._index is None or names != self._indexed_shards:
+            known = self._keys_by_shard()
+            unknown = [entry for entry in entries if entry.name not in known]
             read = {
                 name: row_keys(ids, views)
                 for name, ids, views in ids_of(self.storage, self.path, unknown, self.recipe.fingerprint)
             }
-            known = {name: keys for name in names if (keys := read.get(name, self._keys.get(name))) is not None}
-            self._keys, self._indexed_shards = known, list(known)
-            self._index = RowIndex.build(list(known.values()))
+            found = {name: keys for name in names if (keys := read.get(name, known.get(name))) is not None}
+            self._indexed_shards = list(found)
+            self._index = RowIndex.build(list(found.values()))
             if len(read) >= MANY_SHARDS:
                 with suppress(StoreError):  # a store that may only be read is read without a cache
-                    self.storage.write_bytes(remembered, written_keys(known))
+                    content = self._index.to_bytes(self._indexed_shards)
+                    self.storage.write_bytes(f"cache/index/{self.recipe.fingerprint}", content)
         return self._index
+
+    def _kept_index(self) -> tuple[RowIndex, list[str]] | None:
+        with suppress(FileNotFoundError, StoreError):
+            return RowIndex.read(self.storage.fetch(f"cache/index/{self.recipe.fingerprint}"))
+        return None
+
+    def _keys_by_shard(self) -> dict[str, Array]:
+        if self._index is None:
+            return {}
+        return dict(zip(self._indexed_shards, self._index.keys_of(len(self._indexed_shards)), strict=True))
 
     def shard_names(self) -> list[str]:
         """Return the file names that the numbers in :meth:`index` stand for."""
@@ -79,10 +90,7 @@ class FeatureSet:
     def open_shard(self, name: str) -> Shard:
         """Return one shard opened for reading."""
         try:
-            shard = Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
-            if name in self._keys and not np.array_equal(self._keys[name], row_keys(shard.ids, shard.views)):
-                raise CorruptError(f"cache/keys in {self.storage.url} is damaged: delete it, it is made anew.")
-            return shard
+            return Shard.open(self.storage.fetch(f"{self.path}/{name}"), self.recipe)
         except FileNotFoundError:
             raise StaleError(
                 f"{self.path}/{name} in {self.storage.url} was removed since it was looked up. "

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from featcache import CorruptError, Recipe, TensorSpec
+import featcache
+from featcache import CorruptError, FeatureStore, Recipe, TensorSpec
+from featcache.rowindex import RowIndex, row_keys
 from featcache.shard import Shard
 from featcache.shardwriter import write_shard
 
@@ -159,3 +162,58 @@ def test_a_shard_that_the_caller_has_open_in_h5py_is_read_all_the_same(tmp_path:
     path = written(tmp_path, values)
     with h5py.File(path):
         assert np.array_equal(Shard.open(path, recipe()).features["layer1"], values)
+
+
+@pytest.fixture
+def many(net, pairs, tmp_path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """A store whose set has so many shards that its index is kept in a file."""
+    monkeypatch.setattr("featcache.store.MANY_SHARDS", 3)
+    store = FeatureStore(str(tmp_path / "s"))
+    featcache.extract(net, pairs, store, cut="block", batch_size=8, shard_bytes=1)
+    assert store.sets()[0].shards == 7
+    return store
+
+
+def test_the_index_that_is_kept_of_many_shards_is_only_a_cache(net, pairs, many: FeatureStore, tmp_path) -> None:
+    expected = featcache.extract(net, pairs, many, cut="block", batch_size=8).numpy()[0]
+    (kept,) = (tmp_path / "s" / "cache" / "index").iterdir()
+    whole = kept.read_bytes()
+    for content in (whole, b"", b"{}\n", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"[" * 10_000, None):
+        kept.write_bytes(content) if content is not None else kept.unlink()
+        again = featcache.extract(net, pairs, FeatureStore(str(tmp_path / "s")), cut="block", batch_size=8)
+        assert again.report.computed == 0
+        assert np.array_equal(again.numpy()[0], expected)
+
+
+def test_an_index_that_leads_to_other_rows_is_refused(net, pairs, many: FeatureStore, tmp_path) -> None:
+    (kept,) = (tmp_path / "s" / "cache" / "index").iterdir()
+    index, names = RowIndex.read(kept)
+    for lying in (replace(index, rows=index.rows[::-1]), replace(index, shards=(index.shards + 1) % 6)):
+        kept.write_bytes(lying.to_bytes(names))
+        features = featcache.extract(net, pairs, FeatureStore(str(tmp_path / "s")), cut="block", batch_size=8)
+        with pytest.raises((CorruptError, IndexError)):
+            features.numpy()
+
+
+def test_a_shard_that_is_new_or_gone_since_the_index_was_kept_counts(net, pairs, many: FeatureStore, tmp_path) -> None:
+    shard = sorted((tmp_path / "s").glob("sets/*/*.h5"))[2]
+    content = shard.read_bytes()
+    shard.unlink()
+    assert FeatureStore(str(tmp_path / "s")).sets()[0].rows == 42
+    shard.write_bytes(content)
+    assert FeatureStore(str(tmp_path / "s")).sets()[0].rows == 50
+
+
+def test_rows_are_found_by_id_and_view_also_where_hashes_agree() -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (300, 16), dtype=np.uint8)
+    ids[:100, :8] = ids[0, :8]  # the part that is hashed
+    views = np.arange(300) % 3
+    parts = [row_keys(ids[:150], views[:150]), row_keys(ids[100:], views[100:])]
+    index = RowIndex.build(parts)
+    assert len(index) == 300
+    present, shards, rows = index.find(row_keys(ids, views))
+    assert present.all()
+    assert [(int(s), int(r)) for s, r in zip(shards, rows, strict=True)] == [
+        (0, n) if n < 150 else (1, n - 100) for n in range(300)
+    ]
+    assert not index.find(row_keys(ids, views + 7))[0].any()

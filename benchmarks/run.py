@@ -1,0 +1,89 @@
+"""Run the races and write docs/performance.md from what they print.
+
+    make bench        (or: python benchmarks/run.py [NAME ...], which replaces the figures of the named races only)
+
+Each race's answer is kept in build/bench, so that one can be run again by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+KEPT, PAGE = ROOT / "build" / "bench", ROOT / "docs" / "performance.md"
+DIGITS = "--data folder:data/digits --backbone bundled:resnet-mini --cuts layer3"
+RACES = {
+    "Epochs and whole jobs": ["epoch.py"],
+    "Reading": ["reading.py"],
+    "Extraction and numerics": ["extraction.py"],
+    "Training": ["training.py"],
+    "Nothing to do": ["nothing_to_do.py"],
+    "Scale": ["scale.py"],
+    "Against what one would use instead": ["peers.py"],
+    "Precision and compression": ["codecs.py", f"codecs.py {DIGITS}"],
+}
+PACKAGES = ("torch", "torchvision", "numpy", "h5py", "zstandard", "zarr", "lmdb", "datasets", "webdataset", "joblib")
+
+
+def described(name: str) -> str:
+    """Return the first paragraphs of a race's docstring, without its usage."""
+    words = ast.get_docstring(ast.parse((ROOT / "benchmarks" / name).read_text())) or ""
+    paragraphs = [part for part in words.split("\n\n") if not part.startswith("    ")]
+    return "\n\n".join(paragraphs)
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    with Path("/proc/cpuinfo").open() as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{len(names) or 1} × {names[0] if names else model}, {memory:.0f} GiB of memory"
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="such as reading scale; all by default; none: only the page")
+    parser.add_argument("--page", action="store_true", help="write the page from what was kept, running nothing")
+    options = parser.parse_args()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    notes = (ROOT / "benchmarks" / "notes.md").read_text().split("\n## ")
+    remarks = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in notes[1:]}
+    sections = [notes[0].strip(), f"Machine: {machine()}. {versions()}."]
+    for title, commands in RACES.items():
+        sections.append(f"## {title}")
+        for number, command in enumerate(commands):
+            name = command.split()[0]
+            kept = KEPT / f"{Path(name).stem}{number or ''}.md"
+            if not options.page and (not options.names or Path(name).stem in options.names):
+                print(command, flush=True)
+                arguments = [sys.executable, str(ROOT / "benchmarks" / name), *command.split()[1:]]
+                done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+                kept.write_text(done.stdout)
+            if not number:
+                sections.append(described(name))
+            if kept.exists():
+                sections += [f"`python benchmarks/{command}`", kept.read_text().strip()]
+        if title in remarks:
+            sections.append(remarks[title])
+    PAGE.write_text("\n\n".join(sections) + "\n")
+
+
+if __name__ == "__main__":
+    main()
