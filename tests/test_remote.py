@@ -269,6 +269,19 @@ def test_a_storage_goes_to_worker_processes(server, bucket, made, pairs) -> None
     assert torch.equal(torch.cat([frontier for frontier, _ in loaded]), torch.from_numpy(features.numpy()[0]))
 
 
+def test_of_two_who_create_a_file_in_the_same_moment_one_succeeds(server, bucket, quick) -> None:
+    found: list[bool] = []
+    server.fails("hang", "PUT", 1, "active/lock", seconds=0.5)
+    slow = threading.Thread(target=lambda: found.append(RemoteStorage(bucket).create_new("active/lock", b"slow")))
+    slow.start()
+    while not server.failed:
+        time.sleep(0.01)
+    assert RemoteStorage(bucket).create_new("active/lock", b"quick")
+    slow.join()
+    assert found == [False]
+    assert RemoteStorage(bucket).read_bytes("active/lock") == b"quick"
+
+
 def reused(net, pairs, bucket: str) -> int:
     return featcache.extract(net, pairs, bucket, cut="block").report.reused
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from errno import EINVAL
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,7 @@ class RemoteStorage:
         if self._read_again is None and self.copies.find(place, info["size"]):
             with place.open("rb") as file:
                 return file.read(size_bytes)
-        wanted = min(size_bytes, info["size"])
-        where = self._at(path)
-        return attempt(
-            "read", self._name(path), lambda: _whole(self.files.cat_file(where, start=0, end=wanted), wanted)
-        )
+        return self._range(path, 0, min(size_bytes, info["size"]))
 
     def list(self, path: str) -> list[Entry]:
         """Return what lies directly in a folder, sorted by name, and what this process has just put there."""
@@ -196,12 +193,26 @@ class RemoteStorage:
     def create_new(self, path: str, content: bytes) -> bool:
         """Put ``content`` at ``path`` unless something lies there; return whether it was put.
 
-        Two processes that try in the same moment may both succeed: object stores do not all have a conditional put.
+        Of two processes that try in the same moment both may succeed where the service knows no conditional put.
         """
-        if self.exists(path):
-            return False
-        self.write_bytes(path, content)
-        return True
+        where, tries = self._at(path), 0
+
+        def put() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                self.files.pipe_file(where, content, mode="create")
+            except (TypeError, NotImplementedError):
+                self.files.pipe_file(where, content)
+            except OSError as error:
+                # FileExistsError from some services, an invalid request from others.
+                if not isinstance(error, FileExistsError) and (error.errno != EINVAL or not self.files.exists(where)):
+                    raise
+                # An answer that was lost may have been that of our own first try.
+                return tries > 1 and self.files.cat_file(where) == content
+            return True
+
+        return not self.exists(path) and attempt("write", self._name(path), put)
 
     def touch(self, path: str) -> None:
         """Set the time of an object to now; an empty one is made where there is none."""
@@ -241,13 +252,8 @@ class RemoteStorage:
         return folder
 
     def _download(self, path: str, size_bytes: int, target: Path) -> None:
-        where, name = self._at(path), self._name(path)
-
         def part(start: int) -> bytes:
-            stop = min(start + PART_BYTES, size_bytes)
-            return attempt(
-                "read", name, lambda: _whole(self.files.cat_file(where, start=start, end=stop), stop - start)
-            )
+            return self._range(path, start, min(start + PART_BYTES, size_bytes))
 
         with target.open("wb") as file, ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
             starts = range(0, size_bytes, PART_BYTES)
@@ -255,6 +261,12 @@ class RemoteStorage:
             for first in range(0, len(starts), 2 * PARTS_AT_ONCE):
                 for content in pool.map(part, starts[first : first + 2 * PARTS_AT_ONCE]):
                     file.write(content)
+
+    def _range(self, path: str, start: int, stop: int) -> bytes:
+        where = self._at(path)
+        return attempt(
+            "read", self._name(path), lambda: _whole(self.files.cat_file(where, start=start, end=stop), stop - start)
+        )
 
     def _info(self, path: str) -> Info:
         where = self._at(path)
