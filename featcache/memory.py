@@ -15,7 +15,6 @@ __all__ = ["Empty", "RecycledMemory", "in_large_pages", "pinned"]
 Empty = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 KEPT = 4  # buffers: one is filled, one is used, and a caller may hold some more
-UNUSED = 3  # references to a buffer: of the list, of a variable and of the question itself
 ALIGNMENT_BYTES = 64
 
 
@@ -39,16 +38,19 @@ class RecycledMemory:
         """Return memory for the caller to fill."""
         size_bytes = math.prod(shape) * dtype.itemsize
         for number in range(len(self._buffers)):
-            buffer = self._buffers[number]
             # A tensor on a numpy array holds a reference to it for as long as anything shares the tensor's memory.
-            if sys.getrefcount(buffer) == UNUSED:
-                if len(buffer) < size_bytes + ALIGNMENT_BYTES:
-                    buffer = self._buffers[number] = _buffer(size_bytes)
-                return _tensor(buffer, shape, dtype)
+            if _references(self._buffers, number) == UNUSED:
+                if len(self._buffers[number]) < size_bytes + ALIGNMENT_BYTES:
+                    self._buffers[number] = _buffer(size_bytes)
+                return _tensor(self._buffers[number], shape, dtype)
         made = _buffer(size_bytes)
         if len(self._buffers) < KEPT:
             self._buffers.append(made)
         return _tensor(made, shape, dtype)
+
+
+def _references(buffers: list[np.ndarray[Any, Any]], number: int) -> int:
+    return sys.getrefcount(buffers[number])
 
 
 def _buffer(size_bytes: int) -> np.ndarray[Any, Any]:
@@ -58,3 +60,8 @@ def _buffer(size_bytes: int) -> np.ndarray[Any, Any]:
 def _tensor(buffer: np.ndarray[Any, Any], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     start = -buffer.ctypes.data % ALIGNMENT_BYTES
     return torch.from_numpy(buffer[start : start + math.prod(shape) * dtype.itemsize]).view(dtype).view(shape)
+
+
+UNUSED = _references(
+    [_buffer(0)], 0
+)  # asked, since versions of Python count a list's own reference and the question's otherwise
