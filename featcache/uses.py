@@ -8,6 +8,7 @@ only be read keeps no such notes.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  # its end comes after ours if it is imported first
 import os
 import queue
 import threading
@@ -128,6 +129,15 @@ def _end() -> None:
     with _lock, suppress(StoreError):  # an object store that does not answer is not asked once for each
         for key in list(_held):
             _remove(key)
+
+
+def _end_early() -> None:
+    # An object store's client needs threads, which cannot be had any more when atexit comes. Other threads may still read.
+    if all(each.daemon or each is threading.main_thread() for each in threading.enumerate()):
+        _end()
+
+
+getattr(threading, "_register_atexit", atexit.register)(_end_early)
 
 
 def _forget() -> None:

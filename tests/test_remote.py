@@ -183,6 +183,8 @@ def test_the_command_line_works_on_s3_from_extract_to_predict(server, bucket, im
     options = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", bucket]
     done = featcache_command("extract", *options, "--cut", "layer3", "--json")
     assert json.loads(done.stdout)[0]["computed"] == 18
+    assert "trying again" not in done.stderr
+    assert RemoteStorage(bucket).list("active/uses") == []  # taken away before the client's threads ended
     featcache_command("status", *options, "--cut", "layer3")
     featcache_command("train-head", *options, "--cut", "layer3", "--epochs", "1")
     done = featcache_command("predict", image_folder / "ant" / "0.png", "--store", bucket, "--json")

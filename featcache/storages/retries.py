@@ -58,6 +58,8 @@ def attempt(action: str, url: str, function: Callable[[], Result]) -> Result:
 
 
 def _may_pass(error: Exception) -> bool:
+    if "after shutdown" in str(error):  # of this process: no client works any more
+        return False
     # Clients of object stores have errors of their own for a broken connection, which derive from no common class.
     return isinstance(error, (OSError, EOFError, TimeoutError)) or type(error).__module__.partition(".")[0] not in (
         "builtins",
