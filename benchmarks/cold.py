@@ -62,7 +62,9 @@ def main() -> None:
         order = given.loader(BATCH, shuffle="blocks").order(0)
         blocks = [len(np.unique(order[start : start + BATCH] // 256)) / BATCH for start in range(0, rows, BATCH)]
     print(f"{rows:,} × 512 float32, read from end to end at {statistics.median(rates):.1f} GB/s")
-    print(f"\nepoch by blocks: {statistics.median(ratios):.2f} of that; distinct blocks a batch: {statistics.mean(blocks):.2f}")
+    print(
+        f"\nepoch by blocks: {statistics.median(ratios):.2f} of that; distinct blocks a batch: {statistics.mean(blocks):.2f}"
+    )
 
 
 if __name__ == "__main__":
