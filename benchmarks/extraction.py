@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     model, images = torchvision.models.resnet18().eval(), Images(options.images)
     split = featcache.split(model, "layer4", (images.values[:2],))
     prefix = torch.nn.Sequential(*list(model.children())[:8])

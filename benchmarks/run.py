@@ -19,15 +19,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 KEPT, PAGE = ROOT / "build" / "bench", ROOT / "docs" / "performance.md"
 DIGITS = "--data folder:data/digits --backbone bundled:resnet-mini --cuts layer3"
+# Each race with its arguments, and those that make it short.
 RACES = {
-    "Epochs and whole jobs": ["epoch.py"],
-    "Reading": ["reading.py"],
-    "Extraction and numerics": ["extraction.py"],
-    "Training": ["training.py"],
-    "Nothing to do": ["nothing_to_do.py"],
-    "Scale": ["scale.py"],
-    "Against what one would use instead": ["peers.py"],
-    "Precision and compression": ["codecs.py", f"codecs.py {DIGITS}"],
+    "Epochs and whole jobs": [("epoch.py", "", "")],
+    "Reading": [("reading.py", "", "--quick"), ("cold.py", "", "--rows 200000")],
+    "Extraction and numerics": [("extraction.py", "", "--images 64 --rounds 3")],
+    "Training": [("training.py", "", "--rounds 3")],
+    "Nothing to do": [("nothing_to_do.py", "", "--files 20000")],
+    "Scale": [("scale.py", "", "--rows 10000 100000")],
+    "Against what one would use instead": [("peers.py", "", "--images 1000")],
+    "Precision and compression": [("codecs.py", "", ""), ("codecs.py", DIGITS, DIGITS)],
 }
 PACKAGES = ("torch", "torchvision", "numpy", "h5py", "zstandard", "zarr", "lmdb", "datasets", "webdataset", "joblib")
 
@@ -57,29 +58,35 @@ def versions() -> str:
     return ", ".join(found)
 
 
+def run(name: str, arguments: str, kept: Path) -> None:
+    """Run a race and keep its command and its answer."""
+    print(name, arguments, flush=True)
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments.split()]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    kept.write_text(f"`{' '.join(['python', f'benchmarks/{name}', *arguments.split()])}`\n\n{done.stdout.strip()}\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="such as reading scale; all by default; none: only the page")
+    parser.add_argument("names", nargs="*", help="such as reading scale; all by default")
+    parser.add_argument("--quick", action="store_true", help="shorter races")
     parser.add_argument("--page", action="store_true", help="write the page from what was kept, running nothing")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     notes = (ROOT / "benchmarks" / "notes.md").read_text().split("\n## ")
     remarks = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in notes[1:]}
     sections = [notes[0].strip(), f"Machine: {machine()}. {versions()}."]
-    for title, commands in RACES.items():
+    for title, races in RACES.items():
         sections.append(f"## {title}")
-        for number, command in enumerate(commands):
-            name = command.split()[0]
-            kept = KEPT / f"{Path(name).stem}{number or ''}.md"
-            if not options.page and (not options.names or Path(name).stem in options.names):
-                print(command, flush=True)
-                arguments = [sys.executable, str(ROOT / "benchmarks" / name), *command.split()[1:]]
-                done = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-                kept.write_text(done.stdout)
-            if not number:
+        for number, (name, full, quick) in enumerate(races):
+            stem = Path(name).stem
+            kept = KEPT / f"{stem}-{number}.md"
+            if not options.page and (not options.names or stem in options.names):
+                run(name, quick if options.quick else full, kept)
+            if not number or name != races[number - 1][0]:
                 sections.append(described(name))
             if kept.exists():
-                sections += [f"`python benchmarks/{command}`", kept.read_text().strip()]
+                sections.append(kept.read_text().strip())
         if title in remarks:
             sections.append(remarks[title])
     PAGE.write_text("\n\n".join(sections) + "\n")

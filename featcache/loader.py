@@ -146,8 +146,8 @@ class FeatureLoader:
         with ThreadPoolExecutor(1) as reader:
 
             def read(number: int) -> tuple[Array, Features]:
-                if number + 1 < len(windows):
-                    self.features.read_ahead(windows[number + 1])
+                for ahead in windows[number + 1 if number else 0 : number + 2]:
+                    self.features.read_ahead(ahead)
                 rows = np.unique(windows[number])
                 return rows, self.features.held(rows, views)
 

@@ -61,23 +61,32 @@ class RowIndex:
 
     def find(self, keys: Array) -> tuple[Array, Array, Array]:
         """Return for each key whether it is there, and its shard and row (0 where it is not)."""
+        present, places = self._places(keys)
         if not len(self.keys):
-            nothing = np.zeros(len(keys), dtype=np.int64)
-            return np.zeros(len(keys), dtype=bool), nothing, nothing
+            return present, places, places
+        shards, rows = self.shards[places].astype(np.int64), self.rows[places].astype(np.int64)
+        return present, np.where(present, shards, 0), np.where(present, rows, 0)
+
+    def has(self, keys: Array) -> Array:
+        """Return for each key whether it is there."""
+        return self._places(keys)[0]
+
+    def _places(self, keys: Array) -> tuple[Array, Array]:
+        places = np.zeros(len(keys), dtype=np.int64)
+        if not len(self.keys):
+            return np.zeros(len(keys), dtype=bool), places
         hashes = _hashes(keys)
         order = np.argsort(hashes)  # sought in order, most of what is looked at is in the processor's cache
-        places = np.empty(len(keys), dtype=np.int64)
-        places[order] = np.searchsorted(self.hashes, hashes[order])
-        places = np.minimum(places, len(self.keys) - 1)
-        present = self.keys[places] == keys
-        astray = np.flatnonzero(~present & (self.hashes[places] == hashes))
-        for number in astray.tolist():  # another key has the same hash, which chance alone hardly ever does
+        places[order] = np.minimum(np.searchsorted(self.hashes, hashes[order]), len(self.keys) - 1)
+        present: Array = self.keys[places] == keys
+        missing = np.flatnonzero(~present)
+        for number in missing[self.hashes[places[missing]] == hashes[missing]].tolist():
+            # Another key has the same hash, which chance alone hardly ever does.
             same = slice(places[number], np.searchsorted(self.hashes, hashes[number], side="right"))
             found = np.flatnonzero(self.keys[same] == keys[number])
             if len(found):
                 present[number], places[number] = True, places[number] + found[0]
-        shards, rows = self.shards[places].astype(np.int64), self.rows[places].astype(np.int64)
-        return present, np.where(present, shards, 0), np.where(present, rows, 0)
+        return present, places
 
     def keys_of(self, count: int) -> list[Array]:
         """Return the keys of each of so many shards, in the order of their rows."""

@@ -102,12 +102,11 @@ class FeatureSet:
         keys = row_keys(ids, view)
         _, first = np.unique(keys, return_index=True)
         first.sort()
-        present, _, _ = self.index().find(keys[first])
-        return first[~present]
+        return first[~self.index().has(keys[first])]
 
     def present(self, ids: Array, view: int = 0) -> Array:
         """Return for each id whether it has a row of the view, as booleans."""
-        return self.index().find(row_keys(ids, view))[0]
+        return self.index().has(row_keys(ids, view))
 
     def skipped(self) -> dict[str, tuple[str, str]]:
         """Return the samples that could not be read: name and reason by hexadecimal id."""
