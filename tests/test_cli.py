@@ -288,7 +288,11 @@ def test_signals_save_what_was_computed_and_say_so(command: CommandLine, number:
     )
     arguments = ["extract", "--cut", "layer4", "--batch-size", "8", "--transform", "slow.py:make", "--workers", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "featcache", *arguments], cwd=command.folder, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "featcache", *arguments],
+        cwd=command.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what a shell starts with & ignores SIGINT
     )
     started = command.folder / "started"
     deadline = time.monotonic() + 60
