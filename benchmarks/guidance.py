@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from epoch import frozen_loop
 from PIL import Image, ImageOps
 from scipy.stats import kendalltau
 from sklearn.datasets import load_digits, load_sample_images
@@ -27,9 +27,8 @@ from sklearn.datasets import load_digits, load_sample_images
 import featcache
 from featcache.advise.probe import SCORES
 from featcache.backbones import load_backbone
-from featcache.heads import new_network
 
-BATCH, EPOCHS, SEEDS = 64, 10, 3
+EPOCHS, SEEDS = 10, 3
 LITE0 = f"{Path(__file__).parent.parent / 'data' / 'efficientnet_lite0.py'}:factory"
 LITE0_CUTS = ["_blocks.2", "_blocks.4", "_blocks.10", "_blocks.15"]
 
@@ -87,25 +86,6 @@ PAIRS = [
 ]
 
 
-def loop_epoch_s(model: torch.nn.Module, cut: str, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """Seconds of an epoch of the usual frozen loop, its inputs decoded once, which flatters it."""
-    split = featcache.split(model, cut, (inputs[:2],))
-    network = new_network(split, int(targets.max()) + 1)
-    trained = {id(parameter) for parameter in network.suffix.parameters()}
-    for parameter in network.model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
-    optimizer = torch.optim.AdamW(network.suffix.parameters(), lr=1e-3)
-    network.model.eval()
-    network.suffix.train()
-    started = time.perf_counter()
-    for rows in torch.randperm(len(inputs)).split(BATCH):
-        loss = torch.nn.functional.cross_entropy(network.model(inputs[rows]), targets[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - started
-
-
 def run(pair: Pair, samples: int, epochs: int, seeds: int) -> dict[str, Any]:
     backbone = load_backbone(pair.backbone)
     model, transform = backbone.model, backbone.make_transform(None)
@@ -119,7 +99,8 @@ def run(pair: Pair, samples: int, epochs: int, seeds: int) -> dict[str, Any]:
         truth = featcache.sweep(model, data, f"{folder}/s", cuts, patience=None, **shared)
         linear = featcache.sweep(model, data, f"{folder}/s", cuts, patience=None, head="linear", **shared)
         advised = featcache.sweep(model, data, f"{folder}/empty", cuts, **shared)
-    loop_s = {cut: loop_epoch_s(model, cut, inputs, targets) for cut in cuts}
+    splits = {cut: featcache.split(model, cut, (inputs[:2],)) for cut in cuts}
+    loop_s = {cut: frozen_loop(split, inputs, targets, epochs=1)[0] for cut, split in splits.items()}
     accuracy = {row.cut: row.test_accuracy for row in truth.rows}
     of_linear = {row.cut: row.test_accuracy for row in linear.rows}
     best = max(accuracy, key=lambda cut: accuracy[cut])

@@ -6,7 +6,7 @@ import re
 
 from .errors import UsageError
 
-__all__ = ["parse_duration", "parse_size", "size_in_words"]
+__all__ = ["duration_in_words", "parse_duration", "parse_size", "size_in_words"]
 
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -43,3 +43,12 @@ def size_in_words(size_bytes: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def duration_in_words(elapsed_s: float) -> str:
+    """Return seconds in words: 0.21 s, 14 s, 3 min 5 s."""
+    if elapsed_s < 10:
+        return f"{elapsed_s:.2f} s"
+    if elapsed_s < 100:
+        return f"{elapsed_s:.0f} s"
+    return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ..progress import ProgressEvent
+from ..quantity import duration_in_words as duration
 from ..quantity import size_in_words as size
 from .logs import is_json, logger
 
@@ -64,15 +65,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             for cell, width, is_right in zip(line, widths, right, strict=True)
         ]
         click.echo("  ".join(cells).rstrip())
-
-
-def duration(elapsed_s: float) -> str:
-    """Return seconds in words: 0.21 s, 14 s, 3 min 5 s."""
-    if elapsed_s < 10:
-        return f"{elapsed_s:.2f} s"
-    if elapsed_s < 100:
-        return f"{elapsed_s:.0f} s"
-    return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"
 
 
 def age(elapsed_s: float) -> str:

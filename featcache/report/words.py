@@ -1,4 +1,4 @@
-"""Numbers and recipes in words, as the page shows them."""
+"""Shares and recipes in words, as the page shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..recipe import Recipe
 
-__all__ = ["duration", "percent", "points", "recipe_words", "size"]
+__all__ = ["percent", "points", "recipe_words"]
 
 
 def percent(share: float) -> str:
@@ -18,23 +18,6 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """Return a difference of shares in points, signed: +2.1."""
     return f"{100 * share:+.1f}"
-
-
-def size(size_bytes: float) -> str:
-    """Return bytes in words: 2.0 kB."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(elapsed_s: float) -> str:
-    """Return seconds in words: 0.21 s, 3 min 5 s."""
-    if elapsed_s < 100:
-        return f"{elapsed_s:.2f} s" if elapsed_s < 10 else f"{elapsed_s:.0f} s"
-    return f"{int(elapsed_s // 60)} min {int(elapsed_s % 60)} s"
 
 
 def recipe_words(recipe: Recipe, backbone: str) -> list[str]:
