@@ -2,26 +2,34 @@
 
     python benchmarks/extraction.py [--images 256] [--rounds 5]
 
-ResNet-18 (torchvision, random weights) up to layer4 at 224 px, batches of 16, samples as tensors in memory. The bare loop
-runs the same modules on the same batches and keeps nothing. Extraction hashes the samples, checks the split on the first
-batch, and writes and syncs its shards. Rounds are interleaved; figures are medians of the ratios within each.
+ResNet-18 (torchvision, random weights) up to layer4 at 224 px, batches of 16, samples as tensors in memory, one thread. The
+bare loop runs the same modules on the same batches and keeps nothing. Extraction hashes the samples, checks the split on the
+first batch, and writes and syncs its shards. Each runs in two processes: one as any script, and one in which freed memory is
+kept (featcache.allocator), as the `featcache` command does. Rounds are interleaved; figures are medians of the ratios
+within each.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from typing import Any
 
 import torch
 import torchvision
 
 import featcache
+from featcache.allocator import keep_freed_memory
 
 BATCH = 16
+NUMERICS = ("exact", "fast", "bf16")
 
 
 class Images(torch.utils.data.Dataset):
@@ -41,9 +49,40 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def derived(model: torch.nn.Module, images: Images, rounds: int) -> None:
-    """Print how long deriving layer4 from a cached layer3 takes, of the bare loop over layer4 on maps in memory."""
-    split = featcache.split(model, "layer4", (images.values[:2],))
+def begin(keep: bool) -> None:
+    torch.set_num_threads(1)
+    if keep:
+        keep_freed_memory()
+
+
+@cache
+def prepared(count: int) -> Any:
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18().eval(), Images(count)
+    return model, images, featcache.split(model, "layer4", (images.values[:2],))
+
+
+def measured(name: str, count: int) -> float:
+    """Return the seconds of one run of the bare loop, or of an extraction."""
+    model, images, split = prepared(count)
+    prefix = torch.nn.Sequential(*list(model.children())[:8])
+
+    def bare() -> None:
+        with torch.no_grad():
+            for batch in images.values.split(BATCH):
+                prefix(batch)
+
+    def extract() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            report = featcache.extract(split, images, folder, batch_size=BATCH, numerics=name).report
+            assert report.computed == len(images)
+
+    return seconds(bare if name == "bare loop" else extract)
+
+
+def derived(count: int, rounds: int) -> float:
+    """Return the time of deriving layer4 from a cached layer3, of that of the bare loop over layer4 on maps in memory."""
+    model, images, split = prepared(count)
     with tempfile.TemporaryDirectory() as folder:
         values, _ = featcache.extract(model, images, folder, cut="layer3", batch_size=BATCH).numpy()
         maps, ratios = torch.from_numpy(values), []
@@ -60,7 +99,7 @@ def derived(model: torch.nn.Module, images: Images, rounds: int) -> None:
             ratios.append((time.perf_counter() - started) / base)
             assert features.report.derived == len(images)
             shutil.rmtree(f"{folder}/sets/{features.recipe.fingerprint}")
-    print(f"\nlayer4 derived from the cached layer3: {statistics.median(ratios[1:]):.2f} × layer4 on maps in memory")
+    return statistics.median(ratios[1:])
 
 
 def main() -> None:
@@ -68,38 +107,33 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model, images = torchvision.models.resnet18().eval(), Images(options.images)
-    split = featcache.split(model, "layer4", (images.values[:2],))
-    prefix = torch.nn.Sequential(*list(model.children())[:8])
-
-    def bare() -> None:
-        with torch.no_grad():
-            for batch in images.values.split(BATCH):
-                prefix(batch)
-
-    def extract(numerics: str) -> Callable[[], None]:
-        def run() -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                report = featcache.extract(split, images, folder, batch_size=BATCH, numerics=numerics).report
-                assert report.computed == len(images)
-
-        return run
-
-    runs = {"bare loop": bare, **{each: extract(each) for each in ("exact", "fast", "bf16")}}
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    context = multiprocessing.get_context("spawn")
+    script, command = (ProcessPoolExecutor(1, context, begin, (keep,)) for keep in (False, True))
+    runs = [(kind, name) for name in ("bare loop", *NUMERICS) for kind in (script, command)]
+    taken: dict[Any, list[float]] = {run: [] for run in runs}
     for round_number in range(options.rounds + 1):
-        for name, run in runs.items():
-            elapsed = seconds(run)
+        for kind, name in runs:
+            elapsed = kind.submit(measured, name, options.images).result()
             if round_number:  # the first warms up
-                taken[name].append(elapsed)
-    print(f"{options.images} images, {torch.get_num_threads()} threads")
-    print("| extraction | time, of the bare loop's | times as fast |\n|---|---|---|")
-    for name in ("exact", "fast", "bf16"):
-        ratio = statistics.median(mine / base for mine, base in zip(taken[name], taken["bare loop"], strict=True))
-        print(f"| {name} | {ratio:.3f} | {1 / ratio:.2f} |")
-    derived(model, images, options.rounds)
+                taken[kind, name].append(elapsed)
+
+    def ratio(mine: Any, base: Any) -> float:
+        return statistics.median(one / other for one, other in zip(taken[mine], taken[base], strict=True))
+
+    print(f"{options.images} images\n")
+    print(
+        "| extraction | in a script | freed memory kept, too | the command, of a script's bare loop | times as fast |"
+    )
+    print("|---|---|---|---|---|")
+    for name in ("bare loop", *NUMERICS):
+        figures = [
+            ratio((script, name), (script, "bare loop")),
+            ratio((command, name), (command, "bare loop")),
+            ratio((command, name), (script, "bare loop")),
+        ]
+        print(f"| {name} | " + " | ".join(f"{each:.3f}" for each in (*figures, 1 / figures[-1])) + " |")
+    share = command.submit(derived, options.images, options.rounds).result()
+    print(f"\nlayer4 derived from the cached layer3: {share:.2f} × layer4 on maps in memory")
 
 
 if __name__ == "__main__":

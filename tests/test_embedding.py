@@ -6,6 +6,8 @@ import logging
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
@@ -87,3 +89,26 @@ def test_what_happens_goes_to_the_callers_logging_and_callback(net, pairs, tmp_p
     )
     assert {record.name.partition(".")[0] for record in caplog.records} == {"featcache"}
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_process_of_ones_own_can_keep_the_memory_that_it_frees_as_the_command_line_does() -> None:
+    code = """
+import resource, numpy
+from featcache.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(50 << 20, numpy.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+kept = keep_freed_memory()
+faults()
+print(kept, given_back, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, given_back, again = done.stdout.split()
+    if kept == "False":
+        pytest.skip("the C library is not glibc")
+    assert int(again) < 50 < int(given_back)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ..allocator import keep_freed_memory
 from ..config import Settings
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
 from .logs import log_plainly
@@ -88,6 +89,7 @@ class _Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     warnings.showwarning = _told
+    keep_freed_memory()
     sys.exit(run(arguments))
 
 

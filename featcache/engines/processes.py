@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..allocator import keep_freed_memory
 from ..errors import FeatCacheError, StoreError
 from . import Job
 from .packing import pack, unpack
@@ -124,6 +125,7 @@ class _Pool:
 def _work(connection: Connection, content: bytes, device: str, threads: int) -> None:
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     try:
         job = unpack(content).moved(device)
