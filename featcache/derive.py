@@ -7,6 +7,7 @@ what comes from rounded values says so in its recipe.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ import torch
 from .batches import Batch, SampleBatches
 from .codecs import load_codec
 from .devices import to_device
-from .errors import StaleError, UsageError
+from .errors import FeatCacheError, StaleError, UsageError
 from .recipe import Recipe
 from .request import Request, Stored, make_recipe, views_recipe
 from .rows import ShardRows
@@ -32,6 +33,7 @@ __all__ = ["CachedBatches", "cached_source", "lossy_recipe"]
 Array = np.ndarray[Any, Any]
 Frontier = dict[str, torch.Tensor]
 WORTH_MEASURING = 16  # batches; below, whichever way is a matter of seconds
+MEASURED_ROWS = 4  # at once
 CLEARLY = 1.5  # how much faster the samples must be to be preferred to what is cached
 
 
@@ -168,34 +170,29 @@ def _exact(recipe: Recipe) -> bool:
 
 def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontier], Frontier] | None:
     """Return the section from a cached set to a cut of the request, None where the set is not what the model makes now."""
-    from .errors import FeatCacheError
-    from .split import middle, split_at
+    from .split import middle
 
     deep = request.splits[number]
-    if recipe.cut == deep.cut:
-        splits = [deep, deep]
-    elif recipe.cut not in dict(deep.model.named_modules()):
+    try:
+        shallow = deep if recipe.cut == deep.cut else deep.shallower(recipe.cut)
+    except FeatCacheError:
         return None
-    else:
-        try:
-            example = request.example
-            splits = split_at(deep.model, [recipe.cut, deep.cut], example.inputs, example.other_length)
-        except FeatCacheError:
-            return None
-    now = make_recipe(splits[0], request.samples, Stored(recipe.dtype, numerics=recipe.numerics))
+    now = make_recipe(shallow, request.samples, Stored(recipe.dtype, numerics=recipe.numerics))
     if recipe.views is not None:
         now = views_recipe(now, request.samples)
-    return middle(*splits) if now.fingerprint == recipe.fingerprint else None
+    return middle(shallow, deep) if now.fingerprint == recipe.fingerprint else None
 
 
 def _samples_are_faster(request: Request, number: int, cached: CachedBatches, rows: Array) -> bool:
-    size = cached.batch_size
-    if len(rows) < WORTH_MEASURING * size:
+    if len(rows) < WORTH_MEASURING * cached.batch_size:
         return False
-    split = request.splits[number]
+    size = min(cached.batch_size, MEASURED_ROWS)
+    few = copy.copy(cached)
+    few.batch_size = size
     samples = SampleBatches(request.samples, size, 0, cached.device, request.stored.numerics)
+    split = request.splits[number]
     took_s = []
-    for source in (samples, cached):
+    for source in (samples, few):
         for part in (rows[:size], rows[size : 2 * size]):  # the first warms up
             started_s = time.perf_counter()
             for batch in source.batches([part]):

@@ -17,11 +17,10 @@ __all__ = ["CutAnalysis", "analyse"]
 
 @dataclass(frozen=True)
 class CutAnalysis:
-    """Everything about a cut that splitting needs; ``run`` is the recorded pass, ``end`` its calls before the cut."""
+    """Everything about a cut that splitting needs; ``end`` is the number of recorded calls before the cut."""
 
     cut: str
-    run: Run
-    other: Run  # the same with a batch of another size
+    runs: Runs
     cut_call: int
     end: int
     answered: frozenset[int]  # objects that are not computed behind the cut
@@ -30,8 +29,22 @@ class CutAnalysis:
     open: frozenset[str]  # modules that are still running at the cut
     state_before: frozenset[str]
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
-    resized: Run | None = None  # the same with samples of another length, where they vary in it
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
+
+    @property
+    def run(self) -> Run:
+        """Return the recorded pass."""
+        return self.runs.run
+
+    @property
+    def other(self) -> Run:
+        """Return the same with a batch of another size."""
+        return self.runs.larger
+
+    @property
+    def resized(self) -> Run | None:
+        """Return the same with samples of another length, None where they do not vary in it."""
+        return self.runs.resized
 
     @property
     def basis(self) -> tuple[Crossing, int, int] | None:
@@ -96,8 +109,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
     pre = {call.name for call in run.modules} - post - {run.modules[position].name for position in open_calls}
     return CutAnalysis(
         cut,
-        run,
-        other,
+        runs,
         cut_call,
         end,
         frozenset(answered),
@@ -106,7 +118,6 @@ def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
         frozenset(run.modules[position].name for position in open_calls),
         frozenset(_state_names(run, range(end))),
         frozenset(number for call in run.calls[end:] for number in call.writes),
-        runs.resized,
     )
 
 

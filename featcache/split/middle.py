@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
 from .clone import skeleton
 from .flat import NotFlatError, build_flat, flat_graph
-from .splitting import Split
+from .splitting import Split, prefixes
 
 __all__ = ["middle"]
 
@@ -20,21 +19,19 @@ Frontier = dict[str, torch.Tensor]
 def middle(shallow: Split, deep: Split) -> Callable[[Frontier], Frontier] | None:
     """Return the function from the frontier of one cut to that of a deeper one, None where there is no exact one.
 
-    Both splits must come from one call of :func:`split_at`. The function runs in evaluation mode without gradients. It is
-    given back only if it equals the prefix bit for bit on the example, at two batch sizes.
+    ``shallow`` is ``deep`` itself or comes from its :meth:`Split.shallower`. The function runs in evaluation mode without
+    gradients. It is given back only if it equals the prefix bit for bit on the example, at two batch sizes.
     """
     if shallow.cut == deep.cut:
         return lambda frontier: frontier
-    if not shallow.runs_before(deep):
-        return None
     running = skeleton(shallow.model)
     try:
         graph, constants = flat_graph(shallow._analysis, deep._analysis)
         section = build_flat(running, graph, constants, shallow.frontier)
         run = _Section(section, single=len(shallow.frontier) == 1)
         for example in shallow.examples():
-            args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
-            derived, computed = run(_named(shallow, *args, **kwargs)), _named(deep, *args, **kwargs)
+            kept, computed = prefixes([shallow, deep], example)
+            derived = run(kept)
             if any(not _equal(derived[name], computed[name]) for name in computed):
                 return None
     except (NotFlatError, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
@@ -50,11 +47,6 @@ class _Section:
         with torch.no_grad():
             found: Frontier = self.section(next(iter(frontier.values())) if self.single else frontier)
         return found
-
-
-def _named(split: Split, *args: Any, **kwargs: Any) -> Frontier:
-    frontier = split.prefix(*args, **kwargs)
-    return frontier if isinstance(frontier, dict) else {split.frontier[0].name: frontier}
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

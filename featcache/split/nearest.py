@@ -51,7 +51,7 @@ def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: Runs) -> str
     for name in sorted(names, key=lambda each: (abs(ends[each] - end), ends[each]))[:TRIED]:
         try:
             analysis = analyse(model, name, runs)
-            structure_digest(analysis, runs.changed)
+            structure_digest(analysis)
             refuse_mixed_rows(model, analysis, given.two, given.other_row)
             with_training_path(model, analysis, given.two)
         except FeatCacheError:

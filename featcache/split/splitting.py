@@ -102,10 +102,15 @@ class Split:
             again = self._make_suffix(running)(self.prefix(*args, **kwargs))
         return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
 
-    def runs_before(self, deeper: Split) -> bool:
-        """Return whether this cut is reached before another one of the same recording."""
-        mine, theirs = self._analysis, deeper._analysis
-        return mine.run is theirs.run and mine.cut != theirs.cut and mine.ends_before(theirs)
+    def shallower(self, cut: str) -> Split:
+        """Return the network cut behind a module that was reached before, from the same recording.
+
+        Nothing is run: its suffix is not proven. Raises :class:`SplitError` where that cut is no earlier one.
+        """
+        analysis = analyse(self.model, cut, self._analysis.runs)
+        if not analysis.ends_before(self._analysis):
+            raise SplitError(f"the cut {cut!r} is not reached before {self.cut!r}.")
+        return Split(self.model, analysis, structure_digest(analysis), None, self.example_inputs, self.other_length)
 
     def examples(self) -> list[Inputs]:
         """Return the example inputs at two batch sizes, and at two lengths where samples vary in it."""
@@ -183,7 +188,7 @@ def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
     analysis = analyse(model, cut, runs)
-    structure = structure_digest(analysis, runs.changed)
+    structure = structure_digest(analysis)
     refuse_mixed_rows(model, analysis, given.two, given.other_row)
     analysis = with_training_path(model, analysis, given.two)
     analysis, graph = _proven(model, analysis, structure, given)

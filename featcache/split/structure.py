@@ -17,14 +17,14 @@ from .record import Ref, Run
 __all__ = ["structure_digest", "weight_digests"]
 
 
-def structure_digest(analysis: CutAnalysis, same_size: Run) -> str:
+def structure_digest(analysis: CutAnalysis) -> str:
     """Return the digest of the computation before the cut.
 
-    ``same_size`` is a run on other values with a batch of the first run's size. A difference between the two means that
-    values left torch on their way (through numpy, say); that raises :class:`SplitError`.
+    A difference to the run on other values means that values left torch on their way (through numpy, say); that raises
+    :class:`SplitError`.
     """
     lines = _structure_lines(analysis, analysis.run)
-    again = _structure_lines(analysis, same_size)
+    again = _structure_lines(analysis, analysis.runs.changed)
     for position, (line, other) in enumerate(zip(lines, again, strict=False)):
         if line != other:
             call = analysis.run.calls[min(position, analysis.end - 1)]
