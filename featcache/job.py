@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "Destination", "ExtractJob", "Receipt", "Task"]
 
 Array = np.ndarray[Any, Any]
-CHECKED_ROWS = 4  # of a batch: the whole model runs on them, and the prefix once more
+CHECKED_ROWS = 2  # of a batch: the whole model runs on them, and the prefix once more
 Inputs = Any
 Frontier = dict[str, torch.Tensor]
 log = logging.getLogger(__name__)
