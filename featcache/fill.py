@@ -74,7 +74,10 @@ def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[Extr
     filling.prepare()
     filling.derive()
     filling.compute()
-    return filling.reports()
+    reports = filling.reports()
+    for _, each in filling.sets:
+        each.keep_index()
+    return reports
 
 
 class _Filling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import xxhash
 __all__ = ["RowIndex", "row_keys"]
 
 KEY_BYTES = 20
-FORMAT = "featcache-index-1"
+FORMAT = "featcache-index-2"
 MAX_HEAD_BYTES = 1 << 26
+MAX_PARTS_BITS = 24
+STEPS = 16  # from the beginning of a part; what lies farther in is searched for
 
 Array = np.ndarray[Any, Any]
 
@@ -23,7 +26,7 @@ def row_keys(ids: Array, views: Array | int = 0) -> Array:
     """Return one sortable key (20 bytes) for each sample id (n, 16) and view."""
     keys = np.empty((len(ids), KEY_BYTES), dtype=np.uint8)
     keys[:, :16] = ids
-    keys[:, 16:] = np.broadcast_to(np.asarray(views, dtype=">u4"), (len(ids),)).copy().view(np.uint8).reshape(-1, 4)
+    _column(keys, ">u4", 16)[:] = views
     # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
     return keys.view(f"S{KEY_BYTES}").reshape(-1)
 
@@ -32,7 +35,7 @@ def row_keys(ids: Array, views: Array | int = 0) -> Array:
 class RowIndex:
     """Where each row of a set lies: keys sorted by their hash, and the number of the shard and the row in it.
 
-    Whole numbers are sorted and searched several times as fast as byte strings.
+    A key is looked for from where the part of the hashes with its first bits begins, which is hardly ever a step away.
     """
 
     hashes: Array
@@ -71,13 +74,28 @@ class RowIndex:
         """Return for each key whether it is there."""
         return self._places(keys)[0]
 
+    @cached_property
+    def _parts(self) -> tuple[np.uint64, Array]:
+        """Return by how much a hash is shifted to give the number of its part, and where each part begins."""
+        bits = min(MAX_PARTS_BITS, max(1, len(self.hashes).bit_length() - 1))
+        shift = np.uint64(64 - bits)
+        counts = np.bincount((self.hashes >> shift).astype(np.int64), minlength=1 << bits)
+        return shift, np.cumsum(counts) - counts
+
     def _places(self, keys: Array) -> tuple[Array, Array]:
-        places = np.zeros(len(keys), dtype=np.int64)
         if not len(self.keys):
-            return np.zeros(len(keys), dtype=bool), places
-        hashes = _hashes(keys)
-        order = np.argsort(hashes)  # sought in order, most of what is looked at is in the processor's cache
-        places[order] = np.minimum(np.searchsorted(self.hashes, hashes[order]), len(self.keys) - 1)
+            return np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=np.int64)
+        hashes, last = _hashes(keys), len(self.keys) - 1
+        shift, begins = self._parts
+        places: Array = begins[(hashes >> shift).astype(np.int64)]
+        np.minimum(places, last, out=places)
+        short = np.flatnonzero(self.hashes[places] < hashes)
+        for _ in range(STEPS):
+            short = short[places[short] < last]
+            places[short] += 1
+            short = short[self.hashes[places[short]] < hashes[short]]
+        if len(short):
+            places[short] = np.minimum(np.searchsorted(self.hashes, hashes[short]), last)
         present: Array = self.keys[places] == keys
         missing = np.flatnonzero(~present)
         for number in missing[self.hashes[places[missing]] == hashes[missing]].tolist():
@@ -127,9 +145,17 @@ class RowIndex:
 
 
 def _hashes(keys: Array) -> Array:
-    """Return a number for each key: ids are hashes already, and views are spread over all numbers."""
+    """Return a number for each key, spread over all numbers also where a dataset declares ids that are not."""
     parts = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
-    ids = np.ascontiguousarray(parts[:, :8]).view("<u8").reshape(-1)
-    views = np.ascontiguousarray(parts[:, 16:]).view(">u4").reshape(-1).astype("<u8")
-    mixed: Array = ids ^ (views * np.uint64(0x9E3779B97F4A7C15))
+    mixed: Array = _column(parts, "<u8", 8) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= _column(parts, "<u8", 0)
+    mixed ^= _column(parts, ">u4", 16) * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed *= np.uint64(0xD6E8FEB86659FD93)
     return mixed
+
+
+def _column(parts: Array, dtype: str, offset: int) -> Array:
+    """Return the numbers at an offset of each key, as a view."""
+    if not len(parts):
+        return np.empty(0, dtype)
+    return np.ndarray((len(parts),), dtype, buffer=parts, offset=offset, strides=(KEY_BYTES,))

@@ -38,6 +38,7 @@ class FeatureSet:
     recipe: Recipe
     _index: RowIndex | None = field(default=None, repr=False)
     _indexed_shards: list[str] = field(default_factory=list, repr=False)
+    _kept_shards: int = field(default=0, repr=False)  # in the file that the index was kept in
 
     @property
     def path(self) -> str:
@@ -56,6 +57,7 @@ class FeatureSet:
             kept = self._kept_index() if self._index is None and len(names) >= MANY_SHARDS else None
             if kept is not None:
                 self._index, self._indexed_shards = kept
+                self._kept_shards = len(self._indexed_shards)
         if self._index is None or names != self._indexed_shards:
             known = self._keys_by_shard()
             unknown = [entry for entry in entries if entry.name not in known]
@@ -67,10 +69,18 @@ class FeatureSet:
             self._indexed_shards = list(found)
             self._index = RowIndex.build(list(found.values()))
             if len(read) >= MANY_SHARDS:
-                with suppress(StoreError):  # a store that may only be read is read without a cache
-                    content = self._index.to_bytes(self._indexed_shards)
-                    self.storage.write_bytes(f"cache/index/{self.recipe.fingerprint}", content)
+                self.keep_index()
         return self._index
+
+    def keep_index(self) -> None:
+        """Keep where every row lies in a file, if there are many shards that it does not know yet."""
+        index = self.index()
+        if len(self._indexed_shards) - self._kept_shards < MANY_SHARDS:
+            return
+        with suppress(StoreError):  # a store that may only be read is read without a cache
+            content = index.to_bytes(self._indexed_shards)
+            self.storage.write_bytes(f"cache/index/{self.recipe.fingerprint}", content)
+            self._kept_shards = len(self._indexed_shards)
 
     def _kept_index(self) -> tuple[RowIndex, list[str]] | None:
         with suppress(FileNotFoundError, StoreError):
@@ -100,9 +110,9 @@ class FeatureSet:
     def missing(self, ids: Array, view: int = 0) -> Array:
         """Return the positions of the first occurrence of each id that has no row of the view."""
         keys = row_keys(ids, view)
-        _, first = np.unique(keys, return_index=True)
-        first.sort()
-        return first[~self.index().has(keys[first])]
+        lacking: Array = np.flatnonzero(~self.index().has(keys))
+        _, first = np.unique(keys[lacking], return_index=True)
+        return lacking[np.sort(first)]
 
     def present(self, ids: Array, view: int = 0) -> Array:
         """Return for each id whether it has a row of the view, as booleans."""

@@ -16,6 +16,8 @@ from featcache.rowindex import RowIndex, row_keys
 from featcache.shard import Shard
 from featcache.shardwriter import write_shard
 
+from .conftest import TensorPairs
+
 
 def recipe(shape: tuple[int, ...] = (3, 2), dtype: str = "float32") -> Recipe:
     return Recipe("layer1", "structure", {"w": "1"}, (TensorSpec("layer1", shape, "float32"),), None, {}, dtype)
@@ -204,10 +206,31 @@ def test_a_shard_that_is_new_or_gone_since_the_index_was_kept_counts(net, pairs,
     assert FeatureStore(str(tmp_path / "s")).sets()[0].rows == 50
 
 
+def test_extractions_that_add_a_few_shards_each_keep_the_index_too(net, pairs, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("featcache.store.MANY_SHARDS", 3)
+    for rows in (16, 32):
+        some = TensorPairs(pairs.inputs[:rows], pairs.targets_of[:rows])
+        featcache.extract(net, some, str(tmp_path / "s"), cut="block", batch_size=8, shard_bytes=1)
+    (kept,) = (tmp_path / "s" / "cache" / "index").iterdir()
+    index, names = RowIndex.read(kept)
+    assert (len(index), sorted(names)) == (32, sorted(path.name for path in (tmp_path / "s").glob("sets/*/*.h5")))
+
+
+@pytest.mark.parametrize("order", ["big", "little"])
+def test_rows_are_found_where_a_dataset_numbers_its_samples(order: str) -> None:
+    numbers = b"".join(number.to_bytes(16, order) for number in range(5000))
+    keys = row_keys(np.frombuffer(numbers, np.uint8).reshape(-1, 16))
+    index = RowIndex.build([keys[:2000], keys[2000:4000]])
+    present, shards, rows = index.find(keys)
+    assert np.array_equal(present, np.arange(5000) < 4000)
+    assert np.array_equal(shards[:4000] * 2000 + rows[:4000], np.arange(4000))
+
+
 def test_rows_are_found_by_id_and_view_also_where_hashes_agree() -> None:
     ids = np.random.default_rng(0).integers(0, 256, (300, 16), dtype=np.uint8)
-    ids[:100, :8] = ids[0, :8]  # the part that is hashed
     views = np.arange(300) % 3
+    halves = ids.view("<u8")
+    halves[:100:3, 0] = halves[:100:3, 1] * np.uint64(0x9E3779B97F4A7C15)  # what the hash makes of the other half
     parts = [row_keys(ids[:150], views[:150]), row_keys(ids[100:], views[100:])]
     index = RowIndex.build(parts)
     assert len(index) == 300
