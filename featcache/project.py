@@ -184,8 +184,9 @@ class Project:
         reports = {cut: self._report_if_complete(cut, on_error) for cut in cuts}
         lacking = [cut for cut, report in reports.items() if report is None]
         if lacking:
+            recorded = self._splits.get(lacking[0]) if len(lacking) == 1 else None
             made = extract(
-                self.backbone.model,
+                recorded or self.backbone.model,
                 self.samples,
                 self.store,
                 cut=lacking,

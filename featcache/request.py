@@ -150,7 +150,7 @@ def _splits(model: torch.nn.Module | Split, cut: str | Sequence[str] | None, sam
     from .split import Split, split_at
 
     if isinstance(model, Split):
-        if cut not in (None, model.cut):
+        if cut not in (None, model.cut, [model.cut]):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
         return [model]
     cuts = [cut] if isinstance(cut, str) else list(dict.fromkeys(cut or ()))
