@@ -39,7 +39,6 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet zarr lmdb webdataset joblib
 	$(BIN)/python data/make_digits.py
-	$(BIN)/python data/make_photos.py
 	$(BIN)/python benchmarks/run.py
 
 # The site, in build/site; every link and anchor is checked.

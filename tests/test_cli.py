@@ -336,7 +336,19 @@ def test_init_writes_a_file_that_works_and_does_not_overwrite_one(command: Comma
     (command.folder / "featcache.toml").unlink()
     command("init", "--backbone", "bundled:resnet-mini", "--data", "folder:digits", "--cut", "layer4")
     command("extract")
+    command("train-head", "--epochs", "1")
+    command("export", "--to", "features.npy")
     assert "exists already" in one_line(command("init", expect=2))
+
+
+@pytest.mark.parametrize("cut", ['"layer4"', '["layer4"]', '["layer3", "layer4"]'])
+def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine, cut: str) -> None:
+    (command.folder / "featcache.toml").write_text(
+        f'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\ncut = {cut}\n'
+    )
+    command("extract")
+    command("status")
+    assert "behind layer4" in command("train-head", "--epochs", "1").stderr
 
 
 def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:

@@ -173,4 +173,16 @@ def defaults_from(config: dict[str, Any], command: click.Command, name: str) -> 
                 f"featcache.toml: [{key}] is no command.{near_names(key, COMMANDS)} Commands: {', '.join(COMMANDS)}."
             )
     merged = {key.replace("-", "_"): value for key, value in {**shared, **own}.items()}
-    return {key: value for key, value in merged.items() if key in known}
+    several = {str(parameter.name): parameter.multiple for parameter in command.params if parameter.name in known}
+    found = {}
+    for key in several.keys() & merged.keys():
+        value = merged[key]
+        if several[key]:
+            found[key] = value if isinstance(value, list) else [value]
+        elif not isinstance(value, list):
+            found[key] = value
+        elif len(value) == 1:
+            found[key] = value[0]
+        elif key != "cut":  # of several, a command that takes one cut takes the one extracted last
+            raise ConfigError(f"featcache.toml: {key} takes one value for `featcache {name}`, not {value}.")
+    return found
