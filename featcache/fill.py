@@ -17,9 +17,10 @@ from .missing import ExtractReport, describe, missing_rows
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
+from .rowindex import RowIndex, row_keys
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
-from .store import FeatureSet, StoreFiles, row_keys
+from .store import FeatureSet, StoreFiles
 from .timings import Timings
 from .uses import hold
 
@@ -309,6 +310,10 @@ class _Filling:
         ids = self.request.snapshot.ids
         count = 0
         for view in np.unique(rows[:, 1]).tolist():
-            chosen = np.isin(row_keys(ids), row_keys(ids[rows[rows[:, 1] == view, 0]]))
+            positions = rows[rows[:, 1] == view, 0]
+            chosen = np.zeros(len(ids), dtype=bool)
+            chosen[positions] = True
+            others = np.flatnonzero(~chosen)
+            chosen[others] = RowIndex.build([row_keys(ids[positions])]).has(row_keys(ids[others]))
             count += int((chosen & feature_set.present(ids, view)).sum())
         return count

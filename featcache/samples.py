@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,27 +198,27 @@ class Samples:
             taken.snapshot = Snapshot(
                 self.name,
                 ids,
-                self._aligned("names", [str(position) for position in taken.positions.tolist()]),
+                self._aligned("names") or [str(position) for position in taken.positions.tolist()],
                 targets,
-                self._aligned("splits", [""] * len(ids)),
+                self._aligned("splits") or [""] * len(ids),
                 _classes(self.dataset),
             )
         return taken.snapshot
 
-    def _aligned(self, attribute: str, default: list[str]) -> Sequence[str]:
+    def _aligned(self, attribute: str) -> list[str] | None:
         values = getattr(self.dataset, attribute, None)
         if values is None or len(values) != len(self.dataset):
-            return default
+            return None
         return [str(values[position]) for position in self.positions().tolist()]
 
     def _hash_items(self, skip_unreadable: bool, progress: ProgressCallback) -> tuple[Array, Array, Array]:
-        ids, targets, positions = [], [], []
+        ids, targets, positions = bytearray(), [], []
         count = len(self.dataset)
         named = hasattr(self.dataset, "sample_id")
         for position in range(count):
             try:
                 value, target = self.raw(position)
-                ids.append(_declared_id(self.dataset.sample_id(position)) if named else content_id(value))
+                ids += _declared_id(self.dataset.sample_id(position)) if named else content_id(value)
             except OSError as error:
                 if not skip_unreadable:
                     raise DataError(
@@ -235,7 +235,7 @@ class Samples:
                 f"no sample of the dataset {self.name!r} can be read; the first: {self.unreadable[0].reason}"
             )
         return (
-            np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16),
+            np.frombuffer(bytes(ids), dtype=np.uint8).reshape(-1, 16),
             _stack(targets),
             np.array(positions),
         )
