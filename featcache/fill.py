@@ -13,11 +13,11 @@ import numpy as np
 from .claims import claim
 from .engines import load_engine
 from .example import save_example
-from .missing import ExtractReport, describe, missing_rows
+from .missing import ExtractReport, describe, missing_rows, samples_among
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
-from .rowindex import RowIndex, row_keys
+from .rowindex import row_keys
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles
@@ -291,8 +291,8 @@ class _Filling:
                 self.request.samples, sets[0], sets[1] if len(sets) > 1 else None, self.request.stored.views
             )
             for place in places:
-                new = self._samples_among(self.made[place], self.sets[place][1])
-                derived = self._samples_among(self.derived[place], self.sets[place][1])
+                new = samples_among(self.request.snapshot, self.made[place], self.sets[place][1])
+                derived = samples_among(self.request.snapshot, self.derived[place], self.sets[place][1])
                 report.derived += derived
                 report.computed += new - derived
                 report.reused -= new
@@ -304,16 +304,3 @@ class _Filling:
             report.task = None if self.options.task is None else str(self.options.task)
             made.append(report)
         return made
-
-    def _samples_among(self, rows: Array, feature_set: FeatureSet) -> int:
-        """Return how many samples, equal ones counted each, got their row from the given rows."""
-        ids = self.request.snapshot.ids
-        count = 0
-        for view in np.unique(rows[:, 1]).tolist():
-            positions = rows[rows[:, 1] == view, 0]
-            chosen = np.zeros(len(ids), dtype=bool)
-            chosen[positions] = True
-            others = np.flatnonzero(~chosen)
-            chosen[others] = RowIndex.build([row_keys(ids[positions])]).has(row_keys(ids[others]))
-            count += int((chosen & feature_set.present(ids, view)).sum())
-        return count

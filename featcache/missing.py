@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from .rowindex import RowIndex, row_keys
 from .samples import Samples, Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
 from .timings import Timings
 
-__all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete"]
+__all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]
 
 Array = np.ndarray[Any, Any]
 
@@ -102,3 +103,17 @@ def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | 
     report.skipped_samples += samples.unreadable
     report.skipped = len(report.skipped_samples)
     return report
+
+
+def samples_among(snapshot: Snapshot, rows: Array, feature_set: FeatureSet) -> int:
+    """Return how many samples, equal ones counted each, have their row of a set from the given ones (position, view)."""
+    ids = snapshot.ids
+    count = 0
+    for view in np.unique(rows[:, 1]).tolist():
+        positions = rows[rows[:, 1] == view, 0]
+        chosen = np.zeros(len(ids), dtype=bool)
+        chosen[positions] = True
+        others = np.flatnonzero(~chosen)
+        chosen[others] = RowIndex.build([row_keys(ids[positions])]).has(row_keys(ids[others]))
+        count += int((chosen & feature_set.present(ids, view)).sum())
+    return count
