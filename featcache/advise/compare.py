@@ -34,16 +34,6 @@ class Gain:
     mean: float
     half_width: float
 
-    @property
-    def beyond_noise(self) -> bool:
-        """Return whether 0 lies outside of the interval."""
-        return abs(self.mean) > self.half_width
-
-    @property
-    def worse(self) -> bool:
-        """Return whether the whole interval lies below 0."""
-        return self.mean + self.half_width < 0
-
 
 def mean_interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
     """Return (mean score, half the width of its confidence interval).

@@ -128,7 +128,8 @@ def sweep(
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     about = subject(model, dataset, transform, name)
     found = about.find(cuts)
-    epochs = epochs or (LINEAR_EPOCHS if head == "linear" else EPOCHS)
+    if epochs is None:
+        epochs = LINEAR_EPOCHS if head == "linear" else EPOCHS
     trials = Trials(
         about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
         train_batch_size, task, device, progress, {"batch_size": batch_size, "dtype": dtype, **stored},
