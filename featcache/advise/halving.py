@@ -10,7 +10,7 @@ from .trials import Trials
 
 __all__ = ["keep_best"]
 
-LEAST_ROWS_A_CLASS = 8
+LEAST_ROWS_AN_OUTPUT = 8
 
 
 def keep_best(trials: Trials, order: Sequence[str]) -> list[str]:
@@ -22,9 +22,9 @@ def keep_best(trials: Trials, order: Sequence[str]) -> list[str]:
     if len(kept) <= 2:
         return kept
     _, features = trials.features(kept[0])
-    classes = len(np.unique(features.targets)) if features.targets.dtype.kind in "biu" else 1
+    outputs = trials.judge_of(features).task.outputs
     rounds = int(np.ceil(np.log2(len(kept) / 2)))
-    least = min(1.0, LEAST_ROWS_A_CLASS * classes / len(features))
+    least = min(1.0, LEAST_ROWS_AN_OUTPUT * outputs / len(features))
     for number in range(rounds):
         share = max(least, 0.5 ** (rounds - number))
         scores = {cut: trials.on_few_rows(cut, share) for cut in kept}

@@ -21,7 +21,7 @@ from .trials import Trained, Trials
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EPOCHS", "LINEAR_EPOCHS", "SweepResult", "SweepRow", "sweep"]
+__all__ = ["SweepResult", "SweepRow", "sweep"]
 
 EPOCHS = 4
 LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to converge
@@ -105,8 +105,8 @@ def sweep(
 
     That is the deepest cut whose mean score is within ``tolerance`` of the best one's; intervals of ``confidence`` say what
     lies beyond noise. By default it is a race of short trainings: two seeds, which each train on one half of the training
-    rows and judge by the other, so that every row judges once; :data:`EPOCHS` epochs, or :data:`LINEAR_EPOCHS` of a linear
-    head. More of both make it surer. Budgets are equal: the same rows, epochs, ``seeds`` and number of
+    rows and judge by the other, so that every row judges once; 4 epochs, or 40 of a linear head. More of both make it
+    surer. Budgets are equal: the same rows, epochs, ``seeds`` and number of
     ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used for
     all. ``train_batch_size`` is 64 by default, less where that would be too few steps. After ``patience`` cuts in a row
     that are no better than the best before them the race ends (None: all cuts are trained). Rows of the test split are not
@@ -141,7 +141,8 @@ def sweep(
     recommended = choose({each.cut: each.mean for each in trained}, tolerance)
     rows = _rows(trained, {cut.name: cut for cut in found}, recommended, confidence)
     tried = {row.cut for row in rows}
-    kind = trials.judge.task.kind if trials.judge is not None else "single_label"
+    assert trials.judge is not None  # at least one cut was judged
+    kind = trials.judge.task.kind
     return SweepResult(
         about.samples.name,
         trials.samples,

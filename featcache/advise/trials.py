@@ -112,15 +112,16 @@ class Trials:
     def _trial(self, found: Trained, seed: int, rates: Sequence[float | None], share: float = 1.0) -> Trial:
         """Train with one seed at each rate, note the best rate and what it took, and return how it did on the rows kept apart."""
         made, features = self.features(found.cut)
-        judge = self._judge(features)
+        judge = self.judge_of(features)
         started_s = time.perf_counter()
         judged_by = validation_rows(features, self.validation, seed, judge)
         training = np.setdiff1d(np.flatnonzero(features.splits != "test"), judged_by)
         if share < 1:
             training = _some(features, training, share, seed, judge)
-        judged = features.subset(judged_by)
+        judged, trained_on = features.subset(judged_by), features.subset(training)
+        trained_on.classes = list(judge.task.classes)  # also those of which no row happens to be trained on
         tried: list[tuple[float, float | None, Array]] = []
-        for rate, head in self._heads(made, features.subset(training), rates, seed):
+        for rate, head in self._heads(made, trained_on, rates, seed):
             outputs = head.outputs(judged, self.device)
             scores = judge.scores(judged.targets, outputs)
             tried.append((_loss(judge, judged, outputs, scores), rate, scores))
@@ -129,7 +130,8 @@ class Trials:
         found.trainings += len(rates)
         return Trial(seed, judged_by, scores)
 
-    def _judge(self, features: Features) -> Judge:
+    def judge_of(self, features: Features) -> Judge:
+        """Return the judge of the rows outside of the test split, the same for all cuts."""
         if self.judge is None:
             self.judge = judge_of(features.subset(features.splits != "test"), self.task)
         return self.judge
@@ -162,7 +164,7 @@ class Trials:
             "device": self.device, "task": self.task,
         }  # fmt: skip
         options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
-        if self.head == "linear" and len(rates) > 1 and self._judge(training).task.kind == "single_label":
+        if self.head == "linear" and len(rates) > 1 and self.judge_of(training).task.kind == "single_label":
             yield from zip(rates, train_heads(made, training, options, **shared), strict=True)
             return
         for rate, each in zip(rates, options, strict=True):
