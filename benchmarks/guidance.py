@@ -74,7 +74,7 @@ def noisy(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
 
-def patches(side: int = 32) -> Images:
+def patches(side: int = 20) -> Images:
     """Tiles of scikit-learn's two photographs; the class is the photograph and its upper or lower half."""
     images, targets = [], []
     for number, pixels in enumerate(load_sample_images().images):

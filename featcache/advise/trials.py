@@ -35,8 +35,8 @@ Array = np.ndarray[Any, Any]
 TOGETHER_BYTES = (
     2 << 30
 )  # of features that one pass over the data computes, whether or not all of them turn out to be needed
-LEAST_STEPS = 64  # of a training: BatchNorm's statistics and AdamW's moments need some, however few the rows
-BATCHES = (64, 8)  # the usual size of a batch, and the smallest that those steps may ask for
+LEAST_STEPS = 40  # of a training: BatchNorm's statistics and AdamW's moments need some, however few the rows
+BATCHES = (64, 16)  # the usual size of a batch, and the smallest that those steps may ask for
 
 
 @dataclass
