@@ -102,7 +102,7 @@ PAIRS = [
     Pair("ImageNet → digits", LITE0, lambda most: digits(min(most, 600), share=0.4), LITE0_CUTS),
     # Looked at after the sweep's rule and budgets had been chosen by the pairs above.
     Pair("MNIST → digits, noisy (held out)", MINI, lambda most: digits(min(most, 700), noisy)),
-    Pair("ImageNet → photograph patches (held out)", LITE0, lambda most: patches(), LITE0_CUTS),
+    Pair("ImageNet → photograph patches (held out)", LITE0, lambda most: patches(32), LITE0_CUTS),
 ]
 
 
