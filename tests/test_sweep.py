@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import featcache
 from featcache import FeatureStore, HeadError, UsageError
 from featcache.advise.choice import choose, reason
 from featcache.advise.compare import Gain, Trial, mean_interval, paired_gain
+from featcache.advise.folds import validation_rows
 from featcache.advise.judge import judge_of
 from featcache.advise.sweep import SweepRow
-from featcache.advise.trials import validation_rows
 
 from .conftest import TensorPairs
 
@@ -148,6 +149,17 @@ def test_what_test_rows_hold_changes_nothing(blind, signs, tmp_path) -> None:
         scores.append([row.score for row in found.rows])
         signs.inputs = torch.where(torch.arange(240)[:, None] % 4 == 0, torch.zeros(8), signs.inputs)
     assert scores[0] == scores[1]
+
+
+def test_a_size_of_batches_that_was_not_asked_for_leaves_no_batch_of_one_row(signs, tmp_path) -> None:
+    torch.manual_seed(0)
+    parts = {"first": nn.Linear(8, 8), "norm": nn.BatchNorm1d(8), "last": nn.Linear(8, 2)}
+    model = nn.Sequential(OrderedDict(parts)).eval()
+    data = TensorPairs(signs.inputs[:98], torch.arange(98) % 2)
+    found = featcache.sweep(model, data, str(tmp_path / "s"), ["first"], epochs=1)  # of 49 rows, 16 a batch leave one
+    assert found.rows[0].trainings == 2
+    with pytest.raises(HeadError, match="--train-batch-size"):
+        featcache.sweep(model, data, str(tmp_path / "s"), ["first"], epochs=1, train_batch_size=16)
 
 
 def test_halving_drops_the_worse_cuts_on_few_rows(blind, signs, tmp_path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,29 +11,26 @@ import numpy as np
 import torch
 
 from ..catalog import FeatureStore
-from ..errors import HeadError
 from ..extract import extract
 from ..features import Features
 from ..heads import train_head, train_heads
 from ..heads.losses import plain_loss
-from ..heads.rows import VALIDATION
 from ..progress import ProgressCallback, ProgressEvent
 from ..space import stored_row_bytes
 from ..split import Cut, Split, split_at
 from .compare import Trial
+from .folds import some_rows, validation_rows
 from .judge import Judge, judge_of
 from .subject import Subject
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
 
-__all__ = ["Trained", "Trials", "validation_rows"]
+__all__ = ["Trained", "Trials"]
 
 Array = np.ndarray[Any, Any]
 
-TOGETHER_BYTES = (
-    2 << 30
-)  # of features that one pass over the data computes, whether or not all of them turn out to be needed
+TOGETHER_BYTES = 2 << 30  # of features that one pass computes, whether or not all of them turn out to be needed
 LEAST_STEPS = 40  # of a training: BatchNorm's statistics and AdamW's moments need some, however few the rows
 BATCHES = (64, 16)  # the usual size of a batch, and the smallest that those steps may ask for
 
@@ -81,7 +77,8 @@ class Trials:
 
     def plan_passes(self, order: Sequence[Cut]) -> None:
         """Decide which cuts are extracted together: neighbours whose features are small."""
-        rows = len(self.subject.samples.dataset)
+        samples = self.subject.samples
+        rows = len(samples.dataset) * (1 if samples.augment is None else 1 + int(self.stored.get("views", 1)))
         size_bytes = 0
         for cut in order:
             if not self._groups or size_bytes + cut.size_bytes * rows > TOGETHER_BYTES:
@@ -92,7 +89,8 @@ class Trials:
 
     def at(self, cut: str) -> Trained:
         """Return what training behind a cut gives, with each seed."""
-        found = self._found(cut)
+        self.features(cut)
+        found = self.trained[cut]
         for number, seed in enumerate(self.seeds):
             found.trials.append(
                 self._trial(found, seed, self.learning_rates if number == 0 else (found.learning_rate,))
@@ -103,11 +101,8 @@ class Trials:
 
     def on_few_rows(self, cut: str, share: float) -> float:
         """Return the mean score under the first seed with a share of the training rows."""
-        return self._trial(self._found(cut), self.seeds[0], self.learning_rates, share).mean
-
-    def _found(self, cut: str) -> Trained:
         self.features(cut)
-        return self.trained[cut]
+        return self._trial(self.trained[cut], self.seeds[0], self.learning_rates, share).mean
 
     def _trial(self, found: Trained, seed: int, rates: Sequence[float | None], share: float = 1.0) -> Trial:
         """Train with one seed at each rate, note the best rate and what it took, and return how it did on the rows kept apart."""
@@ -117,7 +112,7 @@ class Trials:
         judged_by = validation_rows(features, self.validation, seed, judge)
         training = np.setdiff1d(np.flatnonzero(features.splits != "test"), judged_by)
         if share < 1:
-            training = _some(features, training, share, seed, judge)
+            training = some_rows(features, training, share, seed, judge)
         judged, trained_on = features.subset(judged_by), features.subset(training)
         trained_on.classes = list(judge.task.classes)  # also those of which no row happens to be trained on
         tried: list[tuple[float, float | None, Array]] = []
@@ -177,70 +172,9 @@ class Trials:
         size, least = BATCHES
         while size > least and self.epochs * -(-rows // size) < LEAST_STEPS:
             size //= 2
+        while rows > size and rows % size == 1:  # a last batch of one row, which BatchNorm cannot be trained on
+            size += 1
         return size
-
-
-def validation_rows(features: Features, share: float, seed: int, judge: Judge) -> Array:
-    """Return which rows cuts are compared by: the dataset's validation split, or a share that a seed chooses.
-
-    The same rows at every cut; of single labels every class in proportion. Seeds that follow one another get shares without
-    a row in common, as in cross-validation, until all rows have been used: so few rows tell most. Raises
-    :class:`HeadError` where there are too few.
-    """
-    splits = features.splits
-    own = np.flatnonzero(np.isin(splits, VALIDATION))
-    if len(own):
-        return own
-    training = np.flatnonzero(splits != "test")
-    folds = max(2, round(1 / share))
-    parts = _class_folds if judge.task.kind == "single_label" else _plain_folds
-    rows: Array = parts(features, training, folds, seed // folds)[seed % folds]
-    return rows
-
-
-def _class_folds(features: Features, training: Array, folds: int, seed: int) -> list[Array]:
-    from sklearn.model_selection import StratifiedKFold
-
-    targets = features.targets[training]
-    numbers, counts = np.unique(targets, return_counts=True)
-    several = np.isin(targets, numbers[counts >= 2])  # a single row of a class stays with those that are trained on
-    if (counts >= 2).sum() < 2 or several.sum() < 2 * folds:
-        raise HeadError(_too_few(features, f"{len(training)} training rows of {len(numbers)} classes", folds))
-    cut_up = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")
-        parts = [part for _, part in cut_up.split(targets[several], targets[several])]
-    return [training[several][np.sort(part)] for part in parts]
-
-
-def _plain_folds(features: Features, training: Array, folds: int, seed: int) -> list[Array]:
-    if len(training) < 2 * folds:
-        raise HeadError(_too_few(features, f"{len(training)} training rows", folds))
-    order = np.random.default_rng(seed).permutation(training)
-    return [np.sort(part) for part in np.array_split(order, folds)]
-
-
-def _some(features: Features, rows: Array, share: float, seed: int, judge: Judge) -> Array:
-    """Return a share of some rows; of single labels with every class in proportion."""
-    from sklearn.model_selection import train_test_split
-
-    targets = features.targets[rows] if judge.task.kind == "single_label" else None
-    least = 2 if targets is None else 2 * len(np.unique(targets))
-    wanted = max(round(share * len(rows)), least)
-    if wanted + least > len(rows):
-        return rows
-    try:
-        chosen, _ = train_test_split(rows, train_size=wanted, stratify=targets, random_state=seed)
-    except ValueError:  # a class of one row, of which there is no share
-        chosen, _ = train_test_split(rows, train_size=wanted, random_state=seed)
-    return np.sort(chosen)
-
-
-def _too_few(features: Features, what: str, folds: int) -> str:
-    return (
-        f"{what} in {features.dataset!r} are too few to keep {1 / folds:.0%} of them apart: give a validation split, or more "
-        "samples."
-    )
 
 
 def _loss(judge: Judge, judged: Features, outputs: torch.Tensor, scores: Array) -> float:
