@@ -15,6 +15,7 @@ from featcache.advise.choice import choose, reason
 from featcache.advise.compare import Gain, Trial, mean_interval, paired_gain
 from featcache.advise.folds import validation_rows
 from featcache.advise.judge import judge_of
+from featcache.advise.saved import load_advice, save_advice
 from featcache.advise.sweep import SweepRow
 
 from .conftest import TensorPairs
@@ -260,3 +261,16 @@ def test_several_rates_of_linear_heads_are_tried_in_one_pass_and_the_best_is_the
         found[rate] = row.score
     assert together.trainings == 3
     assert together.score == found[together.learning_rate]
+
+
+def test_an_answer_of_another_version_is_not_taken_for_one_of_this(blind, signs, tmp_path) -> None:
+    store = FeatureStore(str(tmp_path / "s"))
+    found = featcache.sweep(blind, signs, store, ["third"], epochs=1)
+    save_advice(store, "blind", "sweep", found)
+    kept = load_advice(store, "blind", found.dataset)["sweep"]
+    assert kept["recommended"] == "third"
+    path = tmp_path / "s" / "advice" / found.dataset / "sweep.json"
+    content = json.loads(path.read_text())
+    content["result"]["rows"][0]["accuracy"] = content["result"]["rows"][0].pop("score")
+    path.write_text(json.dumps(content))
+    assert load_advice(store, "blind", found.dataset) == {}
