@@ -43,6 +43,9 @@ def reason(rows: Sequence[SweepRow], recommended: str, tolerance: float) -> str:
             parts.append(f"{row.cut} is worse ({_points(gain, half_width)})")
         else:
             parts.append(f"{row.cut} adds nothing ({_points(gain, half_width)})")
+    others = [row for row in rows if row is not chosen]
+    if others and all(abs(row.difference or 0.0) <= (row.difference_half_width or 0.0) for row in others):
+        parts.append("no difference lies beyond noise: more --seeds and --epochs would tell more")
     return "; ".join(parts)
 
 

@@ -108,9 +108,9 @@ def sweep(
     rows and judge by the other, so that every row judges once; 4 epochs, or 40 of a linear head. More of both make it
     surer. Budgets are equal: the same rows, epochs, ``seeds`` and number of
     ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used for
-    all. ``train_batch_size`` is 64 by default, less where that would be too few steps. After ``patience`` cuts in a row
-    that are no better than the best before them the race ends (None: all cuts are trained). Rows of the test split are not
-    looked at.
+    all. ``train_batch_size`` is 64 by default, less where that would be too few steps. The race ends after ``patience``
+    cuts in a row whose interval leaves no room for a gain above the tolerance (None: all cuts are trained). Rows of the test
+    split are not looked at.
 
     Neighbouring cuts whose features are small are extracted in one pass over the data, large ones when it is their turn.
     With ``halving``, all cuts are trained on a fraction of the rows first; the worse half is dropped, the
@@ -137,7 +137,7 @@ def sweep(
     trials.plan_passes(found[::-1])
     order = [cut.name for cut in reversed(found)]
     kept = keep_best(trials, order) if halving else order
-    trained = _race(trials, kept, patience)
+    trained = _race(trials, kept, patience, tolerance, confidence)
     recommended = choose({each.cut: each.mean for each in trained}, tolerance)
     rows = _rows(trained, {cut.name: cut for cut in found}, recommended, confidence)
     tried = {row.cut for row in rows}
@@ -162,15 +162,24 @@ def sweep(
     )
 
 
-def _race(trials: Trials, order: Sequence[str], patience: int | None) -> list[Trained]:
-    """Return what training gave behind each cut, in the order given, until so many in a row were no better."""
+def _race(
+    trials: Trials, order: Sequence[str], patience: int | None, tolerance: float, confidence: float
+) -> list[Trained]:
+    """Return what training gave behind each cut, in the order given, until so many in a row could not be better.
+
+    That is where the interval of the difference to the best cut so far leaves no room for a gain above the tolerance.
+    """
     trained: list[Trained] = []
-    best, unhelpful = float("-inf"), 0
+    best: Trained | None = None
+    unhelpful = 0
     for cut in order:
         each = trials.at(cut)
         trained.append(each)
-        unhelpful = 0 if each.mean > best else unhelpful + 1
-        best = max(best, each.mean)
+        if best is not None:
+            gain = paired_gain(each.trials, best.trials, confidence)
+            unhelpful = 0 if gain.mean + gain.half_width > tolerance else unhelpful + 1
+        if best is None or each.mean > best.mean:
+            best = each
         if patience is not None and unhelpful >= patience:
             break
     return trained

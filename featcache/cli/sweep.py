@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Stop after so many cuts in a row that were no better.",
+    help="Stop after so many cuts in a row that cannot be better by more than the tolerance.",
 )
-@click.option("--all-cuts", is_flag=True, help="Train behind every cut, whether or not the last ones were better.")
+@click.option("--all-cuts", is_flag=True, help="Train behind every cut, whatever the last ones gave.")
 @click.option("--learning-rate", type=float, multiple=True, help="Several are tried at each cut.  [default: one]")
 @click.option("--confidence", type=float, default=0.9, show_default=True, help="Of the intervals.")
 @click.option(
@@ -56,8 +56,8 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
 
     A race of short trainings with equal budgets: by default each of two seeds trains on one half of the training rows and
     judges by the other. Recommended is the deepest cut whose mean score is within the tolerance of the best. After two cuts
-    in a row that are no better, shallower ones are not trained. Test rows are not looked at. Without --cut, the boundaries
-    worth comparing are tried. For a surer answer give more --epochs and --seeds.
+    in a row that cannot be better by more than that, shallower ones are not trained. Test rows are not looked at. Without
+    --cut, the boundaries worth comparing are tried. For a surer answer give more --epochs and --seeds.
     """
     if plot is not None:
         _need_matplotlib()
