@@ -27,9 +27,7 @@ def main() -> None:
     scores = featcache.probe(*asked)
     print(f"{scores.words}.")
 
-    found = featcache.sweep(
-        *asked, [row.cut for row in costs.rows if row.worth_it] or None, epochs=options.epochs, seeds=2
-    )
+    found = featcache.sweep(*asked, [row.cut for row in costs.rows if row.worth_it] or None)
     print(f"{found.reason}.")
 
     head = featcache.train_head(

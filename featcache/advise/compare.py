@@ -15,40 +15,35 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: which rows it was judged by, as positions in the dataset, and which of them it got right."""
+    """One training: which rows it was judged by, as positions in the dataset, and how right it was on each."""
 
     seed: int
     rows: Array
-    right: Array
+    scores: Array
 
     @property
-    def accuracy(self) -> float:
-        """Return the share of rows that are right."""
-        return float(self.right.mean())
+    def mean(self) -> float:
+        """Return the mean score of the rows."""
+        return float(self.scores.mean())
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The mean difference of accuracy between two cuts, and half the width of its confidence interval."""
+    """The mean difference of the score between two cuts, and half the width of its confidence interval."""
 
     mean: float
     half_width: float
 
-    @property
-    def beyond_noise(self) -> bool:
-        """Return whether the whole interval lies above 0."""
-        return self.mean - self.half_width > 0
-
 
 def mean_interval(trials: Sequence[Trial], confidence: float) -> tuple[float, float]:
-    """Return (mean accuracy, half the width of its confidence interval).
+    """Return (mean score, half the width of its confidence interval).
 
-    The standard error is the larger of two: over seeds, and over rows, each row's share of right answers counted once
-    however many seeds judged it.
+    The standard error is the larger of two: over seeds, and over rows, each row's mean score counted once however many
+    seeds judged it.
     """
-    by_seed = np.array([trial.accuracy for trial in trials])
-    shares = np.array(list(_by_row([(trial.rows, trial.right.astype(float)) for trial in trials]).values()))
-    return float(by_seed.mean()), _half_width(by_seed, shares, confidence)
+    by_seed = np.array([trial.mean for trial in trials])
+    by_row = _by_row([(trial.rows, trial.scores) for trial in trials])
+    return float(by_seed.mean()), _half_width(by_seed, by_row, confidence)
 
 
 def paired_gain(better: Sequence[Trial], base: Sequence[Trial], confidence: float) -> Gain:
@@ -59,18 +54,16 @@ def paired_gain(better: Sequence[Trial], base: Sequence[Trial], confidence: floa
     """
     of_base = {trial.seed: trial for trial in base}
     pairs = [(trial, of_base[trial.seed]) for trial in better if trial.seed in of_base]
-    by_seed = np.array([one.accuracy - other.accuracy for one, other in pairs])
-    differences = _by_row([(one.rows, one.right.astype(float) - other.right) for one, other in pairs])
-    return Gain(float(by_seed.mean()), _half_width(by_seed, np.array(list(differences.values())), confidence))
+    by_seed = np.array([one.mean - other.mean for one, other in pairs])
+    by_row = _by_row([(one.rows, one.scores - other.scores) for one, other in pairs])
+    return Gain(float(by_seed.mean()), _half_width(by_seed, by_row, confidence))
 
 
-def _by_row(parts: Sequence[tuple[Array, Array]]) -> dict[int, float]:
+def _by_row(parts: Sequence[tuple[Array, Array]]) -> Array:
     """Return the mean value of each row over the trials that judged it."""
-    found: dict[int, list[float]] = {}
-    for rows, values in parts:
-        for row, value in zip(rows.tolist(), values.tolist(), strict=True):
-            found.setdefault(row, []).append(value)
-    return {row: float(np.mean(values)) for row, values in found.items()}
+    rows, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+    _, places, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    return np.asarray(np.bincount(places, weights=values) / counts)
 
 
 def _half_width(by_seed: Array, by_row: Array, confidence: float) -> float:

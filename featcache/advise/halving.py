@@ -1,4 +1,4 @@
-"""Successive halving: dropping cuts that do badly on few rows before the others get more."""
+"""Successive halving: dropping cuts that do badly on few rows before the others get all of them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from .trials import Trials
 
 __all__ = ["keep_best"]
 
-LEAST_ROWS_A_CLASS = 8
+LEAST_ROWS_AN_OUTPUT = 8
 
 
 def keep_best(trials: Trials, order: Sequence[str]) -> list[str]:
     """Return the cuts that are left, in the given order: two, after rounds that each drop half on twice the rows.
 
-    All cuts are extracted in one pass. Each round trains once behind each cut that is left, with the first seed.
+    Each round trains once behind each cut that is left, with the first seed.
     """
     kept = list(order)
     if len(kept) <= 2:
         return kept
-    trials.extract_together(kept)
-    features = trials.features(kept[0])[1]
-    classes = len(np.unique(features.targets))
+    _, features = trials.features(kept[0])
+    outputs = trials.judge_of(features).task.outputs
     rounds = int(np.ceil(np.log2(len(kept) / 2)))
-    least = min(1.0, LEAST_ROWS_A_CLASS * classes / len(features))
+    least = min(1.0, LEAST_ROWS_AN_OUTPUT * outputs / len(features))
     for number in range(rounds):
         share = max(least, 0.5 ** (rounds - number))
-        accuracy = {cut: trials.at(cut, share, trials.seeds[:1]).trials[0].accuracy for cut in kept}
+        scores = {cut: trials.on_few_rows(cut, share) for cut in kept}
         # Of equally good cuts the deeper one, which is cheaper, stays.
-        ranked = sorted(kept, key=lambda cut: (-accuracy[cut], order.index(cut)))
+        ranked = sorted(kept, key=lambda cut: (-scores[cut], order.index(cut)))
         kept = [cut for cut in order if cut in ranked[: max(2, -(-len(kept) // 2))]]
     return kept

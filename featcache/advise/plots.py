@@ -12,8 +12,8 @@ from .sweep import SweepRow
 __all__ = ["sweep_plot"]
 
 
-def sweep_plot(rows: Sequence[SweepRow], recommended: str) -> bytes:
-    """Return accuracy with its interval and the seconds of each cut, from the shallowest to the deepest, as SVG."""
+def sweep_plot(rows: Sequence[SweepRow], recommended: str, score: str) -> bytes:
+    """Return the score with its interval and the seconds of each cut, from the shallowest to the deepest, as SVG."""
     ordered = sorted(rows, key=lambda row: row.flops_share)
     names = [row.cut for row in ordered]
     figure = Figure(figsize=(8, 3.4), layout="constrained")
@@ -21,15 +21,15 @@ def sweep_plot(rows: Sequence[SweepRow], recommended: str) -> bytes:
     places = list(range(len(ordered)))
     scores.errorbar(
         places,
-        [100 * row.accuracy for row in ordered],
-        [100 * row.accuracy_half_width for row in ordered],
+        [100 * row.score for row in ordered],
+        [100 * row.score_half_width for row in ordered],
         color=FIRST,
         capsize=4,
         marker="o",
     )
     place = names.index(recommended)
-    scores.plot([place], [100 * ordered[place].accuracy], marker="o", markersize=14, fillstyle="none", color=SECOND)
-    scores.set(xlabel="frozen up to (ringed: recommended)", ylabel="validation accuracy (%)")
+    scores.plot([place], [100 * ordered[place].score], marker="o", markersize=14, fillstyle="none", color=SECOND)
+    scores.set(xlabel="frozen up to (ringed: recommended)", ylabel=f"{score} of validation rows (%)")
     costs.bar(places, [row.extract_s for row in ordered], color=SECOND, label="extract")
     costs.bar(
         places, [row.train_s for row in ordered], bottom=[row.extract_s for row in ordered], color=FIRST, label="train"

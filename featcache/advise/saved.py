@@ -37,11 +37,28 @@ def save_advice(
 
 
 def load_advice(store: StoreFiles, backbone: str, dataset: str) -> dict[str, dict[str, Any]]:
-    """Return the latest answers about a backbone and a dataset by question; those that cannot be read are left out."""
+    """Return the latest answers about a backbone and a dataset by question; those that cannot be read are left out.
+
+    So are those of another version of featcache, whose fields are others.
+    """
+    from .plan import PlanResult, PlanRow
+    from .probe import ProbeResult, ProbeRow
+    from .sweep import SweepResult, SweepRow
+
+    kinds = {"plan": (PlanResult, PlanRow), "probe": (ProbeResult, ProbeRow), "sweep": (SweepResult, SweepRow)}
     found = {}
     for question in QUESTIONS:
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             content = json.loads(store.storage.read_bytes(f"advice/{dataset}/{question}.json"))
-            if content["backbone"] == backbone:
+            if content["backbone"] == backbone and _fits(content["result"], *kinds[question]):
                 found[question] = {**content["result"], "answered_at": str(content["answered_at"])}
     return found
+
+
+def _fits(result: dict[str, Any], kind: type[Any], row_kind: type[Any]) -> bool:
+    rows = [_names(row_kind) == set(row) for row in result["rows"]]
+    return _names(kind) == set(result) and all(rows)
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {each.name for each in dataclasses.fields(kind)}

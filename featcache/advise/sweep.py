@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from ..catalog import FeatureStore
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
-from .compare import Gain, mean_interval, paired_gain
+from ..split import Cut
+from .choice import choose, reason
+from .compare import mean_interval, paired_gain
 from .halving import keep_best
+from .judge import SCORE_NAMES
 from .subject import subject
 from .trials import Trained, Trials
 
@@ -20,24 +23,26 @@ if TYPE_CHECKING:
 
 __all__ = ["SweepResult", "SweepRow", "sweep"]
 
+EPOCHS = 4
+LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to converge
+
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What training behind one cut gave: mean validation accuracy over the seeds with its interval, and what it cost.
+    """What training behind one cut gave: the mean score of validation rows with its interval, and what it cost.
 
-    ``gain`` is the paired difference to the best deeper cut with its interval, None for the first. ``extract_s`` and
-    ``train_s`` are the seconds that it took, the latter over all trainings; ``learning_rate`` is the best of those tried,
-    None for the default one.
+    ``difference`` is the paired difference of the score to the recommended cut's with its interval, None for that cut
+    itself. ``extract_s`` and ``train_s`` are the seconds that it took, the latter over all ``trainings``; the time of a pass
+    that computed several cuts is shared out among them. ``learning_rate`` is the best of those tried, None for the default.
     """
 
     cut: str
     flops_share: float
     parameters_share: float
-    accuracy: float
-    accuracy_half_width: float
-    gain: float | None
-    gain_half_width: float | None
-    test_accuracy: float | None
+    score: float
+    score_half_width: float
+    difference: float | None
+    difference_half_width: float | None
     learning_rate: float | None
     extract_s: float
     train_s: float
@@ -49,16 +54,19 @@ class SweepRow:
 class SweepResult:
     """A row for each cut that was trained, in the order of training, the cut that is recommended, and why.
 
-    ``untried`` are shallower candidates that were not computed, because the ones before them did not help; ``dropped`` are
-    those that successive halving left behind.
+    ``score`` names what is compared. ``untried`` are shallower candidates that were not trained, because the ones before
+    them did not help; ``dropped`` are those that successive halving left behind.
     """
 
     dataset: str
     samples: int
     head: str
+    task: str
+    score: str
     epochs: int
     seeds: int
     confidence: float
+    tolerance: float
     rows: tuple[SweepRow, ...]
     recommended: str
     reason: str
@@ -75,13 +83,15 @@ def sweep(
     *,
     transform: Callable[[Any], Any] | None = None,
     head: str = "suffix",
-    epochs: int = 20,
-    seeds: int = 3,
+    task: str | None = None,
+    epochs: int | None = None,
+    seeds: int = 2,
+    tolerance: float = 0.005,
     patience: int | None = 2,
     learning_rates: Sequence[float] | None = None,
     confidence: float = 0.9,
-    validation: float = 0.2,
-    train_batch_size: int = 64,
+    validation: float = 0.5,
+    train_batch_size: int | None = None,
     halving: bool = False,
     batch_size: int = 64,
     device: str | None = None,
@@ -93,117 +103,123 @@ def sweep(
 ) -> SweepResult:
     """Return how well training behind each cut does, from the deepest up, and which boundary to choose.
 
-    A shallower cut is extracted only while that helps: after ``patience`` cuts whose paired gain does not lie beyond noise,
-    the sweep ends (None: all cuts are trained). Budgets are equal: the same rows, epochs, ``seeds`` and number
-    of ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used
-    for all. With ``halving``, all cuts are extracted at once and trained on a fraction of the rows first; the worse half is
-    dropped, the rows are doubled, and so on (successive halving, Jamieson and Talwalkar, AISTATS 2016), before the rest is
-    compared on all rows. ``stored`` are further options of :func:`featcache.extract` that say what is stored, such as
-    ``numerics``, ``codec`` and ``views``.
+    That is the deepest cut whose mean score is within ``tolerance`` of the best one's; intervals of ``confidence`` say what
+    lies beyond noise. By default it is a race of short trainings: two seeds, which each train on one half of the training
+    rows and judge by the other, so that every row judges once; 4 epochs, or 40 of a linear head. More of both make it
+    surer. Budgets are equal: the same rows, epochs, ``seeds`` and number of
+    ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used for
+    all. ``train_batch_size`` is 64 by default, less where that would be too few steps. The race ends after ``patience``
+    cuts in a row whose interval leaves no room for a gain above the tolerance (None: all cuts are trained). Rows of the test
+    split are not looked at.
+
+    Neighbouring cuts whose features are small are extracted in one pass over the data, large ones when it is their turn.
+    With ``halving``, all cuts are trained on a fraction of the rows first; the worse half is dropped, the
+    rows are doubled, and so on (successive halving, Jamieson and Talwalkar, AISTATS 2016), before the rest is compared on all
+    rows.
+
+    The score is the accuracy of classes, the mean F1 of a sample's labels, R2 of values, or the pixel accuracy of dense
+    targets; ``task`` is as for :func:`featcache.train_head`. ``stored`` are further options of :func:`featcache.extract`
+    that say what is stored, such as ``numerics``, ``codec`` and ``views``.
 
     Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`HeadError`.
     """
     started_s = time.perf_counter()
-    _check_options(seeds, patience, confidence, validation, learning_rates)
+    _check_options(seeds, patience, tolerance, confidence, validation, learning_rates)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     about = subject(model, dataset, transform, name)
     found = about.find(cuts)
+    if epochs is None:
+        epochs = LINEAR_EPOCHS if head == "linear" else EPOCHS
     trials = Trials(
         about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
-        train_batch_size, device, progress, {"batch_size": batch_size, "dtype": dtype, **stored},
+        train_batch_size, task, device, progress, {"batch_size": batch_size, "dtype": dtype, **stored},
     )  # fmt: skip
+    trials.plan_passes(found[::-1])
     order = [cut.name for cut in reversed(found)]
     kept = keep_best(trials, order) if halving else order
-    trained: list[Trained] = []
-    gains: dict[str, Gain] = {}
-    best: Trained | None = None
-    unhelpful = 0
-    for cut in kept:
-        each = trials.at(cut)
-        trained.append(each)
-        if best is not None:
-            gains[cut] = paired_gain(each.trials, best.trials, confidence)
-        if best is None or gains[cut].beyond_noise:
-            best, unhelpful = each, 0
-        else:
-            unhelpful += 1
-        if patience is not None and unhelpful >= patience:
-            break
-    assert best is not None
-    by_name = {cut.name: cut for cut in found}
-    rows = []
-    for each in trained:
-        accuracy, half_width = mean_interval(each.trials, confidence)
-        gain = gains.get(each.cut)
-        rows.append(
-            SweepRow(
-                each.cut, by_name[each.cut].flops_share, by_name[each.cut].parameters_share, accuracy, half_width,
-                None if gain is None else gain.mean, None if gain is None else gain.half_width, each.test_accuracy,
-                each.learning_rate, each.extract_s, each.train_s, each.trainings, each.disk_bytes,
-            )
-        )  # fmt: skip
+    trained = _race(trials, kept, patience, tolerance, confidence)
+    recommended = choose({each.cut: each.mean for each in trained}, tolerance)
+    rows = _rows(trained, {cut.name: cut for cut in found}, recommended, confidence)
     tried = {row.cut for row in rows}
+    assert trials.judge is not None  # at least one cut was judged
+    kind = trials.judge.task.kind
     return SweepResult(
         about.samples.name,
         trials.samples,
         head,
+        kind,
+        SCORE_NAMES[kind],
         epochs,
         seeds,
         confidence,
-        tuple(rows),
-        best.cut,
-        _reason(rows, best.cut),
+        tolerance,
+        rows,
+        recommended,
+        reason(rows, recommended, tolerance),
         tuple(cut for cut in kept if cut not in tried),
         tuple(cut for cut in order if cut not in kept),
         time.perf_counter() - started_s,
     )
 
 
+def _race(
+    trials: Trials, order: Sequence[str], patience: int | None, tolerance: float, confidence: float
+) -> list[Trained]:
+    """Return what training gave behind each cut, in the order given, until so many in a row could not be better.
+
+    That is where the interval of the difference to the best cut so far leaves no room for a gain above the tolerance.
+    """
+    trained: list[Trained] = []
+    best: Trained | None = None
+    unhelpful = 0
+    for cut in order:
+        each = trials.at(cut)
+        trained.append(each)
+        if best is not None:
+            gain = paired_gain(each.trials, best.trials, confidence)
+            unhelpful = 0 if gain.mean + gain.half_width > tolerance else unhelpful + 1
+        if best is None or each.mean > best.mean:
+            best = each
+        if patience is not None and unhelpful >= patience:
+            break
+    return trained
+
+
+def _rows(
+    trained: Sequence[Trained], cuts: dict[str, Cut], recommended: str, confidence: float
+) -> tuple[SweepRow, ...]:
+    (base,) = (each for each in trained if each.cut == recommended)
+    rows = []
+    for each in trained:
+        score, half_width = mean_interval(each.trials, confidence)
+        gain = None if each is base else paired_gain(each.trials, base.trials, confidence)
+        rows.append(
+            SweepRow(
+                each.cut, cuts[each.cut].flops_share, cuts[each.cut].parameters_share, score, half_width,
+                None if gain is None else gain.mean, None if gain is None else gain.half_width, each.learning_rate,
+                each.extract_s, each.train_s, each.trainings, each.disk_bytes,
+            )
+        )  # fmt: skip
+    return tuple(rows)
+
+
 def _check_options(
-    seeds: int, patience: int | None, confidence: float, validation: float, learning_rates: Sequence[float] | None
+    seeds: int,
+    patience: int | None,
+    tolerance: float,
+    confidence: float,
+    validation: float,
+    learning_rates: Sequence[float] | None,
 ) -> None:
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1, not {seeds}.")
     if patience is not None and patience < 1:
         raise UsageError(f"patience must be at least 1 cut, not {patience}.")
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"tolerance is a share from 0 up to 1 (0.005: half a point), not {tolerance}.")
     if not 0 < confidence < 1:
         raise UsageError(f"confidence must be between 0 and 1, not {confidence}.")
     if not 0 < validation < 1:
         raise UsageError(f"validation must be between 0 and 1, not {validation}: cuts are compared on those rows.")
     if learning_rates is not None and (not learning_rates or not all(rate > 0 for rate in learning_rates)):
         raise UsageError(f"learning_rates must be numbers above 0, not {list(learning_rates)}.")
-
-
-def _reason(rows: Sequence[SweepRow], recommended: str) -> str:
-    """Return in words why a cut is recommended: what it gained over the deeper one, and what the others did not."""
-    parts = []
-    place = next(number for number, row in enumerate(rows) if row.cut == recommended)
-    chosen = rows[place]
-    if place == 0:
-        parts.append(f"{recommended}: {_points(chosen.accuracy)[1:]} % (± {100 * chosen.accuracy_half_width:.1f})")
-    else:
-        before = _base(rows, place)
-        times = chosen.train_s / max(before.train_s, 1e-9)
-        parts.append(
-            f"{recommended}: {_points(chosen.gain or 0.0)} ± {100 * (chosen.gain_half_width or 0.0):.1f} points over "
-            f"{before.cut} for {times:.1f} × the training time"
-        )
-    for row in rows[place + 1 :]:
-        gained = f"{_points(row.gain or 0.0)} ± {100 * (row.gain_half_width or 0.0):.1f} points"
-        if (row.gain or 0.0) + (row.gain_half_width or 0.0) < 0:
-            parts.append(f"{row.cut} is worse ({gained})")
-        else:
-            parts.append(f"{row.cut} adds nothing beyond noise ({gained})")
-    return "; ".join(parts)
-
-
-def _base(rows: Sequence[SweepRow], place: int) -> SweepRow:
-    """Return the row that a cut was compared with: the last deeper one that had helped."""
-    for row in reversed(rows[:place]):
-        if row.gain is None or row.gain - (row.gain_half_width or 0.0) > 0:
-            return row
-    return rows[0]
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"

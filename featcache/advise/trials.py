@@ -1,35 +1,38 @@
-"""The trainings of a sweep: extracting a cut when it is its turn, and training behind it with each seed."""
+"""The trainings of a sweep: extracting cuts when it is their turn, and training behind them with each seed."""
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..catalog import FeatureStore
-from ..errors import HeadError
 from ..extract import extract
 from ..features import Features
 from ..heads import train_head, train_heads
-from ..heads.metrics import Metrics
-from ..heads.rows import VALIDATION
-from ..heads.tasks import find_task
+from ..heads.losses import plain_loss
 from ..progress import ProgressCallback, ProgressEvent
 from ..space import stored_row_bytes
-from ..split import Split, split
+from ..split import Cut, Split, split_at
 from .compare import Trial
+from .folds import some_rows, validation_rows
+from .judge import Judge, judge_of
 from .subject import Subject
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
 
-__all__ = ["Trained", "Trials", "validation_rows"]
+__all__ = ["Trained", "Trials"]
 
 Array = np.ndarray[Any, Any]
+
+TOGETHER_BYTES = 2 << 30  # of features that one pass computes, whether or not all of them turn out to be needed
+LEAST_STEPS = 40  # of a training: BatchNorm's statistics and AdamW's moments need some, however few the rows
+BATCHES = (64, 16)  # the usual size of a batch, and the smallest that those steps may ask for
 
 
 @dataclass
@@ -38,12 +41,16 @@ class Trained:
 
     cut: str
     trials: list[Trial] = field(default_factory=list)
-    test_accuracy: float | None = None
     learning_rate: float | None = None
     extract_s: float = 0.0
     train_s: float = 0.0
     trainings: int = 0
     disk_bytes: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Return the mean score over the trials."""
+        return float(np.mean([trial.mean for trial in self.trials]))
 
 
 @dataclass
@@ -57,132 +64,121 @@ class Trials:
     seeds: tuple[int, ...]
     learning_rates: tuple[float | None, ...]
     validation: float
-    train_batch_size: int
+    train_batch_size: int | None
+    task: str | None
     device: str | None
     progress: ProgressCallback
     stored: dict[str, Any]
     samples: int = 0
-    together_s: float = 0.0
+    judge: Judge | None = None
+    trained: dict[str, Trained] = field(default_factory=dict)
     _extracted: dict[str, tuple[Split, Features]] = field(default_factory=dict)
+    _groups: list[list[str]] = field(default_factory=list)
 
-    def features(self, cut: str) -> tuple[Split, Features]:
-        """Return the network split at a cut, and its features, extracted when they are first asked for."""
-        if cut not in self._extracted:
-            made = split(self.subject.model, cut, self.subject.example.inputs, self.subject.example.other_length)
-            features = extract(
-                made, self.subject.samples, self.store, device=self.device, progress=self.progress, **self.stored
+    def plan_passes(self, order: Sequence[Cut]) -> None:
+        """Decide which cuts are extracted together: neighbours whose features are small."""
+        samples = self.subject.samples
+        rows = len(samples.dataset) * (1 if samples.augment is None else 1 + int(self.stored.get("views", 1)))
+        size_bytes = 0
+        for cut in order:
+            if not self._groups or size_bytes + cut.size_bytes * rows > TOGETHER_BYTES:
+                self._groups.append([])
+                size_bytes = 0
+            self._groups[-1].append(cut.name)
+            size_bytes += cut.size_bytes * rows
+
+    def at(self, cut: str) -> Trained:
+        """Return what training behind a cut gives, with each seed."""
+        self.features(cut)
+        found = self.trained[cut]
+        for number, seed in enumerate(self.seeds):
+            found.trials.append(
+                self._trial(found, seed, self.learning_rates if number == 0 else (found.learning_rate,))
             )
-            self._extracted[cut] = made, features
-            self.samples = len(features)
-        return self._extracted[cut]
-
-    def extract_together(self, cuts: Sequence[str]) -> None:
-        """Extract several cuts in one pass over the data; its time is shared out among them."""
-        started_s = time.perf_counter()
-        extract(
-            self.subject.model, self.subject.samples, self.store, cut=list(cuts), device=self.device,
-            progress=self.progress, **self.stored,
-        )  # fmt: skip
-        self.together_s = (time.perf_counter() - started_s) / len(cuts)
-
-    def at(self, cut: str, share: float = 1.0, seeds: Sequence[int] | None = None) -> Trained:
-        """Return the trainings behind a cut, on a stratified share of the training rows."""
-        made, features = self.features(cut)
-        found = Trained(cut, disk_bytes=len(features) * stored_row_bytes(features.recipe))
-        found.extract_s = features.report.elapsed_s + self.together_s
-        tests: list[float] = []
-        used = self.seeds if seeds is None else tuple(seeds)
-        for number, seed in enumerate(used):
-            validation = validation_rows(features, self.validation, seed)
-            divided = _divided(features, validation, share, seed)
-            rates: Sequence[float | None] = self.learning_rates if number == 0 else (found.learning_rate,)
-            heads = list(zip(rates, self._train(made, divided, rates, seed), strict=True))
-            found.learning_rate, head = min(heads, key=lambda each: _loss(each[1]))
-            found.train_s += sum(each.elapsed_s for _, each in heads)
-            found.trainings += len(heads)
-            judged = features.subset(validation)
-            right = head.predict_proba(judged, self.device).argmax(axis=1) == judged.targets
-            found.trials.append(Trial(seed, validation, right))
-            if isinstance(head.metrics, Metrics) and head.metrics.split == "test":
-                tests.append(head.metrics.accuracy)
-            words = f"{cut}: {100 * np.mean([trial.accuracy for trial in found.trials]):.1f} %"
-            self.progress(ProgressEvent("sweep", number + 1, len(used), "trainings", words))
-        found.test_accuracy = float(np.mean(tests)) if tests else None
+            words = f"{cut}: {100 * found.mean:.1f} %"
+            self.progress(ProgressEvent("sweep", number + 1, len(self.seeds), "trainings", words))
         return found
 
-    def _train(self, made: Split, features: Features, rates: Sequence[float | None], seed: int) -> list[TrainedHead]:
-        """Return a head for each learning rate; several linear ones are trained in one pass."""
+    def on_few_rows(self, cut: str, share: float) -> float:
+        """Return the mean score under the first seed with a share of the training rows."""
+        self.features(cut)
+        return self._trial(self.trained[cut], self.seeds[0], self.learning_rates, share).mean
+
+    def _trial(self, found: Trained, seed: int, rates: Sequence[float | None], share: float = 1.0) -> Trial:
+        """Train with one seed at each rate, note the best rate and what it took, and return how it did on the rows kept apart."""
+        made, features = self.features(found.cut)
+        judge = self.judge_of(features)
+        started_s = time.perf_counter()
+        judged_by = validation_rows(features, self.validation, seed, judge)
+        training = np.setdiff1d(np.flatnonzero(features.splits != "test"), judged_by)
+        if share < 1:
+            training = some_rows(features, training, share, seed, judge)
+        judged, trained_on = features.subset(judged_by), features.subset(training)
+        trained_on.classes = list(judge.task.classes)  # also those of which no row happens to be trained on
+        tried: list[tuple[float, float | None, Array]] = []
+        for rate, head in self._heads(made, trained_on, rates, seed):
+            outputs = head.outputs(judged, self.device)
+            scores = judge.scores(judged.targets, outputs)
+            tried.append((_loss(judge, judged, outputs, scores), rate, scores))
+        _, found.learning_rate, scores = min(tried, key=lambda each: each[0])
+        found.train_s += time.perf_counter() - started_s
+        found.trainings += len(rates)
+        return Trial(seed, judged_by, scores)
+
+    def judge_of(self, features: Features) -> Judge:
+        """Return the judge of the rows outside of the test split, the same for all cuts."""
+        if self.judge is None:
+            self.judge = judge_of(features.subset(features.splits != "test"), self.task)
+        return self.judge
+
+    def features(self, cut: str) -> tuple[Split, Features]:
+        """Return the network split at a cut, and its features; extracted, with their group, when first asked for."""
+        if cut not in self._extracted:
+            (group,) = (each for each in self._groups if cut in each)
+            about, started_s = self.subject, time.perf_counter()
+            made = extract(
+                about.model, about.samples, self.store, cut=group, device=self.device, progress=self.progress,
+                **self.stored,
+            )  # fmt: skip
+            splits = split_at(about.model, group, about.example.inputs, about.example.other_length)
+            each_s = (time.perf_counter() - started_s) / len(group)
+            for name, split in zip(group, splits, strict=True):
+                features = made[name]
+                self._extracted[name] = split, features
+                disk_bytes = len(features) * stored_row_bytes(features.recipe)
+                self.trained[name] = Trained(name, extract_s=each_s, disk_bytes=disk_bytes)
+                self.samples = len(features)
+        return self._extracted[cut]
+
+    def _heads(
+        self, made: Split, training: Features, rates: Sequence[float | None], seed: int
+    ) -> Iterator[tuple[float | None, TrainedHead]]:
+        """Yield a head for each learning rate; several linear ones of classes are trained in one pass."""
         shared: dict[str, Any] = {
-            "epochs": self.epochs, "batch_size": self.train_batch_size, "validation": self.validation, "seed": seed,
-            "device": self.device,
+            "epochs": self.epochs, "batch_size": self._batch_size(len(training)), "validation": 0.0, "seed": seed,
+            "device": self.device, "task": self.task,
         }  # fmt: skip
-        if self.head == "linear" and len(rates) > 1:
-            return train_heads(made, features, [{"learning_rate": rate} for rate in rates], **shared)
         options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
-        return [train_head(made, features, head=self.head, **shared, **each) for each in options]
+        if self.head == "linear" and len(rates) > 1 and self.judge_of(training).task.kind == "single_label":
+            yield from zip(rates, train_heads(made, training, options, **shared), strict=True)
+            return
+        for rate, each in zip(rates, options, strict=True):
+            yield rate, train_head(made, training, head=self.head, **shared, **each)
+
+    def _batch_size(self, rows: int) -> int:
+        """Return the size of a batch: what was asked for, or 64, halved until an equal budget is steps enough."""
+        if self.train_batch_size is not None:
+            return self.train_batch_size
+        size, least = BATCHES
+        while size > least and self.epochs * -(-rows // size) < LEAST_STEPS:
+            size //= 2
+        while rows > size and rows % size == 1:  # a last batch of one row, which BatchNorm cannot be trained on
+            size += 1
+        return size
 
 
-def validation_rows(features: Features, share: float, seed: int) -> Array:
-    """Return which rows cuts are compared by: the dataset's validation split, or a stratified share that a seed chooses.
-
-    The same rows at every cut. Seeds that follow one another get shares without a row in common, as in cross-validation,
-    until all rows have been used: so few rows tell most. Raises :class:`HeadError` where there are too few.
-    """
-    from sklearn.model_selection import StratifiedKFold
-
-    find_task(features, "single_label")  # raises where the targets are no classes
-    splits = features.splits
-    own = np.flatnonzero(np.isin(splits, VALIDATION))
-    if len(own):
-        return own
-    training = np.flatnonzero(splits != "test")
-    targets = features.targets[training]
-    numbers, counts = np.unique(targets, return_counts=True)
-    several = np.isin(targets, numbers[counts >= 2])  # a single row of a class stays with those that are trained on
-    folds = max(2, round(1 / share))
-    if (counts >= 2).sum() < 2 or several.sum() < 2 * folds:
-        raise HeadError(
-            f"{len(training)} training rows of {len(numbers)} classes in {features.dataset!r} are too few to keep {share:.0%} "
-            "of them apart: give a validation split, or more samples."
-        )
-    cut_up = StratifiedKFold(folds, shuffle=True, random_state=seed // folds)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")
-        parts = [part for _, part in cut_up.split(targets[several], targets[several])]
-    rows: Array = training[several][np.sort(parts[seed % folds])]
-    return rows
-
-
-def _divided(features: Features, validation: Array, share: float, seed: int) -> Features:
-    """Return the features with those rows as their validation split, and fewer training rows if ``share`` is below 1."""
-    names = features.splits.astype(object)
-    training = names != "test"
-    training[validation] = False
-    names[training], names[validation] = "train", "val"
-    divided = features.with_splits(names)
-    if share >= 1:
-        return divided
-    kept, _ = _stratified(features, np.flatnonzero(training), share, seed)
-    return divided.subset(np.sort(np.concatenate([kept, np.flatnonzero(~training)])))
-
-
-def _stratified(features: Features, rows: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Return (chosen, others): a share of some rows with every class in proportion; single rows of a class are not chosen."""
-    from sklearn.model_selection import train_test_split
-
-    targets = features.targets[rows]
-    numbers, counts = np.unique(targets, return_counts=True)
-    several = np.isin(targets, numbers[counts >= 2])
-    classes = int((counts >= 2).sum())
-    wanted = max(round(share * len(rows)), classes)
-    if classes < 2 or several.sum() - wanted < classes:
-        raise HeadError(
-            f"{len(rows)} training rows of {len(numbers)} classes in {features.dataset!r} are too few to keep {share:.0%} of "
-            "them apart: give a validation split, or more samples."
-        )
-    chosen, others = train_test_split(rows[several], train_size=wanted, stratify=targets[several], random_state=seed)
-    return np.sort(chosen), np.sort(np.concatenate([others, rows[~several]]))
-
-
-def _loss(head: TrainedHead) -> float:
-    return head.validation_metrics.log_loss if isinstance(head.validation_metrics, Metrics) else float("inf")
+def _loss(judge: Judge, judged: Features, outputs: torch.Tensor, scores: Array) -> float:
+    """Return what learning rates are compared by: the loss, or of dense targets, whose outputs are kept as classes, the error."""
+    if judge.task.kind == "dense":
+        return -float(scores.mean())
+    return float(plain_loss(judge.task, outputs, torch.from_numpy(judged.targets))) / len(judged)

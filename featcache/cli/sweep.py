@@ -19,30 +19,45 @@ if TYPE_CHECKING:
 @project_options
 @cut_option
 @click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
-@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings at each cut.")
+@click.option("--task", help="single_label, multi_label, regression or dense.  [default: what the targets are for]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: 4; 40 of a linear head]")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings at each cut.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The first of the seeds.")
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Points below the best that the deepest, cheapest cut may be.",
+)
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Stop after so many cuts that did not help.",
+    help="Stop after so many cuts in a row that cannot be better by more than the tolerance.",
 )
-@click.option("--all-cuts", is_flag=True, help="Train behind every cut, whether or not the last one helped.")
+@click.option("--all-cuts", is_flag=True, help="Train behind every cut, whatever the last ones gave.")
 @click.option("--learning-rate", type=float, multiple=True, help="Several are tried at each cut.  [default: one]")
 @click.option("--confidence", type=float, default=0.9, show_default=True, help="Of the intervals.")
 @click.option(
-    "--validation", type=float, default=0.2, show_default=True, help="Share of rows that cuts are compared by."
+    "--validation",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Share of the training rows that a seed judges by, if the data have no validation split; seeds that follow one "
+    "another take other rows.",
 )
-@click.option("--train-batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--halving", is_flag=True, help="For large data: drop the worse half of the cuts on few rows first.")
+@click.option("--train-batch-size", type=click.IntRange(min=1), help="[default: 64; of few rows less, for more steps]")
+@click.option("--halving", is_flag=True, help="Drop the worse half of the cuts on few rows first.")
 @click.option("--plot", metavar="FILE", help="Write score and cost against the boundary as SVG.")
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
     """Train behind candidate cuts, from the deepest up, and recommend one.
 
-    Shallower cuts are extracted only while that helps beyond noise. Budgets are equal: the same rows, epochs and
-    number of trainings at each cut. Without --cut, the boundaries worth comparing are tried.
+    A race of short trainings with equal budgets: by default each of two seeds trains on one half of the training rows and
+    judges by the other. Recommended is the deepest cut whose mean score is within the tolerance of the best. After two cuts
+    in a row that cannot be better by more than that, shallower ones are not trained. Test rows are not looked at. Without
+    --cut, the boundaries worth comparing are tried. For a surer answer give more --epochs and --seeds.
     """
     if plot is not None:
         _need_matplotlib()
@@ -53,7 +68,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
     training = {
         key: options[key]
         for key in (
-            "head", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
+            "head", "task", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
             *STORED, "codec", "store_budget", "from_lossy",
         )
     }  # fmt: skip
@@ -64,6 +79,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
             project.store,
             cut or None,
             patience=None if all_cuts else options["patience"],
+            tolerance=options["tolerance"] / 100,
             learning_rates=options["learning_rate"] or None,
             progress=progress,
             **training,
@@ -72,7 +88,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
     if plot is not None:
         from ..advise.plots import sweep_plot
 
-        Path(plot).write_bytes(sweep_plot(found.rows, found.recommended))
+        Path(plot).write_bytes(sweep_plot(found.rows, found.recommended, found.score))
     if as_json:
         document(found)
     else:
@@ -87,14 +103,15 @@ def _describe(found: SweepResult) -> None:
         f"{count(found.seeds, 'seed')}, intervals of {100 * found.confidence:.0f} %:"
     )
     table(
-        ["cut", "FLOPs before", "accuracy", "gain", "test", "extract", "train", "disk"],
+        ["cut", "FLOPs before", found.score, f"to {found.recommended}", "extract", "train", "disk"],
         [
             [
                 row.cut,
                 f"{100 * row.flops_share:.1f} %",
-                f"{100 * row.accuracy:.1f} ± {100 * row.accuracy_half_width:.1f} %",
-                "" if row.gain is None else f"{100 * row.gain:+.1f} ± {100 * (row.gain_half_width or 0.0):.1f}",
-                "-" if row.test_accuracy is None else f"{100 * row.test_accuracy:.1f} %",
+                f"{100 * row.score:.1f} ± {100 * row.score_half_width:.1f} %",
+                ""
+                if row.difference is None
+                else f"{100 * row.difference:+.1f} ± {100 * (row.difference_half_width or 0.0):.1f}",
                 duration(row.extract_s),
                 duration(row.train_s),
                 size(row.disk_bytes),

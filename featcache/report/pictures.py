@@ -77,7 +77,7 @@ def balance_picture(snapshot: Snapshot) -> Any:
 def sweep_picture(sweep: dict[str, Any]) -> Any:
     """Return score and cost against the boundary."""
     rows = [SweepRow(**row) for row in sweep["rows"]]
-    return inline(sweep_plot(rows, sweep["recommended"]), "validation accuracy and seconds of each cut")
+    return inline(sweep_plot(rows, sweep["recommended"], sweep["score"]), f"{sweep['score']} and seconds of each cut")
 
 
 def plan_picture(plan: dict[str, Any]) -> Any:

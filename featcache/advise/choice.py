@@ -1,0 +1,57 @@
+"""Which cut a sweep recommends, and why, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .sweep import SweepRow
+
+__all__ = ["choose", "reason"]
+
+
+def choose(means: Mapping[str, float], tolerance: float) -> str:
+    """Return the deepest cut whose mean score is within the tolerance of the best; ``means`` begin with the deepest.
+
+    The best mean is the best guess whether or not it lies beyond noise: to keep a deeper cut until another one is proven
+    better would lose, on average, what few validation rows cannot prove. A deeper cut is quicker to train, so it gets
+    what is as good as a tie.
+    """
+    best = max(means.values())
+    return next(cut for cut, mean in means.items() if mean >= best - tolerance)
+
+
+def reason(rows: Sequence[SweepRow], recommended: str, tolerance: float) -> str:
+    """Return in words why a cut is recommended: what it adds to the deeper one, what others would, and what of it is noise."""
+    place = next(number for number, row in enumerate(rows) if row.cut == recommended)
+    chosen = rows[place]
+    parts = [f"{recommended}: {100 * chosen.score:.1f} % (± {100 * chosen.score_half_width:.1f})"]
+    if place:
+        deeper = rows[place - 1]
+        gain, half_width = -(deeper.difference or 0.0), deeper.difference_half_width or 0.0
+        times = chosen.train_s / max(deeper.train_s, 1e-9)
+        parts[0] += (
+            f", {_points(gain, half_width)} over {deeper.cut}{_noise(gain, half_width)} for {times:.1f} × the training time"
+        )
+    for row in rows[place + 1 :]:
+        gain, half_width = row.difference or 0.0, row.difference_half_width or 0.0
+        if gain > 0:
+            within = f"within the tolerance of {100 * tolerance:g}"
+            parts.append(f"{row.cut} adds {_points(gain, half_width)}{_noise(gain, half_width)}, {within}")
+        elif gain + half_width < 0:
+            parts.append(f"{row.cut} is worse ({_points(gain, half_width)})")
+        else:
+            parts.append(f"{row.cut} adds nothing ({_points(gain, half_width)})")
+    others = [row for row in rows if row is not chosen]
+    if others and all(abs(row.difference or 0.0) <= (row.difference_half_width or 0.0) for row in others):
+        parts.append("no difference lies beyond noise: more --seeds and --epochs would tell more")
+    return "; ".join(parts)
+
+
+def _points(gain: float, half_width: float) -> str:
+    return f"{100 * gain:+.1f} ± {100 * half_width:.1f} points"
+
+
+def _noise(gain: float, half_width: float) -> str:
+    return "" if abs(gain) > half_width else " (not beyond noise)"
