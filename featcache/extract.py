@@ -35,11 +35,13 @@ def extract(
     model: Any, dataset: Any, store: StoreFiles | str, *, cut: list[str], **options: Any
 ) -> dict[str, Features]: ...
 @overload
+def extract(model: Sequence[Split], dataset: Any, store: StoreFiles | str, **options: Any) -> dict[str, Features]: ...
+@overload
 def extract(
     model: Any, dataset: Any, store: StoreFiles | str, *, cut: str | None = None, **options: Any
 ) -> Features: ...
 def extract(  # type: ignore[misc]  # the overloads stand for the options by one word
-    model: torch.nn.Module | Split,
+    model: torch.nn.Module | Split | Sequence[Split],
     dataset: Any,
     store: StoreFiles | str,
     *,
@@ -66,8 +68,9 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
 ) -> Any:
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
 
-    ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts they are computed in one
-    pass over the data, and ``{cut: Features}`` is returned. ``dataset`` is a map-style dataset of (input, target), or a
+    ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts, or the splits that one call of
+    :func:`featcache.split.split_at` gave, they are computed in one pass over the data, and ``{cut: Features}`` is
+    returned. ``dataset`` is a map-style dataset of (input, target), or a
     specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
     float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics`` is
     ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast). ``pool`` stores one vector a sample
@@ -118,7 +121,8 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
         report.elapsed_s = time.perf_counter() - started_s
         augmented = files.set(views_recipe(recipe, request.samples)) if request.stored.views else None
         made[recipe.cut] = Features.join(files.set(recipe), request.snapshot, report, augmented, request.stored.views)
-    return next(iter(made.values())) if cut is None or isinstance(cut, str) else made
+    several = isinstance(model, Sequence) or not (cut is None or isinstance(cut, str))
+    return made if several else next(iter(made.values()))
 
 
 def missing_tasks(

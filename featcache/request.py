@@ -99,7 +99,7 @@ class Request:
 
 
 def make_request(
-    model: torch.nn.Module | Split,
+    model: torch.nn.Module | Split | Sequence[Split],
     dataset: Any,
     store: StoreFiles,
     *,
@@ -146,13 +146,19 @@ def _samples(dataset: Any, transform: Callable[[Any], Any] | None, name: str | N
     return Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
 
 
-def _splits(model: torch.nn.Module | Split, cut: str | Sequence[str] | None, samples: Samples) -> Sequence[Split]:
+def _splits(
+    model: torch.nn.Module | Split | Sequence[Split], cut: str | Sequence[str] | None, samples: Samples
+) -> Sequence[Split]:
     from .split import Split, split_at
 
     if isinstance(model, Split):
         if cut not in (None, model.cut, [model.cut]):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
         return [model]
+    if isinstance(model, Sequence):
+        if cut is not None:
+            raise UsageError(f"the splits are cut already, but cut={cut!r} was asked for: leave it out.")
+        return model
     cuts = [cut] if isinstance(cut, str) else list(dict.fromkeys(cut or ()))
     if not cuts:
         raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")

@@ -9,6 +9,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatureStore, StaleError, UsageError
+from featcache.split import split_at
 
 from .conftest import TensorPairs
 from .test_extract import reference
@@ -35,6 +36,17 @@ def test_several_cuts_are_computed_in_one_pass_each_as_by_itself(net, pairs, tmp
     featcache.extract(net, pairs, str(tmp_path / "alone"), cut="tail", batch_size=8)
     # Every batch once; the checks of each cut against the whole network take fewer rows.
     assert in_one_pass == calls.count(8)
+
+
+def test_splits_of_one_recording_are_extracted_in_one_pass_without_another_recording(net, pairs, tmp_path) -> None:
+    splits = split_at(net, CUTS, (pairs.inputs[:2],))
+    calls = count_calls(net.stem)
+    made = featcache.extract(splits, pairs, str(tmp_path / "s"), batch_size=8)
+    assert list(made) == CUTS
+    assert calls.count(8) == 7
+    assert set(calls) == {8, 2}  # batches, and the check of each cut
+    with pytest.raises(UsageError, match="leave it out"):
+        featcache.extract(splits, pairs, str(tmp_path / "s"), cut="stem")
 
 
 def test_each_of_several_cuts_resumes_by_itself(net, pairs, tmp_path) -> None:

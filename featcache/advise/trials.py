@@ -136,11 +136,8 @@ class Trials:
         if cut not in self._extracted:
             (group,) = (each for each in self._groups if cut in each)
             about, started_s = self.subject, time.perf_counter()
-            made = extract(
-                about.model, about.samples, self.store, cut=group, device=self.device, progress=self.progress,
-                **self.stored,
-            )  # fmt: skip
             splits = split_at(about.model, group, about.example.inputs, about.example.other_length)
+            made = extract(splits, about.samples, self.store, device=self.device, progress=self.progress, **self.stored)
             each_s = (time.perf_counter() - started_s) / len(group)
             for name, split in zip(group, splits, strict=True):
                 features = made[name]
