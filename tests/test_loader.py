@@ -21,7 +21,7 @@ def many(net, tmp_path) -> featcache.Features:
 
 @pytest.fixture
 def small_windows(monkeypatch) -> None:
-    monkeypatch.setattr("featcache.loader.BLOCK_ROWS", 16)
+    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
     monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 8)
 
 
