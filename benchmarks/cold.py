@@ -41,9 +41,9 @@ def read_whole(path: Path) -> float:
     return time.perf_counter() - begun
 
 
-def epoch(features: featcache.Features) -> float:
+def epoch(loader: featcache.FeatureLoader) -> float:
     begun = time.perf_counter()
-    for frontier, _ in features.loader(BATCH, shuffle="blocks"):
+    for frontier, _ in loader:
         float(frontier[0, 0])
     return time.perf_counter() - begun
 
@@ -67,10 +67,10 @@ def main() -> None:
             rates.append(path.stat().st_size / whole / 1e9)
             for name, available in (("larger than memory", lambda: 0), ("that fits into the page cache", known)):
                 featcache.features.available_memory_bytes = available
-                features = joined(made, ids)
+                loader = joined(made, ids).loader(BATCH, shuffle="blocks")
                 for which in ("first", "a later"):
                     dropped(path)
-                    taken.setdefault(f"{name} | {which}", []).append(whole / epoch(features))
+                    taken.setdefault(f"{name} | {which}", []).append(whole / epoch(loader))
     print(f"{rows:,} × 512 float32, read from end to end at {statistics.median(rates):.1f} GB/s\n")
     print("| a set | epoch | speed, of reading the file |\n|---|---|---|")
     for name, ratios in taken.items():

@@ -64,6 +64,7 @@ class FeatureLoader:
         self._held: Features | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
+        self._window_memory = RecycledMemory()  # the reader's, who does not share it with another thread
         row_bytes = sum(spec.size_bytes for spec in features.frontier)
         self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         self._window_rows = self._block_rows * WINDOW_BLOCKS
@@ -157,12 +158,12 @@ class FeatureLoader:
         """Yield the rows of each window in memory, and the places there of its part of the order."""
         if not len(order):
             return
-        size, memory = self._window_rows, RecycledMemory()
+        size = self._window_rows
         direct = not self.features.fits_in_page_cache
 
         def read(start: int) -> tuple[Features, Array]:
             rows, places = np.unique(order[start : start + size], return_inverse=True)
-            return self.features.held(rows, views, memory, direct), places
+            return self.features.held(rows, views, self._window_memory, direct), places
 
         with ThreadPoolExecutor(1) as reader:
             waiting = reader.submit(read, 0)

@@ -39,6 +39,13 @@ class Wanted:
     out: Array
     decode: Callable[[Array], Array] | None
 
+    def memory(self, begin: int, end: int) -> Array | None:
+        """Return where places ``begin`` to ``end`` - 1 lie, None where they do not follow each other, or get other values."""
+        where = self.places[begin:end]
+        if self.decode is not None or not _follow(where):
+            return None
+        return self.out[int(where[0]) : int(where[-1]) + 1]
+
     def put(self, begin: int, end: int, values: Array, chosen: Array) -> None:
         """Put ``chosen`` of the values where places ``begin`` to ``end`` - 1 say."""
         run = slice(int(chosen[0]), int(chosen[-1]) + 1)
@@ -103,10 +110,14 @@ def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Bl
                     first, stop = pieces.popleft()
                 except IndexError:
                     return
-                values = reader.rows(first, stop)
-                blocks.check_read(first, values, total)
                 begin, end = np.searchsorted(rows, (first, stop)).tolist()
-                if end > begin:
+                if begin == end:
+                    continue
+                whole = end - begin == stop - first and _follow(rows[begin:end])
+                memory = wanted.memory(begin, end) if whole else None
+                values = reader.rows(first, stop, memory)
+                blocks.check_read(first, values, total)
+                if values is not memory:
                     wanted.put(begin, end, values, rows[begin:end] - first)
 
     threads = min(READERS, len(pieces))
@@ -130,7 +141,7 @@ class _Reader:
     def __init__(self, path: Path, place: Stored, most: int, direct: bool) -> None:
         self._path, self._place = path, place
         memory = np.empty(most * _row_bytes(place) + 3 * ALIGNMENT_BYTES, np.uint8)
-        self._memory = memory[-memory.ctypes.data % ALIGNMENT_BYTES :]
+        self._memory: Any = memory[-memory.ctypes.data % ALIGNMENT_BYTES :]
         self._direct = direct and hasattr(os, "O_DIRECT")
         self._file = self._opened()
 
@@ -140,21 +151,30 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def rows(self, first: int, stop: int) -> Array:
-        """Return rows ``first`` to ``stop`` - 1; raises :class:`CorruptError` where the file ends before."""
+    def rows(self, first: int, stop: int, memory: Array | None) -> Array:
+        """Return rows ``first`` to ``stop`` - 1: in ``memory``, if there is some that the system can read into.
+
+        Raises :class:`CorruptError` where the file ends before.
+        """
         row_bytes = _row_bytes(self._place)
-        begin = self._place.offset_bytes + first * row_bytes
-        size_bytes = (stop - first) * row_bytes
+        begin, size_bytes = self._place.offset_bytes + first * row_bytes, (stop - first) * row_bytes
+        if memory is not None and (not self._direct or _aligned(begin, size_bytes, memory.ctypes.data)):
+            self._fill(begin, size_bytes, memory.reshape(-1).view(np.uint8).data)
+            return memory
         start = begin // ALIGNMENT_BYTES * ALIGNMENT_BYTES
         whole = -(-(begin + size_bytes - start) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        self._fill(start, begin + size_bytes - start, self._memory[:whole].data)
+        content = self._memory[begin - start : begin - start + size_bytes]
+        values: Array = content.view(self._place.dtype).reshape(stop - first, *self._place.shape[1:])
+        return values
+
+    def _fill(self, start: int, size_bytes: int, memory: memoryview) -> None:
         done = 0
-        while start + done < begin + size_bytes:
-            count = self._read(start + done, memoryview(self._memory)[done:whole])
+        while done < size_bytes:
+            count = self._read(start + done, memory[done:])
             if not count:
                 raise CorruptError(f"{self._path} is damaged: it ends early. Delete it to have its rows recomputed.")
             done += count
-        content = self._memory[begin - start : begin - start + size_bytes]
-        return content.view(self._place.dtype).reshape(stop - first, *self._place.shape[1:])
 
     def _read(self, start: int, memory: memoryview) -> int:
         try:
@@ -178,6 +198,10 @@ class _Reader:
                     raise
                 self._direct = False
         return self._path.open("rb", buffering=0)
+
+
+def _aligned(*numbers: int) -> bool:
+    return all(number % ALIGNMENT_BYTES == 0 for number in numbers)
 
 
 def _directly(path: str, flags: int) -> int:
