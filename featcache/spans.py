@@ -24,6 +24,7 @@ from .hdf5 import Stored
 __all__ = ["Blocks", "Wanted", "read_rows"]
 
 PIECE_BYTES = 1 << 20  # read at once: it is checked and copied while it is in the processor's cache
+WORTH_THREAD = 4  # pieces, which are read before another thread has started
 MAX_GAP_BYTES = 128 << 10  # between rows that are read as one
 READERS = 4  # threads that read one file
 ALIGNMENT_BYTES = 4096  # of places, lengths and memory where a file is read around the page cache
@@ -120,7 +121,7 @@ def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Bl
                 if values is not memory:
                     wanted.put(begin, end, values, rows[begin:end] - first)
 
-    threads = min(READERS, len(pieces))
+    threads = min(READERS, len(pieces) // WORTH_THREAD)
     if threads < 2:
         work(0)
         return
