@@ -22,7 +22,11 @@ DIGITS = "--data folder:data/digits --backbone bundled:resnet-mini --cuts layer3
 # Each race with its arguments, and those that make it short.
 RACES = {
     "Epochs and whole jobs": [("epoch.py", "", "")],
-    "Reading": [("reading.py", "", "--quick"), ("cold.py", "", "--rows 200000")],
+    "Reading": [
+        ("reading.py", "", "--quick"),
+        ("cold.py", "", "--rows 200000"),
+        ("blockshuffle.py", "", "--seeds 2"),
+    ],
     "Extraction and numerics": [("extraction.py", "", "--images 64 --rounds 3")],
     "Training": [("training.py", "", "--rounds 3")],
     "Nothing to do": [("nothing_to_do.py", "", "--files 20000")],

@@ -20,7 +20,7 @@ __all__ = ["FeatureLoader"]
 
 GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
 BLOCK_BYTES = 512 << 10  # of rows that lie side by side; reading fewer at a time from a disk is much slower
-WINDOW_BLOCKS = 256  # that are shuffled among each other: 128 MB in memory, twice
+WINDOW_BLOCKS = 512  # that are shuffled among each other: 256 MB in memory, twice
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, torch.Tensor]
@@ -30,7 +30,7 @@ class FeatureLoader:
     """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
 
     Features that take a moderate share of the free memory are read once and held. Larger ones are read a window ahead in
-    a thread, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 256 such blocks among each other.
+    a thread, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 512 such blocks among each other.
     ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 

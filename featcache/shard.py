@@ -159,7 +159,12 @@ class Shard:
 
         codec = load_codec(self.recipe.dtype)
         decode = None if as_stored else lambda values: codec.decode(values, spec.value_shape, spec.dtype, scales)
-        read_rows(self.path, place, rows, Wanted(places, out, decode), Blocks(size, unchecked, check), direct)
+        wanted = Wanted(places, out, decode)
+        try:
+            read_rows(self.path, place, rows, wanted, Blocks(size, unchecked, check), direct)
+        except FileNotFoundError:  # removed since it was opened: the map still holds it
+            self.check(rows)
+            wanted.put(0, len(rows), np.asarray(self.features[name]), rows)
 
     def take(self, name: str, rows: Array) -> Array | Ragged:
         """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""

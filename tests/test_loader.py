@@ -105,6 +105,16 @@ def test_a_file_system_that_refuses_to_read_around_the_page_cache_is_read_throug
     assert np.array_equal(found.numpy(), many.numpy()[0])
 
 
+def test_an_epoch_goes_on_from_a_shard_that_was_removed_since_it_was_opened(
+    many, tmp_path, small_windows, no_memory
+) -> None:
+    values = many.numpy()[0]
+    for path in (tmp_path / "s" / "sets").glob("*/*.h5"):
+        path.unlink()
+    found = torch.cat([frontier for frontier, _ in many.loader(50, shuffle=False)])
+    assert np.array_equal(found.numpy(), values)
+
+
 def test_a_damaged_row_is_found_when_its_window_is_read_and_others_are_not_blamed(
     net, tmp_path, small_windows, no_memory
 ) -> None:
