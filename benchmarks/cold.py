@@ -5,7 +5,8 @@
 Rows of 512 float32 values. Before each run the file's pages are dropped from memory (POSIX_FADV_DONTNEED). Reading the file
 means preadv of 8 MiB at a time into one buffer, through the page cache and, for comparison, around it (O_DIRECT). A set
 larger than memory is one whose loader is told so: it reads around the page cache. In a first epoch every block is checked
-against its checksum. Rounds are interleaved; figures are medians of the ratios.
+against its checksum. Rounds are interleaved; figures are medians of the ratios. How well blocks are mixed: the mean over
+batches of 256 of the share of distinct blocks of 256 rows that a batch's rows come from.
 """
 
 from __future__ import annotations
@@ -79,11 +80,14 @@ def main() -> None:
                 for which in ("first", "a later"):
                     dropped(path)
                     taken.setdefault(f"{name} | {which}", []).append(whole / epoch(loader))
+    order = loader.order(0)
+    blocks = [len(np.unique(order[start : start + BATCH] // 256)) / BATCH for start in range(0, rows, BATCH)]
     print(f"{rows:,} × 512 float32, read from end to end at {statistics.median(rates):.1f} GB/s\n")
     print(f"The same around the page cache: {statistics.median(arounds):.2f} of that speed\n")
     print("| a set | epoch | speed, of reading the file |\n|---|---|---|")
     for name, ratios in taken.items():
         print(f"| {name} | {statistics.median(ratios):.2f} |")
+    print(f"\nDistinct blocks a batch: {statistics.mean(blocks):.2f}")
 
 
 if __name__ == "__main__":
