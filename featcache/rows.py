@@ -23,7 +23,7 @@ __all__ = ["ResidentRows", "Rows", "ShardRows"]
 
 HELD = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # held in memory as they are stored
 AS_STORED = ("float32", *HELD)  # precisions whose decoding changes no more than the type
-PIECE_BYTES = 2 << 20  # of rows that are converted at once, while they are in the processor's cache
+PIECE_BYTES = 1 << 20  # of rows that are decoded at once, while they are in the processor's cache
 READ_BYTES = 64 << 20  # of rows that are decoded at once on their way into memory
 
 Array = np.ndarray[Any, Any]
@@ -259,10 +259,7 @@ def _take_upcast(values: torch.Tensor, rows: Array, empty: Empty) -> torch.Tenso
     gathered = empty((len(rows), *values.shape[1:]), torch.float32)
     plain = values.view(torch.int16).numpy()  # numpy knows no bfloat16
     count = max(1, PIECE_BYTES // max(1, values[:1].nbytes))
-    taken = empty((min(count, len(rows)), *values.shape[1:]), torch.int16)
-    halves = taken.view(values.dtype)
     for start in range(0, len(rows), count):
-        some = rows[start : start + count]
-        gather(plain, some, taken[: len(some)].numpy())
-        gathered[start : start + count] = halves[: len(some)]
+        taken = torch.from_numpy(gather(plain, rows[start : start + count]))
+        gathered[start : start + count] = taken.view(values.dtype)
     return gathered
