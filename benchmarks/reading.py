@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from synthetic import features
 
-BATCH, ROUNDS = 256, 5
+BATCH, ROUNDS = 256, 11
 
 
 class H5Rows(torch.utils.data.Dataset):

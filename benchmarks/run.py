@@ -23,7 +23,11 @@ SMALL = f"{DIGITS} --backbone bundled:resnet-mini --cuts layer3"
 # Each race with its arguments, and those that make it short.
 RACES = {
     "Epochs and whole jobs": [("epoch.py", "", "")],
-    "Reading": [("reading.py", "", "--quick"), ("cold.py", "", "--rows 200000")],
+    "Reading": [
+        ("reading.py", "", "--quick"),
+        ("cold.py", "", "--rows 200000"),
+        ("blockshuffle.py", "", "--seeds 2"),
+    ],
     "Extraction and numerics": [("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3")],
     "Training": [("training.py", "", "--rounds 3")],
     "Nothing to do": [("nothing_to_do.py", "", "--files 20000")],

@@ -32,8 +32,12 @@ def feature_set(
 
 def features(folder: Path, values: np.ndarray, dtype: str = "float32", shards: int = 1) -> Features:
     """Return these rows as features of one dataset, with targets of ten classes."""
-    made, ids = feature_set(folder, values, dtype, shards)
-    names = [str(number) for number in range(len(values))]
-    targets = np.arange(len(values)) % 10
-    snapshot = Snapshot("synthetic", ids, names, targets, [""] * len(values), [str(each) for each in range(10)])
+    return joined(*feature_set(folder, values, dtype, shards))
+
+
+def joined(made: FeatureSet, ids: np.ndarray) -> Features:
+    """Return the features of a set anew: nothing of it is open, and no block is known to be whole."""
+    names = [str(number) for number in range(len(ids))]
+    targets = np.arange(len(ids)) % 10
+    snapshot = Snapshot("synthetic", ids, names, targets, [""] * len(ids), [str(each) for each in range(10)])
     return Features.join(made, snapshot)

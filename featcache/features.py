@@ -226,22 +226,29 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return self
         return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
 
-    def held(self, indices: Array, views: Array | None = None) -> Features:
-        """Return some rows, whose length does not vary, held in memory: each in one view, chosen as in :meth:`batch`."""
+    def held(
+        self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages, direct: bool = False
+    ) -> Features:
+        """Return some rows, whose length does not vary, held in memory of ``empty``: each in one view, as in :meth:`batch`.
+
+        ``direct`` reads them around the page cache where the system can.
+        """
         part = self.subset(indices)
+        if views is None and isinstance(self._rows[0], ShardRows):
+            return part._in_memory([self._rows[0].resident(part._positions, empty, direct)], self.frontier)
         frontier, _ = self.batch(indices, None if views is None else views[indices])
         values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
         return part._in_memory([ResidentRows(values)], self.frontier)
-
-    def read_ahead(self, indices: Array) -> None:
-        """Have the operating system begin to read some rows, of the plain view, from the disk."""
-        if isinstance(self._rows[0], ShardRows):
-            self._rows[0].read_ahead(self._positions[indices])
 
     @property
     def fits_in_memory(self) -> bool:
         """Return whether holding all rows takes a moderate share of the memory that is free now."""
         return self.size_bytes <= RESIDENT_SHARE * available_memory_bytes()
+
+    @property
+    def fits_in_page_cache(self) -> bool:
+        """Return whether the files could stay in the memory that is free now, so that only a first epoch waits for the disk."""
+        return self.size_bytes <= available_memory_bytes()
 
     def map(
         self, module: Callable[[Any], Any], batch_size: int = 256, device: str | torch.device | None = "cpu"

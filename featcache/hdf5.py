@@ -47,11 +47,6 @@ class Stored:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def span_bytes(self, first: int, last: int, rows: int) -> tuple[int, int]:
-        """Return where blocks ``first`` to ``last`` - 1 of so many rows begin and end in the file."""
-        block_bytes = rows * math.prod(self.shape[1:]) * self.dtype.itemsize
-        return self.offset_bytes + first * block_bytes, self.offset_bytes + last * block_bytes
-
 
 @dataclass(frozen=True)
 class StoredChunks:
@@ -62,10 +57,6 @@ class StoredChunks:
     chunk_rows: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-    def span_bytes(self, first: int, last: int, rows: int) -> tuple[int, int]:
-        """Return where chunks ``first`` to ``last`` - 1 begin and end in the file."""
-        return int(self.offsets[first:last].min()), int((self.offsets + self.sizes)[first:last].max())
 
 
 @contextmanager

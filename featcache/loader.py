@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["FeatureLoader"]
 
 GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
-BLOCK_ROWS = 256  # that lie side by side; reading fewer at a time from a disk is much slower
-WINDOW_BLOCKS = 64  # that are shuffled among each other
-WINDOW_BYTES = 512 << 20  # of a window in memory, of which there are two
+BLOCK_BYTES = 512 << 10  # of rows that lie side by side; reading fewer at a time from a disk is much slower
+WINDOW_BLOCKS = 512  # that are shuffled among each other: 256 MB in memory, twice
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, torch.Tensor]
@@ -31,7 +30,7 @@ class FeatureLoader:
     """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
 
     Features that take a moderate share of the free memory are read once and held. Larger ones are read a window ahead in
-    a thread, and shuffled by blocks: runs of up to 256 rows in a random order, the rows of 64 such blocks among each other.
+    a thread, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 512 such blocks among each other.
     ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 
@@ -65,9 +64,10 @@ class FeatureLoader:
         self._held: Features | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
-        row_bytes = features.size_bytes // max(1, len(features))
-        self._window_rows = max(1, min(BLOCK_ROWS * WINDOW_BLOCKS, WINDOW_BYTES // max(1, row_bytes)))
-        self._block_rows = min(BLOCK_ROWS, max(1, self._window_rows // 8))
+        self._window_memory = RecycledMemory()  # the reader's, who does not share it with another thread
+        row_bytes = sum(spec.size_bytes for spec in features.frontier)
+        self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+        self._window_rows = self._block_rows * WINDOW_BLOCKS
 
     def __len__(self) -> int:
         return -(-self._share() // self.batch_size)
@@ -135,34 +135,44 @@ class FeatureLoader:
             else:
                 yield from zip(_parts(batch[0], size), batch[1].split(size), strict=True)  # type: ignore[no-untyped-call]
 
-    def _slices(self, order: Array) -> Iterator[tuple[int, Array]]:
-        for start in range(0, len(order), self.batch_size):
-            yield start, order[start : start + self.batch_size]
-
     def _streamed(self, order: Array, views: Array | None) -> Iterator[Batch]:
         """Yield batches from windows that a thread reads, in the order of the files, while the last one is used."""
+        begun: list[Batch] = []  # a batch that ends in the next window
+        for window, places in self._windows(order, views):
+            wanted = self.batch_size - sum(len(targets) for _, targets in begun) if begun else 0
+            if wanted:
+                begun.append(_batch(window, places[:wanted], None, self._empty))
+                if len(places) < wanted:
+                    continue
+                yield _joined(begun)
+                begun = []
+            whole = wanted + (len(places) - wanted) // self.batch_size * self.batch_size
+            yield from self._gathered(window, places[wanted:whole], None)
+            if whole < len(places):
+                begun = [_batch(window, places[whole:], None, self._empty)]
+            del window  # its memory is that of the next but one
+        if begun:
+            yield _joined(begun)
+
+    def _windows(self, order: Array, views: Array | None) -> Iterator[tuple[Features, Array]]:
+        """Yield the rows of each window in memory, and the places there of its part of the order."""
+        if not len(order):
+            return
         size = self._window_rows
-        windows = [order[start : start + size] for start in range(0, len(order), size)]
+        direct = not self.features.fits_in_page_cache
+
+        def read(start: int) -> tuple[Features, Array]:
+            rows, places = np.unique(order[start : start + size], return_inverse=True)
+            return self.features.held(rows, views, self._window_memory, direct), places
+
         with ThreadPoolExecutor(1) as reader:
-
-            def read(number: int) -> tuple[Array, Features]:
-                for ahead in windows[number + 1 if number else 0 : number + 2]:
-                    self.features.read_ahead(ahead)
-                rows = np.unique(windows[number])
-                return rows, self.features.held(rows, views)
-
-            waiting = [reader.submit(read, 0)] if windows else []
-            current = -1
-            for start, rows in self._slices(order):
-                if start // size != current:
-                    current = start // size
-                    known, window = waiting.pop().result()
-                    if current + 1 < len(windows):
-                        waiting.append(reader.submit(read, current + 1))
-                if (start + len(rows) - 1) // size == current:
-                    yield window.batch(np.searchsorted(known, rows), empty=self._empty)
-                else:  # it ends in the next window, which is read all the same
-                    yield _batch(self.features, rows, views, self._empty)
+            waiting = reader.submit(read, 0)
+            for start in range(size, len(order) + size, size):
+                window = waiting.result()
+                if start < len(order):
+                    waiting = reader.submit(read, start)
+                yield window
+                del window
 
 
 def _batch(features: Features, rows: Array, views: Array | None, empty: Empty) -> Batch:
@@ -175,6 +185,15 @@ def _parts(frontier: Any, size: int) -> Iterable[Any]:
         return (dict(zip(frontier, values, strict=True)) for values in split)
     parts: Iterable[Any] = frontier.split(size)
     return parts
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    frontiers, targets = zip(*batches, strict=True)
+    if isinstance(frontiers[0], dict):
+        return {name: torch.cat([each[name] for each in frontiers]) for name in frontiers[0]}, torch.cat(targets)
+    return torch.cat(frontiers), torch.cat(targets)
 
 
 def _pinned(frontier: Any) -> Any:

@@ -15,7 +15,7 @@ __all__ = ["Empty", "RecycledMemory", "in_large_pages", "pinned"]
 Empty = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]
 
 KEPT = 4  # buffers: one is filled, one is used, and a caller may hold some more
-ALIGNMENT_BYTES = 64
+ALIGNMENT_BYTES = 4096  # so that a file can be read into it around the page cache
 
 
 def in_large_pages(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from .blocks import Ragged, gather
 from .codecs import FLOATING, load_codec
+from .compressed import CompressedArray
 from .errors import CorruptError
 from .memory import Empty, in_large_pages
 from .pooling import MASK
@@ -21,6 +22,7 @@ from .uses import hold, keep_alive
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 
 HELD = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # held in memory as they are stored
+AS_STORED = ("float32", *HELD)  # precisions whose decoding changes no more than the type
 PIECE_BYTES = 1 << 20  # of rows that are decoded at once, while they are in the processor's cache
 READ_BYTES = 64 << 20  # of rows that are decoded at once on their way into memory
 
@@ -119,8 +121,11 @@ class ShardRows:
                 gathered[name] = torch.from_numpy(values)
         return _with_mask(gathered, masks)
 
-    def resident(self, positions: Array) -> ResidentRows:
-        """Return the decoded rows at ``positions``, held in memory; those that vary in length without padding."""
+    def resident(self, positions: Array, empty: Empty = in_large_pages, direct: bool = False) -> ResidentRows:
+        """Return the decoded rows at ``positions``, held in memory of ``empty``; those that vary in length without padding.
+
+        ``direct`` reads around the page cache where the system can.
+        """
         if self._ragged or not len(positions):
             return ResidentRows(
                 {
@@ -129,15 +134,31 @@ class ShardRows:
                 }
             )
         held: dict[str, torch.Tensor] = {}
-        rows = max(1, READ_BYTES // max(1, sum(spec.size_bytes for spec in self._specs)))
-        for start in range(0, len(positions), rows):
-            for name, each in self._decoded(positions[start : start + rows]).items():
-                values = torch.from_numpy(np.asarray(each))
-                if name not in held:
-                    dtype = HELD.get(self._codec.name, values.dtype) if values.dtype == torch.float32 else values.dtype
-                    held[name] = in_large_pages((len(positions), *values.shape[1:]), dtype)
-                held[name][start : start + rows] = values
+        keep_alive(self.feature_set.storage, self.feature_set.recipe.fingerprint)
+        for spec in self._specs:
+            dtype = getattr(torch, spec.dtype)
+            if spec.dtype in FLOATING:
+                dtype = HELD.get(self._codec.name, torch.float32)
+            held[spec.name] = empty((len(positions), *spec.value_shape), dtype)
+        for shard, places in self._by_shard(positions):
+            rows = self._rows[positions[places]]
+            self._check_ids(shard, rows, positions[places])
+            where = np.arange(len(positions))[places]
+            for name, values in held.items():
+                if isinstance(shard.features[name], CompressedArray):
+                    for part in np.array_split(np.arange(len(rows)), -(-values[: len(rows)].nbytes // READ_BYTES)):
+                        decoded = torch.from_numpy(np.asarray(shard.decoded(name, rows[part])))
+                        values[torch.from_numpy(where[part])] = decoded.to(values.dtype)
+                else:
+                    shard.load(name, rows, where, self._plain(values), self._codec.name in AS_STORED, direct)
         return ResidentRows(held)
+
+    def _plain(self, values: torch.Tensor) -> Array:
+        """Return memory for rows as numpy knows its type: what is held as stored, as what it is stored as."""
+        if values.dtype in HELD.values():
+            plain: Array = values.view(torch.int16).numpy().view(self._codec.storage_dtype("float32"))
+            return plain
+        return values.numpy()
 
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""
@@ -150,11 +171,6 @@ class ShardRows:
             ends, rows = shard.ends[self._ragged[0]], self._rows[positions[places]]
             lengths[places] = ends[rows] - np.where(rows > 0, ends[rows - 1], 0)
         return lengths
-
-    def read_ahead(self, positions: Array) -> None:
-        """Have the operating system begin to read what holds the rows at ``positions`` from the disk."""
-        for shard, places in self._by_shard(positions):
-            shard.read_ahead(self._rows[positions[places]])
 
     def _decoded(self, positions: Array) -> dict[str, Array | Ragged]:
         """Return the decoded rows at ``positions``, in fresh memory."""

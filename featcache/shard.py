@@ -11,7 +11,6 @@ views, ends, scales and block checksums, so that every byte that is ever read ba
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from .hdf5 import (
 )
 from .recipe import Recipe
 from .shardwriter import SHARD_FORMAT, shard_digest
+from .spans import Blocks, Wanted, read_rows
 
 __all__ = ["Ragged", "Shard", "read_ids"]
 
@@ -139,16 +139,32 @@ class Shard:
                 raise _damaged(self.path, *self._rows_of(name, int(bad[0])))
             checked[blocks] = True
 
-    def read_ahead(self, rows: Array) -> None:
-        """Have the operating system begin to read the blocks that hold ``rows`` from the disk, where it can."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        with self.path.open("rb") as file:
-            for name, place in self.places.items():
-                blocks = np.unique(self._blocks_of(name, rows))
-                for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1):
-                    start, stop = place.span_bytes(int(run[0]), int(run[-1]) + 1, self.blocks[name])
-                    os.posix_fadvise(file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+    def load(self, name: str, rows: Array, places: Array, out: Array, as_stored: bool, direct: bool = False) -> None:
+        """Put some rows of an uncompressed tensor, checked, at their ``places`` in ``out``: ``as_stored``, or decoded.
+
+        ``direct`` is that of :func:`featcache.spans.read_rows`. Raises :class:`CorruptError` where a row is damaged.
+        """
+        spec = next(each for each in self.recipe.frontier if each.name == name)
+        place, size, checked, scales = self.places[name], self.blocks[name], self._checked[name], self.scales.get(name)
+        assert isinstance(place, Stored)
+        unchecked = np.zeros(len(checked), bool)
+        unchecked[rows // size] = True
+        unchecked &= ~checked
+
+        def check(block: int, values: Array) -> None:
+            expected = self.checksums[name]
+            if block >= len(expected) or checksum(values) != expected[block]:
+                raise _damaged(self.path, *self._rows_of(name, block))
+            checked[block] = True
+
+        codec = load_codec(self.recipe.dtype)
+        decode = None if as_stored else lambda values: codec.decode(values, spec.value_shape, spec.dtype, scales)
+        wanted = Wanted(places, out, decode)
+        try:
+            read_rows(self.path, place, rows, wanted, Blocks(size, unchecked, check), direct)
+        except FileNotFoundError:  # removed since it was opened: the map still holds it
+            self.check(rows)
+            wanted.put(0, len(rows), np.asarray(self.features[name]), rows)
 
     def take(self, name: str, rows: Array) -> Array | Ragged:
         """Return the stored values of some rows of a tensor, copied; it is for the caller to check them."""

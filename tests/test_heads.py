@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 from torch import nn
 
 import featcache
@@ -126,6 +127,23 @@ def test_a_linear_scikit_learn_head_equals_the_estimator(net, task, tmp_path) ->
         vectors = part.numpy()[0].mean(axis=(2, 3))
         expected = trained.estimator.predict_proba(vectors)
         assert np.allclose(trained.predict_proba(part)[:, : expected.shape[1]], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [range(50), range(0, 50, 2), [3, 7, 11]])
+def test_metrics_of_classes_are_those_of_scikit_learn_also_where_classes_are_absent(net, task, tmp_path, rows) -> None:
+    made = featcache.split(net, "block", (task.inputs[:2],))
+    features = featcache.extract(made, task, str(tmp_path / "s"))
+    part = features.subset(list(rows))
+    trained = featcache.train_head(made, features, head="linear", epochs=1, learning_rate=1e-4)
+    found, probable = trained.evaluate(part), trained.predict_proba(part)
+    predicted, true = probable.argmax(axis=1), part.targets
+    present = np.unique(true)
+    recall = metrics.recall_score(true, predicted, labels=present, average="macro", zero_division=0)
+    assert found.accuracy == pytest.approx(metrics.accuracy_score(true, predicted))
+    assert found.balanced_accuracy == pytest.approx(recall)
+    assert found.macro_f1 == pytest.approx(metrics.f1_score(true, predicted, average="macro", zero_division=0))
+    assert found.log_loss == pytest.approx(metrics.log_loss(true, probable, labels=range(4)))
+    assert found.confusion_matrix == metrics.confusion_matrix(true, predicted, labels=range(4)).tolist()
 
 
 def test_early_stopping_keeps_the_best_weights(net, task, tmp_path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
 
 import featcache
-from featcache import UsageError
+from featcache import CorruptError, UsageError
 
 from .conftest import TensorPairs
 
@@ -21,7 +23,7 @@ def many(net, tmp_path) -> featcache.Features:
 
 @pytest.fixture
 def small_windows(monkeypatch) -> None:
-    monkeypatch.setattr("featcache.loader.BLOCK_ROWS", 16)
+    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
     monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 8)
 
 
@@ -68,6 +70,65 @@ def test_what_fits_is_shuffled_whole_unless_blocks_are_asked_for(many, no_memory
 def test_in_sequence_larger_than_memory_rows_come_in_sequence(many, small_windows, no_memory) -> None:
     found = torch.cat([frontier for frontier, _ in many.loader(50, shuffle=False)])
     assert np.array_equal(found.numpy(), many.numpy()[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"])
+@pytest.mark.parametrize("available", [0, 1 << 40])
+def test_rows_with_gaps_in_any_order_are_streamed_alike_around_the_page_cache_and_through_it(
+    monkeypatch, tmp_path, dtype, available
+) -> None:
+    monkeypatch.setattr("featcache.features.available_memory_bytes", lambda: available)
+    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 3)
+    generator = torch.Generator().manual_seed(2)
+    # Rows of 27 values, which end nowhere near the boundaries of a disk's blocks, in shards of some hundreds of kB.
+    net = torch.nn.Sequential(torch.nn.Linear(9, 27), torch.nn.Linear(27, 4)).eval()
+    pairs = TensorPairs(torch.randn(30_000, 9, generator=generator), torch.arange(30_000) % 4)
+    features = featcache.extract(
+        net, pairs, str(tmp_path / "s"), cut="0", dtype=dtype, batch_size=5000, shard_bytes=900_000
+    )
+    chosen = np.random.default_rng(0).permutation(30_000)[:25_000]
+    for part in (features.subset(chosen), features.subset(np.sort(chosen)), features.subset([4, 4, 29_999, 0])):
+        loader = part.loader(1000, shuffle="blocks")
+        expected = part.batch(loader.order(0))[0]
+        assert torch.equal(torch.cat([frontier for frontier, _ in loader]), expected)
+        assert torch.equal(part.resident().batch(loader.order(0))[0], expected)
+
+
+def test_a_file_system_that_refuses_to_read_around_the_page_cache_is_read_through_it(
+    many, small_windows, no_memory, monkeypatch
+) -> None:
+    def refused(path: str, flags: int) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument", path)
+
+    monkeypatch.setattr("featcache.spans._directly", refused)
+    found = torch.cat([frontier for frontier, _ in many.loader(50, shuffle=False)])
+    assert np.array_equal(found.numpy(), many.numpy()[0])
+
+
+def test_an_epoch_goes_on_from_a_shard_that_was_removed_since_it_was_opened(
+    many, tmp_path, small_windows, no_memory
+) -> None:
+    values = many.numpy()[0]
+    for path in (tmp_path / "s" / "sets").glob("*/*.h5"):
+        path.unlink()
+    found = torch.cat([frontier for frontier, _ in many.loader(50, shuffle=False)])
+    assert np.array_equal(found.numpy(), values)
+
+
+def test_a_damaged_row_is_found_when_its_window_is_read_and_others_are_not_blamed(
+    net, tmp_path, small_windows, no_memory
+) -> None:
+    pairs = TensorPairs(torch.randn(300, 3, 12, 12), torch.arange(300) % 4)
+    features = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block")
+    values = features.numpy()[0]
+    (path,) = (tmp_path / "s" / "sets").glob("*/*.h5")
+    content = bytearray(path.read_bytes())
+    content[content.index(values[299].tobytes())] ^= 1
+    path.write_bytes(content)
+    again = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block")
+    assert len(list(again.subset(range(200)).loader(10))) == 20
+    with pytest.raises(CorruptError, match="damaged"):
+        list(again.loader(10))
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])

@@ -26,7 +26,7 @@ from .scorers import check_scorer, score
 from .tasks import IGNORE_INDEX, Task, find_task
 from .train import default_learning_rate, scores
 
-__all__ = ["TrainedHead", "check_origin", "fit_head", "outputs_of", "pool_of", "scored", "train_head"]
+__all__ = ["TrainedHead", "check_finite", "check_origin", "fit_head", "outputs_of", "pool_of", "scored", "train_head"]
 
 
 @dataclass
@@ -242,11 +242,16 @@ def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.d
         return torch.zeros((0, task.outputs))
     with on_device(parts.layers, device):
         outputs = scores(parts.layers, features, device, task)
+    check_finite(outputs, features)
+    return outputs
+
+
+def check_finite(outputs: torch.Tensor, features: Features) -> None:
+    """Raise :class:`HeadError` where a head's output of some features is not finite."""
     finite = torch.isfinite(outputs).flatten(1).all(dim=1)
     if not finite.all():
         bad = features.names[int(torch.nonzero(~finite)[0])]
         raise HeadError(f"the head's scores of {bad!r} are not finite: train with a smaller --learning-rate.")
-    return outputs
 
 
 def check_origin(split: Split, features: Features) -> None:

@@ -50,12 +50,13 @@ class TaskLoss(nn.Module):
             loss: torch.Tensor = self.plain(output, targets)
             return loss
         # A share of each sample in the plain loss is what it adds to it, the divisor being that of the whole batch.
-        each = self._elementwise(output, targets)
+        each = self.elementwise(output, targets)
         rows = weights.to(each.dtype).reshape(-1, *([1] * (each.dim() - 1)))
-        weighted: torch.Tensor = (each * rows).sum() / self._divisor(each, targets)
+        weighted: torch.Tensor = (each * rows).sum() / self.divisor(each, targets)
         return weighted
 
-    def _elementwise(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def elementwise(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each target before the mean is taken."""
         plain: Any = self.plain
         if self.task.classifies:
             return functional.cross_entropy(
@@ -68,7 +69,8 @@ class TaskLoss(nn.Module):
             )
         return functional.mse_loss(output, targets, reduction="none")
 
-    def _divisor(self, each: torch.Tensor, targets: torch.Tensor) -> Any:
+    def divisor(self, each: torch.Tensor, targets: torch.Tensor) -> Any:
+        """Return by what the sum of :meth:`elementwise` losses is divided for the mean."""
         if not self.task.classifies:
             return float(each.numel())
         plain: Any = self.plain

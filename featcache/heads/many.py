@@ -13,10 +13,10 @@ from ..devices import pick_device
 from ..errors import UsageError
 from ..features import Features
 from ..split import Split
-from .head import TrainedHead, check_origin, pool_of, scored
+from .head import TrainedHead, check_finite, check_origin, pool_of
 from .kinds import LINEAR, HeadParts
-from .losses import TaskLoss, plain_loss
-from .metrics import EpochRecord
+from .losses import TaskLoss
+from .metrics import EpochRecord, measure
 from .options import TrainOptions
 from .rows import Division, divide
 from .tasks import find_task
@@ -26,8 +26,7 @@ __all__ = ["train_heads"]
 
 VARIED = ("learning_rate", "weight_decay", "seed")
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-
-State = tuple[torch.Tensor, torch.Tensor]
+JUDGED_SCORES = 1 << 20  # at once, so that they stay in the processor's cache
 
 
 def train_heads(
@@ -63,14 +62,14 @@ def train_heads(
         started_s = time.perf_counter()
         places = [place for place, entry in enumerate(entries) if entry.seed == seed]
         chosen = [replace(entries[place], pool=pool) for place in places]
-        rows = divide(features, chosen[0].validation, seed, task)
         with torch.inference_mode(False), torch.enable_grad():
             parts = [LINEAR.build(split, task, each, where) for each in chosen]
+            rows = _pooled(divide(features, chosen[0].validation, seed, task), parts[0], where)
             histories = _fit(parts, rows, chosen, task, where)
         for place, part, each, history in zip(places, parts, chosen, histories, strict=True):
             part.model.eval()
             head = TrainedHead(part, task, each, features.recipe, features.dataset, features.snapshot, history)
-            made[place] = scored(head, rows, where)
+            made[place] = _scored(head, rows, where)
             head.elapsed_s = (time.perf_counter() - started_s) / len(places)
     return [made[place] for place in range(len(entries))]
 
@@ -83,67 +82,100 @@ def _options(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> TrainOption
     return replace(made, learning_rate=made.learning_rate or 1e-2)
 
 
+def _pooled(rows: Division, part: HeadParts, device: torch.device) -> Division:
+    """Return the rows pooled, once for all heads."""
+    pool = part.model.get_submodule("pool")
+    parts = (rows.train, rows.validation, rows.test)
+    train, validation, test = (None if each is None else each.map(pool, device=str(device)) for each in parts)
+    assert train is not None
+    return Division(train, validation, test)
+
+
+def _scored(head: TrainedHead, rows: Division, device: torch.device) -> TrainedHead:
+    """Return a head with its metrics on the pooled rows, as :func:`featcache.heads.head.scored` gives them."""
+    for split_name, judged in (("validation", rows.validation), ("test", rows.test)):
+        if judged is None:
+            continue
+        with torch.no_grad():
+            outputs = head.parts.stored(torch.from_numpy(judged.numpy()[0]).to(device)).cpu()
+        check_finite(outputs, judged)
+        head.metrics = measure(split_name, head.task, judged.targets, outputs)
+        if split_name == "validation":
+            head.validation_metrics = head.metrics
+    return head
+
+
 def _fit(
     parts: list[HeadParts], rows: Division, options: list[TrainOptions], task: Any, device: torch.device
 ) -> list[list[EpochRecord]]:
-    """Train the layers in place: as one stacked layer, each head with its own rates."""
-    pool = parts[0].model.get_submodule("pool")
-    train = rows.train.map(pool, device=str(device))
-    validation = None if rows.validation is None else rows.validation.map(pool, device=str(device))
+    """Train the layers on pooled rows, in place: as one stacked layer, each head with its own rates."""
+    train, validation = rows.train, rows.validation
     layers = [part.stored for part in parts]
     stacked = [torch.stack([getattr(layer, name).detach() for layer in layers]) for name in ("weight", "bias")]
     stacked = [each.requires_grad_() for each in stacked]
     loss_of = TaskLoss(task, options[0], train.targets).to(device, torch.float32)
     loader = train.loader(options[0].batch_size, seed=options[0].seed, device=str(device))
-    schedules = []
-    for each in options:
-        optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], each)
-        schedules.append(make_schedule(optimizer, each, len(loader)).lr_lambdas[0])
-    step_of = _Steps(stacked, options, schedules)
-    best: list[tuple[float, State] | None] = [None] * len(parts)
+    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], options[0])
+    step_of = _Steps(stacked, options, make_schedule(optimizer, options[0], len(loader)).lr_lambdas[0])
+    best = [each.detach().clone() for each in stacked]
+    least: torch.Tensor | None = None
     histories: list[list[EpochRecord]] = [[] for _ in parts]
-    judged = None if validation is None else tuple(torch.from_numpy(each).to(device) for each in validation.numpy())
+    judged = None if validation is None else [torch.from_numpy(each).to(device) for each in validation.numpy()]
     for epoch in range(options[0].epochs):
         started_s = time.perf_counter()
         total = torch.zeros(len(parts), device=device, dtype=torch.float64)
         for inputs, targets in loader:
-            losses = torch.vmap(loss_of, in_dims=(0, None))(_scores(inputs, stacked), targets)
+            each_loss = loss_of.elementwise(_scores(inputs, stacked), targets.long().expand(len(parts), -1))
+            losses = each_loss.sum(1) / loss_of.divisor(each_loss[0], targets)
             step_of(torch.autograd.grad(losses.sum(), stacked))
             total += losses.detach() * len(targets)
-        for number, history in enumerate(histories):
-            loss = accuracy = None
-            state = (stacked[0][number].detach().clone(), stacked[1][number].detach().clone())
-            if judged is not None:
-                inputs, targets = judged
-                output = torch.nn.functional.linear(inputs, *state)
-                loss = float(plain_loss(task, output, targets)) / len(targets)
-                accuracy = float((output.argmax(1) == targets).float().mean())
-            kept = best[number]
-            if loss is None or kept is None or loss < kept[0]:
-                best[number] = (loss or 0.0, state)
-            rate = step_of.rate(number)
-            taken_s = (time.perf_counter() - started_s) / len(parts)
-            history.append(
-                EpochRecord(epoch + 1, float(total[number]) / len(train), loss, accuracy, rate, taken_s, None)
-            )
-    for layer, found in zip(layers, best, strict=True):
+        found = None if judged is None else _judge(judged[0], judged[1].long(), stacked)
+        better = torch.ones(len(parts), dtype=torch.bool, device=device)
+        if found is not None and least is not None:
+            better = found[0] < least
+        for kept, now in zip(best, stacked, strict=True):
+            kept[better] = now.detach()[better]
         if found is not None:
-            layer.load_state_dict({"weight": found[1][0], "bias": found[1][1]})
+            least = found[0] if least is None else torch.where(better, found[0], least)
+        taken_s = (time.perf_counter() - started_s) / len(parts)
+        means = (total / len(train)).tolist()
+        losses_found, accuracies = ([None] * len(parts),) * 2 if found is None else (each.tolist() for each in found)
+        for number, history in enumerate(histories):
+            told = (losses_found[number], accuracies[number], step_of.rate(number), taken_s)
+            history.append(EpochRecord(epoch + 1, means[number], *told, None))
+    for layer, weight, bias in zip(layers, *best, strict=True):
+        layer.load_state_dict({"weight": weight, "bias": bias})
     return histories
 
 
 def _scores(inputs: torch.Tensor, stacked: list[torch.Tensor]) -> torch.Tensor:
-    """Return the scores of every head (heads, rows, classes), by one product."""
+    """Return the scores of every head (heads, classes, rows), by one product: rows last, which the loss is fastest on."""
     weight, bias = stacked
-    scores = inputs @ weight.flatten(0, 1).T
-    return scores.view(len(inputs), *weight.shape[:2]).transpose(0, 1) + bias[:, None]
+    scores = torch.addmm(bias.flatten()[:, None], weight.flatten(0, 1), inputs.T)
+    return scores.view(*weight.shape[:2], len(inputs))
+
+
+def _judge(
+    inputs: torch.Tensor, targets: torch.Tensor, stacked: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean loss and the accuracy of each head."""
+    heads, classes, _ = stacked[0].shape
+    loss, right = torch.zeros((2, heads), device=inputs.device, dtype=torch.float64).unbind()
+    count = max(1, JUDGED_SCORES // (heads * classes))
+    with torch.no_grad():
+        for start in range(0, len(inputs), count):
+            scores = _scores(inputs[start : start + count], stacked)
+            expected = targets[start : start + count].expand(heads, -1)
+            loss += torch.nn.functional.cross_entropy(scores, expected, reduction="none").sum(1)
+            right += (scores.max(1).indices == expected).sum(1)
+    return loss / len(inputs), right / len(inputs)
 
 
 class _Steps:
     """The steps of SGD with momentum or AdamW, as torch's, with rates and decays of each head."""
 
-    def __init__(self, stacked: list[torch.Tensor], options: list[TrainOptions], schedules: list[Any]) -> None:
-        self.stacked, self.sgd, self.schedules = stacked, options[0].optimizer == "sgd", schedules
+    def __init__(self, stacked: list[torch.Tensor], options: list[TrainOptions], schedule: Any) -> None:
+        self.stacked, self.sgd, self.schedule = stacked, options[0].optimizer == "sgd", schedule
         self.rates = [float(each.learning_rate or 0) for each in options]
         self.decays = torch.tensor([each.weight_decay for each in options], device=stacked[0].device)
         self.first = [torch.zeros_like(each) for each in stacked]
@@ -152,11 +184,11 @@ class _Steps:
 
     def rate(self, number: int) -> float:
         """Return the rate that a head's next step has."""
-        return self.rates[number] * float(self.schedules[number](self.taken))
+        return self.rates[number] * float(self.schedule(self.taken))
 
     def __call__(self, gradients: tuple[torch.Tensor, ...]) -> None:
         """Take one step."""
-        rates = torch.tensor([self.rate(number) for number in range(len(self.rates))], device=self.decays.device)
+        rates = torch.tensor(self.rates, device=self.decays.device) * float(self.schedule(self.taken))
         self.taken += 1
         with torch.no_grad():
             for value, gradient, first, second in zip(self.stacked, gradients, self.first, self.second, strict=True):
@@ -169,5 +201,5 @@ class _Steps:
                 value.mul_(1 - rate * decay)
                 first.lerp_(gradient, 1 - BETAS[0])
                 second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                scale = (second.sqrt() / (1 - BETAS[1] ** self.taken) ** 0.5).add_(EPSILON)
-                value.sub_(rate / (1 - BETAS[0] ** self.taken) * first / scale)
+                scale = second.sqrt().div_((1 - BETAS[1] ** self.taken) ** 0.5).add_(EPSILON)
+                value.addcmul_(torch.div(first, scale, out=scale), rate, value=-1 / (1 - BETAS[0] ** self.taken))
