@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-SMALLEST = float(np.finfo(np.float64).eps)  # probability, for whose logarithm the loss of a class counts
 
 
 @dataclass(frozen=True)
@@ -140,23 +139,24 @@ def measure(
 
 
 def _measure_classes(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> Metrics:
-    # All follow from the confusion matrix, as scikit-learn defines them; its own functions take longer than an epoch of
-    # a linear head.
+    from sklearn import metrics
+
     probabilities = task.probabilities(outputs)
-    count, classes = probabilities.shape
-    true = np.asarray(targets).astype(np.int64)
-    matrix = np.bincount(true * classes + probabilities.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
-    right, present, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    occurring = present + predicted > 0
-    likely = np.clip(probabilities[np.arange(count), true], SMALLEST, 1 - SMALLEST)
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    # One call for recall and F1 of each class, and the means as recall_score and f1_score take them: in half the time.
+    occurring = np.union1d(targets, predicted)
+    _, recall, f1, support = metrics.precision_recall_fscore_support(
+        targets, predicted, labels=occurring, zero_division=0
+    )
     return Metrics(
         split,
-        count,
-        float(right.sum() / count),
-        float(np.mean(right[present > 0] / present[present > 0])),
-        float(np.mean(2 * right[occurring] / (present + predicted)[occurring])),
-        float(-np.log(likely).mean()),
-        matrix.tolist(),
+        len(targets),
+        float(metrics.accuracy_score(targets, predicted)),
+        float(recall[support > 0].mean()),
+        float(f1.mean()),
+        float(metrics.log_loss(targets, probabilities, labels=classes)),
+        metrics.confusion_matrix(targets, predicted, labels=classes).tolist(),
     )
 
 
