@@ -35,10 +35,12 @@ from sklearn.preprocessing import StandardScaler
 
 import featcache
 from featcache.advise.probe import SCORES
+from featcache.allocator import keep_freed_memory
 from featcache.backbones import load_backbone
 
 EPOCHS, SEEDS = 20, 3  # of the truth: the budget of train-head
 LITE0 = f"{Path(__file__).parent.parent / 'data' / 'efficientnet_lite0.py'}:factory"
+PLANNED_CUTS = ["_blocks.7", "_blocks.12", "_blocks.15", "_avg_pooling"]
 LITE0_CUTS = ["_blocks.4", "_blocks.7", "_blocks.10", "_blocks.12", "_blocks.13", "_blocks.15"]
 
 
@@ -181,15 +183,23 @@ def linear_accuracy(features: featcache.Features) -> float:
         return float(GridSearchCV(model, strengths, cv=3).fit(values, targets).score(judged, right))
 
 
-def plan_errors(samples: int, epochs: int) -> list[tuple[str, float, float, float, float]]:
-    """What the plan says of each cut, and what then happens: seconds of extract and of an epoch from the cache."""
-    backbone = load_backbone("bundled:resnet-mini")
+def plan_errors(
+    spec: str, cuts: list[str] | None, samples: int, epochs: int
+) -> list[tuple[str, float, float, float, float]]:
+    """What the plan says of each cut, and what then happens: seconds of extract and of an epoch from the cache.
+
+    Freed memory is kept, as the command does: without that, what a layer costs depends on what the process did before.
+    """
+    keep_freed_memory()
+    backbone = load_backbone(spec)
     model, transform = backbone.model, backbone.make_transform(None)
     data = digits(samples)
     data.splits = ["train"] * len(data)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in featcache.plan(model, data, folder, transform=transform, epochs=epochs).rows:
+        for row in featcache.plan(model, data, folder, cuts, transform=transform, epochs=epochs).rows:
+            if cuts is not None and row.cut not in cuts:
+                continue
             features = featcache.extract(model, data, f"{folder}/{row.cut}", cut=row.cut, transform=transform)
             split = featcache.split(model, row.cut, (torch.stack([transform(data[n][0]) for n in range(2)]),))
             head = featcache.train_head(split, features, epochs=epochs, validation=0.0)
@@ -235,8 +245,9 @@ def main() -> None:
         cells = [f"{linear:.2f} / {suffix:.2f}" for linear, suffix in each["tau"].values()]
         print(f"| {each['pair']} | " + " | ".join(cells) + " |")
     if options.pair is None:
+        spec, cuts = ("bundled:resnet-mini", None) if options.quick else (LITE0, PLANNED_CUTS)
         print("\n| cut | extract, planned | extract, taken | epoch, planned | epoch, taken |\n|---|---|---|---|---|")
-        for cut, *seconds in plan_errors(samples, min(epochs, 4)):
+        for cut, *seconds in plan_errors(spec, cuts, 200 if options.quick else 1797, 2):
             print(f"| {cut} | " + " | ".join(f"{each:.2f} s" for each in seconds) + " |")
 
 

@@ -117,10 +117,10 @@ def plan(
     about = subject(model, dataset, transform, name)
     names = [cut.name for cut in about.find(cuts)]
     example = about.example
-    started_s = time.perf_counter()
+    splits = split_at(model, names, example.inputs, example.other_length)
+    started_s = time.perf_counter()  # now that torch has loaded what splitting needs, which can take seconds
     split_at(model, names[-1:], example.inputs, example.other_length)
     fixed_s = time.perf_counter() - started_s  # which each extraction takes before its first row
-    splits = split_at(model, names, example.inputs, example.other_length)
     progress(ProgressEvent("measure", 0, len(names), "cuts"))
     data, batch = measure_data(about, files, batch_size, where)
     data = replace(data, rows_a_sample=1 + (views if about.samples.augment is not None else 0))
