@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="The first of the seeds.")
 @click.option(
     "--tolerance",
-    type=float,
+    type=click.FloatRange(min=0, max=100, max_open=True),
     default=0.5,
     show_default=True,
     help="Points below the best that the deepest, cheapest cut may be.",
