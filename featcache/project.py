@@ -185,11 +185,12 @@ class Project:
         lacking = [cut for cut, report in reports.items() if report is None]
         if lacking:
             recorded = self._splits.get(lacking[0]) if len(lacking) == 1 else None
-            made = extract(
-                recorded or self.backbone.model,
+            network: Any = self.backbone.model if recorded is None else [recorded]
+            made: dict[str, Features] = extract(
+                network,
                 self.samples,
                 self.store,
-                cut=lacking,
+                cut=lacking if recorded is None else None,
                 device=self.settings.device,
                 codec=self.settings.codec,
                 store_budget=self.settings.store_budget,

@@ -152,7 +152,7 @@ def _splits(
     from .split import Split, split_at
 
     if isinstance(model, Split):
-        if cut not in (None, model.cut, [model.cut]):
+        if cut not in (None, model.cut):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
         return [model]
     if isinstance(model, Sequence):

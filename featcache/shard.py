@@ -152,8 +152,7 @@ class Shard:
         unchecked &= ~checked
 
         def check(block: int, values: Array) -> None:
-            expected = self.checksums[name]
-            if block >= len(expected) or checksum(values) != expected[block]:
+            if not _matches(self.checksums[name], block, values):
                 raise _damaged(self.path, *self._rows_of(name, block))
             checked[block] = True
 
@@ -221,7 +220,7 @@ class Shard:
                     values.chunk(block)
                 except CorruptError:
                     bad.append(block)
-            elif block >= len(expected) or checksum(values[block * size : (block + 1) * size]) != expected[block]:
+            elif not _matches(expected, block, values[block * size : (block + 1) * size]):
                 bad.append(block)
         return np.array(bad, dtype=np.int64)
 
@@ -234,10 +233,14 @@ def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
 
 def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int, Array], None]:
     def check(number: int, values: Array) -> None:
-        if number >= len(expected) or not len(values) or checksum(values) != expected[number]:
+        if not len(values) or not _matches(expected, number, values):
             raise _damaged(path, number * chunk_rows, (number + 1) * chunk_rows)
 
     return check
+
+
+def _matches(expected: Array, block: int, values: Array) -> bool:
+    return block < len(expected) and checksum(values) == int(expected[block])
 
 
 def _check_shape(path: Path, what: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:

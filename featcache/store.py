@@ -69,14 +69,16 @@ class FeatureSet:
             self._indexed_shards = list(found)
             self._index = RowIndex.build(list(found.values()))
             if len(read) >= MANY_SHARDS:
-                self.keep_index()
+                self._keep(self._index)
         return self._index
 
     def keep_index(self) -> None:
         """Keep where every row lies in a file, if there are many shards that it does not know yet."""
         index = self.index()
-        if len(self._indexed_shards) - self._kept_shards < MANY_SHARDS:
-            return
+        if len(self._indexed_shards) - self._kept_shards >= MANY_SHARDS:
+            self._keep(index)
+
+    def _keep(self, index: RowIndex) -> None:
         with suppress(StoreError):  # a store that may only be read is read without a cache
             content = index.to_bytes(self._indexed_shards)
             self.storage.write_bytes(f"cache/index/{self.recipe.fingerprint}", content)

@@ -11,7 +11,7 @@ import torch
 from ..features import Features
 from ..heads.tasks import Task, find_task
 
-__all__ = ["SCORE_NAMES", "Judge", "judge_of"]
+__all__ = ["Judge", "judge_of"]
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,6 @@ from ..split import Cut
 from .choice import choose, reason
 from .compare import mean_interval, paired_gain
 from .halving import keep_best
-from .judge import SCORE_NAMES
 from .subject import subject
 from .trials import Trained, Trials
 
@@ -142,13 +141,12 @@ def sweep(
     rows = _rows(trained, {cut.name: cut for cut in found}, recommended, confidence)
     tried = {row.cut for row in rows}
     assert trials.judge is not None  # at least one cut was judged
-    kind = trials.judge.task.kind
     return SweepResult(
         about.samples.name,
         trials.samples,
         head,
-        kind,
-        SCORE_NAMES[kind],
+        trials.judge.task.kind,
+        trials.judge.name,
         epochs,
         seeds,
         confidence,
