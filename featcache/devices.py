@@ -19,6 +19,7 @@ __all__ = [
     "HostCopy",
     "available_memory_bytes",
     "exact_numerics",
+    "free_memory_bytes",
     "is_out_of_memory",
     "on_device",
     "pick_device",
@@ -210,6 +211,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
     )
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the memory of a device that is free for use now; on the host, see :func:`available_memory_bytes`."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return available_memory_bytes()
 
 
 def available_memory_bytes() -> int:

@@ -226,6 +226,14 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return self
         return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
 
+    @property
+    def in_memory(self) -> list[dict[str, torch.Tensor]]:
+        """Return what :meth:`resident` features of fixed length hold of each view, by tensor name: half precisions as such."""
+        held = [rows.values for rows in self._rows if isinstance(rows, ResidentRows)]
+        found = [{name: values for name, values in view.items() if isinstance(values, torch.Tensor)} for view in held]
+        positions = torch.from_numpy(self._positions)
+        return [{name: _at(values, positions) for name, values in view.items()} for view in found]
+
     def held(
         self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages, direct: bool = False
     ) -> Features:
@@ -296,6 +304,11 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
         return values if len(values) > 1 else next(iter(values.values()))
+
+
+def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    everything = len(positions) == len(values) and bool((positions == torch.arange(len(values))).all())
+    return values if everything else values[positions]
 
 
 def _merged(parts: list[tuple[torch.Tensor, dict[str, torch.Tensor]]], count: int) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .devices import pick_device, transferred
+from .devicerows import DeviceRows
+from .devices import free_memory_bytes, pick_device, transferred
 from .errors import UsageError
 from .memory import Empty, RecycledMemory, pinned
 
@@ -20,6 +21,7 @@ __all__ = ["FeatureLoader"]
 
 GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
 BLOCK_BYTES = 512 << 10  # of rows that lie side by side; reading fewer at a time from a disk is much slower
+DEVICE_SHARE = 0.4  # of a device's free memory that may be filled with rows; the training needs the rest
 WINDOW_BLOCKS = 512  # that are shuffled among each other: 256 MB in memory, twice
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +31,8 @@ Batch = tuple[Any, torch.Tensor]
 class FeatureLoader:
     """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
 
-    Features that take a moderate share of the free memory are read once and held. Larger ones are read a window ahead in
+    Features that take a moderate share of the free memory are read once and held; on a GPU in its own memory, where batches
+    are gathered without the host, if they take a moderate share of that too. Larger ones are read a window ahead in
     a thread, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 512 such blocks among each other.
     ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
@@ -62,6 +65,7 @@ class FeatureLoader:
         self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
         self._held: Features | None = None
+        self._on_device: DeviceRows | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
         self._window_memory = RecycledMemory()  # the reader's, who does not share it with another thread
@@ -107,11 +111,26 @@ class FeatureLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order, views = self.order(epoch), self.views(epoch)
-        yield from transferred(self._batches(order, views), self.device)
+        self._hold()
+        if self._on_device is not None:
+            yield from self._on_device.batches(order, views, self.batch_size)
+        else:
+            yield from transferred(self._batches(order, views), self.device)
+
+    def _hold(self) -> None:
+        """Read what fits into memory, once."""
+        if self.blockwise or self._held is not None or self._on_device is not None or not self.features.fits_in_memory:
+            return
+        held = self.features.resident()
+        if self.device.type != "cpu" and not held.ragged:
+            views = held.in_memory
+            size_bytes = sum(values.nbytes for view in views for values in view.values())
+            if size_bytes <= DEVICE_SHARE * free_memory_bytes(self.device):
+                self._on_device = DeviceRows(views, torch.from_numpy(held.targets), self.device)
+                return
+        self._held = held
 
     def _batches(self, order: Array, views: Array | None) -> Iterator[Batch]:
-        if self._held is None and not self.blockwise and self.features.fits_in_memory:
-            self._held = self.features.resident()
         scattered = self.shuffle and not self.blockwise
         if self._held is not None or scattered or self.features.ragged:
             batches = self._gathered(self.features if self._held is None else self._held, order, views)

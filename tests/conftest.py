@@ -19,6 +19,15 @@ torch.set_num_threads(1)
 collect_ignore = ["example_plugin"]  # a package of its own, which test_extending installs
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device here"))
+
+
 class SmallNet(nn.Module):
     """Convolutions with BatchNorm, dropout and a skip, small enough to run hundreds of times."""
 
