@@ -2,9 +2,10 @@
 
     python benchmarks/epoch.py            (needs data/digits: python data/make_digits.py)
 
-Both train the same network on the same rows in the same order; the usual loop decodes images once into memory, which
-flatters it. The job is extraction of all samples, those for the test too, and 20 epochs; the least that it could take is one
-forward pass of them and the same epochs from memory. Freed memory is kept, as the `featcache` command does, for all of them.
+Both train the same network on the same rows in the same order. The digits are image files, of which the usual loop decodes
+those that it trains on once into memory, unclocked, which flatters it; the samples of the last row are tensors in memory for
+both. The job is split and extraction of all samples, those for the test too, and 20 epochs; the least that it could take is
+one forward pass of them and the same epochs from memory. Freed memory is kept, as the `featcache` command does, for all of them.
 Figures are ratios within one run, medians of the epochs.
 """
 
@@ -14,8 +15,11 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import torch
+import torchvision
+from torch.utils.data import TensorDataset
 
 import featcache
 from featcache.allocator import keep_freed_memory
@@ -53,30 +57,52 @@ def forward_s(split: featcache.Split, inputs: torch.Tensor) -> float:
     return (time.perf_counter() - started) / len(inputs)
 
 
-def race(name: str, backbone: str, cut: str, data: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        project = featcache.Project(featcache.Settings(backbone, data, folder))
-        assert project.backbone.model is not None  # loaded before the clock starts, as the loop's is
-        started = time.perf_counter()
-        split = project.split(cut)
-        report = project.extract(cut)
-        extract_s = time.perf_counter() - started
-        train = project.features(cut).where("train")
-        rows = [position for position, name in enumerate(project.dataset.splits) if name == "train"]
-        inputs = torch.stack([project.samples.input(position) for position in rows])
-        targets = torch.as_tensor(project.dataset.targets[rows])
-        started = time.perf_counter()
-        head = featcache.train_head(split, train, epochs=EPOCHS, batch_size=BATCH, validation=0.0)
-        train_s = time.perf_counter() - started
-        cached_s = statistics.median(record.elapsed_s for record in head.history)
-        loop_s = statistics.median(frozen_loop(split, inputs, targets, MEASURED))
-        least_s = (
-            report.samples * statistics.median(forward_s(split, inputs) for _ in range(MEASURED)) + EPOCHS * cached_s
-        )
+def report(
+    name: str, extract: Callable[[], tuple[featcache.Split, featcache.Features]], samples: int, inputs: torch.Tensor
+) -> None:
+    """Print a row of the table: ``extract`` is the job up to the features, ``inputs`` are those of the rows trained on."""
+    started = time.perf_counter()
+    split, train = extract()
+    extract_s = time.perf_counter() - started
+    started = time.perf_counter()
+    head = featcache.train_head(split, train, epochs=EPOCHS, batch_size=BATCH, validation=0.0)
+    train_s = time.perf_counter() - started
+    cached_s = statistics.median(record.elapsed_s for record in head.history)
+    loop_s = statistics.median(frozen_loop(split, inputs, torch.from_numpy(train.targets), MEASURED))
+    least_s = samples * statistics.median(forward_s(split, inputs) for _ in range(MEASURED)) + EPOCHS * cached_s
     job_s = extract_s + train_s
     ratios = f"{loop_s / cached_s:.0f} × | {EPOCHS * loop_s / job_s:.1f} × | {job_s / least_s:.2f}"
     seconds = f"{loop_s:.2f} | {cached_s:.4f} | {extract_s:.1f}"
-    print(f"| {name} | {cut} | {len(train)} of {report.samples} | {ratios} | {seconds} |", flush=True)
+    print(f"| {name} | {split.cut} | {len(train)} of {samples} | {ratios} | {seconds} |", flush=True)
+
+
+def digits(name: str, backbone: str, cut: str, data: str) -> None:
+    """Race on images in files, of which a quarter are for the test."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = featcache.Project(featcache.Settings(backbone, data, folder))
+        assert project.backbone.model is not None  # loaded before the clock starts, as the loop's is
+        rows = [position for position, name in enumerate(project.dataset.splits) if name == "train"]
+        inputs = torch.stack([project.samples.input(position) for position in rows])
+
+        def extract() -> tuple[featcache.Split, featcache.Features]:
+            split = project.split(cut)
+            project.extract(cut)
+            return split, project.features(cut).where("train")
+
+        report(name, extract, len(project.dataset), inputs)
+
+
+def tensors(name: str, cut: str, count: int) -> None:
+    """Race on samples in memory, all of which are trained on."""
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    data = TensorDataset(torch.randn(count, 3, 224, 224), torch.arange(count) % 10)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def extract() -> tuple[featcache.Split, featcache.Features]:
+            split = featcache.split(model, cut, (data.tensors[0][:2],))
+            return split, featcache.extract(split, data, folder)
+
+        report(name, extract, count, data.tensors[0])
 
 
 def main() -> None:
@@ -97,11 +123,12 @@ def main() -> None:
     columns += ["loop epoch (s)", "cached epoch (s)", "extract (s)"]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
-    race("resnet-mini, 32 px", "bundled:resnet-mini", "layer4", options.data)
-    race("resnet-mini, 32 px", "bundled:resnet-mini", "layer3", options.data)
+    digits("resnet-mini, 32 px", "bundled:resnet-mini", "layer4", options.data)
+    digits("resnet-mini, 32 px", "bundled:resnet-mini", "layer3", options.data)
     if not options.quick:
         for cut in ("_blocks.15", "_avg_pooling"):  # behind the latter, one linear layer is trained
-            race("EfficientNet-Lite0, 96 px", "data/efficientnet_lite0.py:factory", cut, options.data)
+            digits("EfficientNet-Lite0, 96 px", "data/efficientnet_lite0.py:factory", cut, options.data)
+        tensors("ResNet-18, 224 px, in memory", "avgpool", 512)
 
 
 if __name__ == "__main__":
