@@ -4,7 +4,7 @@
 
 UCI digits through the bundled network, stored sorted by class, which is the worst case: a block then holds one class. There
 are 1,347 rows to train on, so blocks and windows are made small for the set to exceed them as large sets exceed the real
-ones (512 blocks of 512 KB). Test accuracy after 20 epochs in batches of 64, mean over the seeds, and the difference from the
+ones (384 blocks of 512 KB). Test accuracy after 20 epochs in batches of 64, mean over the seeds, and the difference from the
 whole shuffle with its standard error, in points. Class imbalance is the mean over batches of the share of rows that would
 have to be of another class for the batch to have the classes' shares in the whole set.
 """

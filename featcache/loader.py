@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ __all__ = ["FeatureLoader"]
 GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
 BLOCK_BYTES = 512 << 10  # of rows that lie side by side; reading fewer at a time from a disk is much slower
 DEVICE_SHARE = 0.4  # of a device's free memory that may be filled with rows; the training needs the rest
-WINDOW_BLOCKS = 512  # that are shuffled among each other: 256 MB in memory, twice
+WINDOW_BLOCKS = 384  # that are shuffled among each other: 192 MB in memory
+AHEAD = 2  # windows that are read while one is used: the disk goes on while one of them is prepared or checked
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, torch.Tensor]
@@ -32,8 +34,8 @@ class FeatureLoader:
     """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
 
     Features that take a moderate share of the free memory are read once and held; on a GPU in its own memory, where batches
-    are gathered without the host, if they take a moderate share of that too. Larger ones are read a window ahead in
-    a thread, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 512 such blocks among each other.
+    are gathered without the host, if they take a moderate share of that too. Larger ones are read two windows ahead in
+    threads, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 384 such blocks among each other.
     ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 
@@ -68,7 +70,7 @@ class FeatureLoader:
         self._on_device: DeviceRows | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
-        self._window_memory = RecycledMemory()  # the reader's, who does not share it with another thread
+        self._window_memory = RecycledMemory((AHEAD + 2) * len(features.frontier))
         row_bytes = sum(spec.size_bytes for spec in features.frontier)
         self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         self._window_rows = self._block_rows * WINDOW_BLOCKS
@@ -184,12 +186,12 @@ class FeatureLoader:
             rows, places = np.unique(order[start : start + size], return_inverse=True)
             return self.features.held(rows, views, self._window_memory, direct), places
 
-        with ThreadPoolExecutor(1) as reader:
-            waiting = reader.submit(read, 0)
-            for start in range(size, len(order) + size, size):
-                window = waiting.result()
+        with ThreadPoolExecutor(AHEAD) as readers:
+            waiting = deque(readers.submit(read, start) for start in range(0, min(AHEAD * size, len(order)), size))
+            for start in range(AHEAD * size, len(order) + AHEAD * size, size):
+                window = waiting.popleft().result()
                 if start < len(order):
-                    waiting = reader.submit(read, start)
+                    waiting.append(readers.submit(read, start))
                 yield window
                 del window
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -29,24 +30,30 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 
 class RecycledMemory:
-    """Gives out memory that it gave out before, once no tensor, view or graph holds that any more."""
+    """Gives out memory that it gave out before, once no tensor, view or graph holds that any more.
 
-    def __init__(self) -> None:
+    Up to ``kept`` buffers are used again. Several threads may ask.
+    """
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
         self._buffers: list[np.ndarray[Any, Any]] = []
+        self._asked = threading.Lock()
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return memory for the caller to fill."""
         size_bytes = math.prod(shape) * dtype.itemsize
-        for number in range(len(self._buffers)):
-            # A tensor on a numpy array holds a reference to it for as long as anything shares the tensor's memory.
-            if _references(self._buffers, number) == UNUSED:
-                if len(self._buffers[number]) < size_bytes + ALIGNMENT_BYTES:
-                    self._buffers[number] = _buffer(size_bytes)
-                return _tensor(self._buffers[number], shape, dtype)
-        made = _buffer(size_bytes)
-        if len(self._buffers) < KEPT:
-            self._buffers.append(made)
-        return _tensor(made, shape, dtype)
+        with self._asked:
+            for number in range(len(self._buffers)):
+                # A tensor on a numpy array holds a reference to it for as long as anything shares the tensor's memory.
+                if _references(self._buffers, number) == UNUSED:
+                    if len(self._buffers[number]) < size_bytes + ALIGNMENT_BYTES:
+                        self._buffers[number] = _buffer(size_bytes)
+                    return _tensor(self._buffers[number], shape, dtype)
+            made = _buffer(size_bytes)
+            if len(self._buffers) < self._kept:
+                self._buffers.append(made)
+            return _tensor(made, shape, dtype)
 
 
 def _references(buffers: list[np.ndarray[Any, Any]], number: int) -> int:

@@ -26,7 +26,7 @@ __all__ = ["Blocks", "Wanted", "read_rows"]
 PIECE_BYTES = 1 << 20  # read at once: it is checked and copied while it is in the processor's cache
 WORTH_THREAD = 4  # pieces, which are read before another thread has started
 MAX_GAP_BYTES = 128 << 10  # between rows that are read as one
-READERS = 4  # threads that read one file
+READERS = 8  # threads that read one file, most of which wait for it
 ALIGNMENT_BYTES = 4096  # of places, lengths and memory where a file is read around the page cache
 
 Array = np.ndarray[Any, Any]
