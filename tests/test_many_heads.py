@@ -9,6 +9,7 @@ import torch
 
 import featcache
 from featcache import UsageError
+from featcache.heads import products
 
 GRID = [
     {"learning_rate": rate, "weight_decay": decay, "seed": seed}
@@ -43,6 +44,16 @@ def test_each_of_many_heads_equals_the_one_that_is_trained_alone(made, features,
         for mine, theirs in zip(head.history, alone.history, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, abs=1e-4)
             assert mine.learning_rate == pytest.approx(theirs.learning_rate)
+
+
+def test_heads_are_the_same_where_torch_has_no_products_of_onednn(made, features, monkeypatch) -> None:
+    with_onednn = featcache.train_heads(made, features, GRID, epochs=2, batch_size=16)
+    monkeypatch.setattr(products, "_of_onednn", lambda: None)
+    for head, other in zip(
+        featcache.train_heads(made, features, GRID, epochs=2, batch_size=16), with_onednn, strict=True
+    ):
+        for name, value in other.layers.state_dict().items():
+            assert torch.allclose(head.layers.state_dict()[name], value, atol=1e-6)
 
 
 def test_a_changed_network_of_one_of_many_heads_is_no_other_heads(made, features, pairs) -> None:

@@ -22,6 +22,7 @@ from .linear import HeadNetwork, linear_head
 from .losses import TaskLoss
 from .metrics import EpochRecord
 from .options import TrainOptions
+from .products import product
 from .rows import Division, divide
 from .tasks import Task, find_task
 from .train import make_optimizer, make_schedule
@@ -146,7 +147,7 @@ def _fit(
             each_loss = loss_of.elementwise(scores, targets.long().expand(heads, -1))
             losses = each_loss.sum(1) / loss_of.divisor(each_loss[0], targets)
             (gradient,) = torch.autograd.grad(losses.sum(), scores)
-            step_of([(gradient.flatten(0, 1) @ inputs).view_as(stacked[0]), gradient.sum(2)])
+            step_of([product(gradient.flatten(0, 1), inputs.T).view_as(stacked[0]), gradient.sum(2)])
             total += losses.detach() * len(targets)
         found = None if judged is None else _judge(*judged, stacked)
         better = torch.ones(heads, dtype=torch.bool, device=device)
@@ -171,7 +172,7 @@ def _fit(
 def _scores(inputs: torch.Tensor, stacked: list[torch.Tensor]) -> torch.Tensor:
     """Return the scores of every head (heads, classes, rows), by one product: rows last, which the loss is fastest on."""
     weight, bias = stacked
-    return (weight.flatten(0, 1) @ inputs.T).view(*bias.shape, -1).add_(bias[..., None])
+    return product(weight.flatten(0, 1), inputs).view(*bias.shape, -1).add_(bias[..., None])
 
 
 def _judge(
