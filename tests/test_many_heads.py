@@ -25,7 +25,7 @@ GRID = [
         {},
         {"optimizer": "sgd", "warmup_epochs": 1, "label_smoothing": 0.1},
         {"validation": 0.0},
-        {"class_weights": [1.0, 0.2, 3.0, 0.5]},
+        {"class_weights": [1.0, 0.2, 3.0, 0.5], "label_smoothing": 0.2},
     ],
 )
 def test_each_of_many_heads_equals_the_one_that_is_trained_alone(made, features, options) -> None:
