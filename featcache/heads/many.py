@@ -200,6 +200,9 @@ class _Steps:
         self.decays = torch.tensor([each.weight_decay for each in options], device=stacked[0].device)
         self.first = [torch.zeros_like(each) for each in stacked]
         self.second = [torch.zeros_like(each) for each in stacked]
+        self.held = [
+            torch.empty_like(each) for each in stacked
+        ]  # memory that is new costs more than what is done in it
         self.taken = 0
 
     def rate(self, number: int) -> float:
@@ -211,7 +214,8 @@ class _Steps:
         rates = torch.tensor(self.rates, device=self.decays.device) * float(self.schedule(self.taken))
         self.taken += 1
         with torch.no_grad():
-            for value, gradient, first, second in zip(self.stacked, gradients, self.first, self.second, strict=True):
+            parts = zip(self.stacked, gradients, self.first, self.second, self.held, strict=True)
+            for value, gradient, first, second, held in parts:
                 shape = (-1, *(1 for _ in value.shape[1:]))
                 rate, decay = rates.view(shape), self.decays.view(shape)
                 if self.sgd:
@@ -221,5 +225,6 @@ class _Steps:
                 value.mul_(1 - rate * decay)
                 first.lerp_(gradient, 1 - BETAS[0])
                 second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                scale = second.sqrt().div_((1 - BETAS[1] ** self.taken) ** 0.5).add_(EPSILON)
-                value.addcmul_(torch.div(first, scale, out=scale), rate, value=-1 / (1 - BETAS[0] ** self.taken))
+                unbiased = (1 - BETAS[1] ** self.taken) ** 0.5
+                scale = torch.sqrt(second, out=held).add_(EPSILON * unbiased).div_(rate)
+                value.addcdiv_(first, scale, value=-unbiased / (1 - BETAS[0] ** self.taken))
