@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import featcache
-from featcache import UsageError
+from featcache import HeadError, UsageError
+from featcache.heads import products
 
 GRID = [
     {"learning_rate": rate, "weight_decay": decay, "seed": seed}
@@ -17,7 +20,13 @@ GRID = [
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "sgd", "warmup_epochs": 1, "label_smoothing": 0.1}, {"validation": 0.0}]
+    "options",
+    [
+        {},
+        {"optimizer": "sgd", "warmup_epochs": 1, "label_smoothing": 0.1},
+        {"validation": 0.0},
+        {"class_weights": [1.0, 0.2, 3.0, 0.5], "label_smoothing": 0.2},
+    ],
 )
 def test_each_of_many_heads_equals_the_one_that_is_trained_alone(made, features, options) -> None:
     heads = featcache.train_heads(made, features, GRID, epochs=4, batch_size=16, **options)
@@ -26,10 +35,62 @@ def test_each_of_many_heads_equals_the_one_that_is_trained_alone(made, features,
         for name, value in alone.layers.state_dict().items():
             assert torch.allclose(head.layers.state_dict()[name], value, atol=1e-5), (entry, name)
         assert head.options == alone.options
-        assert head.metrics == alone.metrics or head.metrics.log_loss == pytest.approx(alone.metrics.log_loss, abs=1e-4)
+        if alone.metrics is None:
+            assert head.metrics is None
+        else:
+            assert head.metrics.log_loss == pytest.approx(alone.metrics.log_loss, abs=1e-4)
+            assert head.metrics == replace(alone.metrics, log_loss=head.metrics.log_loss)
+        assert head.validation_metrics == head.metrics
         for mine, theirs in zip(head.history, alone.history, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, abs=1e-4)
             assert mine.learning_rate == pytest.approx(theirs.learning_rate)
+
+
+def test_heads_are_the_same_where_torch_has_no_products_of_onednn(made, features, monkeypatch) -> None:
+    with_onednn = featcache.train_heads(made, features, GRID, epochs=2, batch_size=16)
+    monkeypatch.setattr(products, "_of_onednn", lambda: None)
+    for head, other in zip(
+        featcache.train_heads(made, features, GRID, epochs=2, batch_size=16), with_onednn, strict=True
+    ):
+        for name, value in other.layers.state_dict().items():
+            assert torch.allclose(head.layers.state_dict()[name], value, atol=1e-6)
+
+
+def test_a_changed_network_of_one_of_many_heads_is_no_other_heads(made, features, pairs) -> None:
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    changed, other = featcache.train_heads(made, features, GRID[:2], epochs=2)
+    with torch.no_grad():
+        for tensor in (*changed.model.parameters(), *changed.model.buffers()):
+            tensor.mul_(3)
+    assert torch.equal(changed.layers.state_dict()["1.weight"], changed.model.head.weight)
+    assert all(torch.equal(before[name], value) for name, value in made.model.state_dict().items())
+    assert all(torch.equal(before[name], value) for name, value in other.split.model.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(other.model(pairs.inputs), other.outputs(features), atol=1e-5)
+    assert other.model is other.model
+    assert not any(module.training for module in other.model.modules())
+
+
+def test_a_callers_model_that_changes_later_changes_none_of_many_heads(made, features, pairs) -> None:
+    (head,) = featcache.train_heads(made, features, [{}], epochs=2)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.zero_()
+        with torch.inference_mode():
+            network = head.model
+        assert torch.allclose(network(pairs.inputs), head.outputs(features), atol=1e-5)
+    network(pairs.inputs).sum().backward()
+    assert network.head.weight.grad is not None
+
+
+def test_one_of_many_heads_is_saved_and_loaded_like_any_other(made, features, pairs, tmp_path) -> None:
+    heads = featcache.train_heads(made, features, GRID[::2], epochs=2)
+    loaded = featcache.load_head(heads[1].save(tmp_path / "head"), made)
+    assert loaded.metrics == heads[1].metrics
+    assert loaded.options == heads[1].options
+    assert torch.equal(loaded.outputs(features), heads[1].outputs(features))
+    with torch.no_grad():
+        assert torch.equal(loaded.model(pairs.inputs), heads[1].model(pairs.inputs))
 
 
 def test_what_would_part_the_heads_is_refused(made, features) -> None:
@@ -40,3 +101,11 @@ def test_what_would_part_the_heads_is_refused(made, features) -> None:
     with pytest.raises(UsageError, match="patience"):
         featcache.train_heads(made, features, [{}], patience=2)
     assert featcache.train_heads(made, features, []) == []
+
+
+def test_a_head_whose_loss_diverges_is_named_by_its_rate_as_one_trained_alone_is(made, features) -> None:
+    options = {"epochs": 3, "validation": 0.0, "optimizer": "sgd"}
+    with pytest.raises(HeadError, match="smaller --learning-rate than 1e.38"):
+        featcache.train_head(made, features, head="linear", learning_rate=1e38, **options)
+    with pytest.raises(HeadError, match=r"smaller learning_rate than 1e\+38 in the grid"):
+        featcache.train_heads(made, features, [{"learning_rate": 1e-3}, {"learning_rate": 1e38}], **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..progress import ProgressCallback, silent
 from ..recipe import Recipe
 from ..split import Split
 from .kinds import HeadParts, find_kind
-from .metrics import AnyMetrics, EpochRecord, measure
+from .metrics import AnyMetrics, EpochRecord, measure, measure_heads
 from .options import TrainOptions
 from .rows import Division, divide
 from .scorers import check_scorer, score
@@ -219,21 +219,28 @@ def fit_head(
     if history and options.learning_rate is None:
         options = replace(options, learning_rate=default_learning_rate(parts.layers))
     trained = TrainedHead(parts, task, options, features.recipe, features.dataset, features.snapshot, history)
-    scored(trained, rows, device).elapsed_s = time.perf_counter() - started_s
+    scored([trained], rows, lambda judged: [outputs_of(parts, task, judged, device)])
+    trained.elapsed_s = time.perf_counter() - started_s
     return trained
 
 
-def scored(trained: TrainedHead, rows: Division, device: torch.device) -> TrainedHead:
-    """Return a head with its metrics on the validation and test rows."""
-    task, metric = trained.task, trained.options.metric
+def scored(heads: Sequence[TrainedHead], rows: Division, outputs: Callable[[Features], Iterable[torch.Tensor]]) -> None:
+    """Give heads of one task their metrics on the validation and test rows, from the outputs of each for these."""
+    task, metric = heads[0].task, heads[0].options.metric
     for split_name, judged in (("validation", rows.validation), ("test", rows.test)):
-        if judged is not None:
-            outputs = outputs_of(trained.parts, task, judged, device)
-            named = {} if metric is None else {metric: score(metric, task, judged.targets, outputs)}
-            trained.metrics = measure(split_name, task, judged.targets, outputs, named)
+        if judged is None:
+            continue
+        found = outputs(judged)
+        named: list[dict[str, float]] = [{} for _ in heads]
+        if metric is not None:
+            found = list(found)
+            named = [{metric: score(metric, task, judged.targets, each)} for each in found]
+        measured = measure_heads(split_name, task, judged.targets, found)
+        for head, metrics, scores_found in zip(heads, measured, named, strict=True):
+            metrics.scores.update(scores_found)
+            head.metrics = metrics
             if split_name == "validation":
-                trained.validation_metrics = trained.metrics
-    return trained
+                head.validation_metrics = metrics
 
 
 def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.device) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,9 +29,10 @@ from .rows import Division
 from .tasks import Task
 from .train import fit
 
-__all__ = ["HeadKind", "HeadParts", "find_kind", "head_kinds", "suffix_parts"]
+__all__ = ["HeadKind", "HeadParts", "LaterParts", "find_kind", "head_kinds", "suffix_parts"]
 
 FOLDED_SHARE = 0.4  # of the free memory that folded features may fill
+STORED_AT = "head."  # where a network on pooled features has its last layer
 
 
 @dataclass
@@ -47,6 +50,32 @@ class HeadParts:
     stored: nn.Module
     stored_at: str = ""
     estimator: Any = None
+
+
+class LaterParts(HeadParts):
+    """The parts of one of many linear heads, whose network is copied when it is first asked for.
+
+    ``network`` is that of another head, which nobody else may change.
+    """
+
+    def __init__(self, network: HeadNetwork, layer: nn.Linear) -> None:
+        self._network, self._pool = network, copy.deepcopy(network.pool)
+        self.layers, self.stored = nn.Sequential(self._pool, layer).eval(), layer
+        self.stored_at, self.estimator = STORED_AT, None
+
+    @cached_property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """Return the whole network."""
+        with torch.inference_mode(False):  # tensors made under it could not be trained
+            made = copy.deepcopy(self._network).eval()
+        made.pool, made.head = self._pool, self.stored
+        return made
+
+    @cached_property
+    def split(self) -> Split:  # type: ignore[override]
+        """Return the cut of the network."""
+        cut: Split = self.model.__dict__["_split"]
+        return cut
 
 
 class HeadKind(Protocol):
@@ -196,7 +225,7 @@ def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.devic
         else:
             network = dense_network(split, task.outputs, task.size, options.seed).to(device)
     cut: Split = network.__dict__["_split"]
-    return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, "head.")
+    return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
 
 
 def _network(parts: HeadParts) -> HeadNetwork:

@@ -79,6 +79,16 @@ class TaskLoss(nn.Module):
             return counted.sum()
         return plain.weight[targets[counted]].sum()
 
+    def shares(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return (classes, rows) for single labels: a batch's loss is minus the sum of these times the log-probabilities."""
+        plain: Any = self.plain
+        classes, smoothing = self.task.outputs, plain.label_smoothing
+        weights = torch.ones(classes, device=targets.device) if plain.weight is None else plain.weight
+        own = weights[targets]
+        shares: torch.Tensor = (smoothing / classes * weights)[:, None].repeat(1, len(targets))
+        shares.scatter_add_(0, targets[None], (1 - smoothing) * own[None])
+        return shares / own.sum()
+
 
 def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the sum over samples of the loss without weights and smoothing, by which epochs are compared."""

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..devices import pick_device
-from ..errors import UsageError
+from ..errors import HeadError, UsageError
 from ..features import Features
 from ..split import Split
-from .head import TrainedHead, check_finite, check_origin, pool_of
-from .kinds import LINEAR, HeadParts
+from .head import TrainedHead, check_finite, check_origin, pool_of, scored
+from .kinds import LINEAR, LaterParts
+from .linear import HeadNetwork, linear_head
 from .losses import TaskLoss
-from .metrics import EpochRecord, measure
+from .metrics import EpochRecord
 from .options import TrainOptions
+from .products import product
 from .rows import Division, divide
-from .tasks import find_task
+from .tasks import Task, find_task
 from .train import make_optimizer, make_schedule
 
 __all__ = ["train_heads"]
@@ -36,9 +42,10 @@ def train_heads(
 
     An entry gives ``learning_rate``, ``weight_decay`` and ``seed``; what it leaves out, and all else, comes from
     ``options`` as for :func:`featcache.train_head`. Each head equals within rounding the one that ``train_head`` makes
-    with its options. Heads of one seed share the order of rows and one forward product, so it is seeds that cost.
+    with its options. Heads of one seed share the order of rows and one forward product, so it is seeds that cost. The
+    network is copied once, and for a head when its ``model`` or ``split`` is first asked for: heads share no tensors.
     Raises :class:`UsageError` for other keys, for other heads than linear ones of class targets, and for ``patience``,
-    ``metric`` and sample weights, with which heads would part ways.
+    ``metric`` and sample weights, with which heads would part ways; :class:`HeadError` where the loss of one diverges.
     """
     if options.get("head", "linear") != "linear":
         raise UsageError("train_heads trains linear heads: use featcache.train_head for others.")
@@ -57,19 +64,26 @@ def train_heads(
             f"train_heads is for single labels, and these targets are {task.kind}: use featcache.train_head."
         )
     pool, where = pool_of(features, "linear", first.pool), pick_device(device)
+    with torch.inference_mode(False):
+        network = LINEAR.build(split, task, replace(first, pool=pool), where).model
+    assert isinstance(network, HeadNetwork)
     made: dict[int, TrainedHead] = {}
     for seed in dict.fromkeys(entry.seed for entry in entries):
         started_s = time.perf_counter()
         places = [place for place, entry in enumerate(entries) if entry.seed == seed]
         chosen = [replace(entries[place], pool=pool) for place in places]
         with torch.inference_mode(False), torch.enable_grad():
-            parts = [LINEAR.build(split, task, each, where) for each in chosen]
-            rows = _pooled(divide(features, chosen[0].validation, seed, task), parts[0], where)
-            histories = _fit(parts, rows, chosen, task, where)
-        for place, part, each, history in zip(places, parts, chosen, histories, strict=True):
-            part.model.eval()
-            head = TrainedHead(part, task, each, features.recipe, features.dataset, features.snapshot, history)
-            made[place] = _scored(head, rows, where)
+            rows = _pooled(divide(features, chosen[0].validation, seed, task), network.pool, where)
+            layers, histories = _fit(_first_layer(network, seed), rows, chosen, task, where)
+        heads = [
+            TrainedHead(
+                LaterParts(network, layer), task, each, features.recipe, features.dataset, features.snapshot, told
+            )
+            for layer, each, told in zip(layers, chosen, histories, strict=True)
+        ]
+        scored(heads, rows, partial(_outputs, layers, where))
+        made.update(zip(places, heads, strict=True))
+        for head in heads:
             head.elapsed_s = (time.perf_counter() - started_s) / len(places)
     return [made[place] for place in range(len(entries))]
 
@@ -82,77 +96,91 @@ def _options(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> TrainOption
     return replace(made, learning_rate=made.learning_rate or 1e-2)
 
 
-def _pooled(rows: Division, part: HeadParts, device: torch.device) -> Division:
+def _pooled(rows: Division, pool: nn.Module, device: torch.device) -> Division:
     """Return the rows pooled, once for all heads."""
-    pool = part.model.get_submodule("pool")
     parts = (rows.train, rows.validation, rows.test)
     train, validation, test = (None if each is None else each.map(pool, device=str(device)) for each in parts)
     assert train is not None
     return Division(train, validation, test)
 
 
-def _scored(head: TrainedHead, rows: Division, device: torch.device) -> TrainedHead:
-    """Return a head with its metrics on the pooled rows, as :func:`featcache.heads.head.scored` gives them."""
-    for split_name, judged in (("validation", rows.validation), ("test", rows.test)):
-        if judged is None:
-            continue
+def _first_layer(network: HeadNetwork, seed: int) -> nn.Linear:
+    """Return the layer that heads of a seed begin with."""
+    layer = network.head
+    assert isinstance(layer, nn.Linear)
+    return linear_head(layer.in_features, layer.out_features, seed).to(layer.weight.device)
+
+
+def _outputs(layers: list[nn.Linear], device: torch.device, pooled: Features) -> Iterator[torch.Tensor]:
+    """Yield the scores of each head for pooled rows, on the CPU; raises :class:`HeadError` if not finite."""
+    vectors = _tensors(pooled, device)[0]
+    for layer in layers:
         with torch.no_grad():
-            outputs = head.parts.stored(torch.from_numpy(judged.numpy()[0]).to(device)).cpu()
-        check_finite(outputs, judged)
-        head.metrics = measure(split_name, head.task, judged.targets, outputs)
-        if split_name == "validation":
-            head.validation_metrics = head.metrics
-    return head
+            scores = layer(vectors).cpu()
+        check_finite(scores, pooled)
+        yield scores
+
+
+def _tensors(pooled: Features, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    vectors, targets = (torch.from_numpy(each).to(device) for each in pooled.numpy())
+    return vectors, targets.long()
 
 
 def _fit(
-    parts: list[HeadParts], rows: Division, options: list[TrainOptions], task: Any, device: torch.device
-) -> list[list[EpochRecord]]:
-    """Train the layers on pooled rows, in place: as one stacked layer, each head with its own rates."""
-    train, validation = rows.train, rows.validation
-    layers = [part.stored for part in parts]
-    stacked = [torch.stack([getattr(layer, name).detach() for layer in layers]) for name in ("weight", "bias")]
-    stacked = [each.requires_grad_() for each in stacked]
+    start: nn.Linear, rows: Division, options: list[TrainOptions], task: Task, device: torch.device
+) -> tuple[list[nn.Linear], list[list[EpochRecord]]]:
+    """Return a layer trained on pooled rows for each of the options: as one stacked layer, each with its own rates."""
+    train, validation, heads = rows.train, rows.validation, len(options)
+    stacked = [each.detach().expand(heads, *each.shape).clone() for each in (start.weight, start.bias)]
     loss_of = TaskLoss(task, options[0], train.targets).to(device, torch.float32)
     loader = train.loader(options[0].batch_size, seed=options[0].seed, device=str(device))
-    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], options[0])
+    optimizer = make_optimizer([nn.Parameter(torch.zeros(1))], options[0])
     step_of = _Steps(stacked, options, make_schedule(optimizer, options[0], len(loader)).lr_lambdas[0])
-    best = [each.detach().clone() for each in stacked]
+    best = [each.clone() for each in stacked]
     least: torch.Tensor | None = None
-    histories: list[list[EpochRecord]] = [[] for _ in parts]
-    judged = None if validation is None else [torch.from_numpy(each).to(device) for each in validation.numpy()]
+    histories: list[list[EpochRecord]] = [[] for _ in options]
+    judged = None if validation is None else _tensors(validation, device)
     for epoch in range(options[0].epochs):
         started_s = time.perf_counter()
-        total = torch.zeros(len(parts), device=device, dtype=torch.float64)
+        total = torch.zeros(heads, device=device, dtype=torch.float64)
         for inputs, targets in loader:
-            each_loss = loss_of.elementwise(_scores(inputs, stacked), targets.long().expand(len(parts), -1))
-            losses = each_loss.sum(1) / loss_of.divisor(each_loss[0], targets)
-            step_of(torch.autograd.grad(losses.sum(), stacked))
-            total += losses.detach() * len(targets)
-        found = None if judged is None else _judge(judged[0], judged[1].long(), stacked)
-        better = torch.ones(len(parts), dtype=torch.bool, device=device)
+            # By hand, since autograd's way from the losses to the scores takes twice as long.
+            shares = loss_of.shares(targets.long())
+            logarithms = _scores(inputs, stacked).log_softmax(1)
+            losses = logarithms.flatten(1) @ -shares.flatten()
+            gradient = logarithms.exp_().mul_(shares.sum(0)).sub_(shares)
+            step_of([product(gradient.flatten(0, 1), inputs.T).view_as(stacked[0]), gradient.sum(2)])
+            total += losses * len(targets)
+        found = None if judged is None else _judge(*judged, stacked)
+        better = torch.ones(heads, dtype=torch.bool, device=device)
         if found is not None and least is not None:
             better = found[0] < least
         for kept, now in zip(best, stacked, strict=True):
-            kept[better] = now.detach()[better]
+            kept[better] = now[better]
         if found is not None:
             least = found[0] if least is None else torch.where(better, found[0], least)
-        taken_s = (time.perf_counter() - started_s) / len(parts)
+        taken_s = (time.perf_counter() - started_s) / heads
         means = (total / len(train)).tolist()
-        losses_found, accuracies = ([None] * len(parts),) * 2 if found is None else (each.tolist() for each in found)
+        for mean, each in zip(means, options, strict=True):
+            if not math.isfinite(mean):
+                raise HeadError(
+                    f"the loss became {mean} in epoch {epoch + 1}: use a smaller learning_rate than "
+                    f"{each.learning_rate:g} in the grid."
+                )
+        losses_found, accuracies = ([None] * heads,) * 2 if found is None else (each.tolist() for each in found)
         for number, history in enumerate(histories):
             told = (losses_found[number], accuracies[number], step_of.rate(number), taken_s)
             history.append(EpochRecord(epoch + 1, means[number], *told, None))
+    layers = [copy.deepcopy(start).eval() for _ in options]
     for layer, weight, bias in zip(layers, *best, strict=True):
         layer.load_state_dict({"weight": weight, "bias": bias})
-    return histories
+    return layers, histories
 
 
 def _scores(inputs: torch.Tensor, stacked: list[torch.Tensor]) -> torch.Tensor:
     """Return the scores of every head (heads, classes, rows), by one product: rows last, which the loss is fastest on."""
     weight, bias = stacked
-    scores = torch.addmm(bias.flatten()[:, None], weight.flatten(0, 1), inputs.T)
-    return scores.view(*weight.shape[:2], len(inputs))
+    return product(weight.flatten(0, 1), inputs).view(*bias.shape, -1).add_(bias[..., None])
 
 
 def _judge(
@@ -162,12 +190,11 @@ def _judge(
     heads, classes, _ = stacked[0].shape
     loss, right = torch.zeros((2, heads), device=inputs.device, dtype=torch.float64).unbind()
     count = max(1, JUDGED_SCORES // (heads * classes))
-    with torch.no_grad():
-        for start in range(0, len(inputs), count):
-            scores = _scores(inputs[start : start + count], stacked)
-            expected = targets[start : start + count].expand(heads, -1)
-            loss += torch.nn.functional.cross_entropy(scores, expected, reduction="none").sum(1)
-            right += (scores.max(1).indices == expected).sum(1)
+    for start in range(0, len(inputs), count):
+        scores = _scores(inputs[start : start + count], stacked)
+        expected = targets[start : start + count].expand(heads, -1)
+        loss += nn.functional.cross_entropy(scores, expected, reduction="none").sum(1)
+        right += (scores.max(1).indices == expected).sum(1)
     return loss / len(inputs), right / len(inputs)
 
 
@@ -180,18 +207,20 @@ class _Steps:
         self.decays = torch.tensor([each.weight_decay for each in options], device=stacked[0].device)
         self.first = [torch.zeros_like(each) for each in stacked]
         self.second = [torch.zeros_like(each) for each in stacked]
+        self.held = [torch.empty_like(each) for each in stacked]  # new memory costs more than what is done in it
         self.taken = 0
 
     def rate(self, number: int) -> float:
         """Return the rate that a head's next step has."""
         return self.rates[number] * float(self.schedule(self.taken))
 
-    def __call__(self, gradients: tuple[torch.Tensor, ...]) -> None:
+    def __call__(self, gradients: Sequence[torch.Tensor]) -> None:
         """Take one step."""
         rates = torch.tensor(self.rates, device=self.decays.device) * float(self.schedule(self.taken))
         self.taken += 1
         with torch.no_grad():
-            for value, gradient, first, second in zip(self.stacked, gradients, self.first, self.second, strict=True):
+            parts = zip(self.stacked, gradients, self.first, self.second, self.held, strict=True)
+            for value, gradient, first, second, held in parts:
                 shape = (-1, *(1 for _ in value.shape[1:]))
                 rate, decay = rates.view(shape), self.decays.view(shape)
                 if self.sgd:
@@ -201,5 +230,6 @@ class _Steps:
                 value.mul_(1 - rate * decay)
                 first.lerp_(gradient, 1 - BETAS[0])
                 second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                scale = second.sqrt().div_((1 - BETAS[1] ** self.taken) ** 0.5).add_(EPSILON)
-                value.addcmul_(torch.div(first, scale, out=scale), rate, value=-1 / (1 - BETAS[0] ** self.taken))
+                unbiased = (1 - BETAS[1] ** self.taken) ** 0.5
+                scale = torch.sqrt(second, out=held).add_(EPSILON * unbiased).div_(rate)
+                value.addcdiv_(first, scale, value=-unbiased / (1 - BETAS[0] ** self.taken))

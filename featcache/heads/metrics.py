@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "MultiLabelMetrics",
     "RegressionMetrics",
     "measure",
+    "measure_heads",
     "metrics_from",
 ]
 
@@ -129,35 +131,51 @@ def metrics_from(task: Task, described: dict[str, Any]) -> AnyMetrics:
     return found
 
 
-def measure(
-    split: str, task: Task, targets: Array, outputs: torch.Tensor, scores: dict[str, float] | None = None
-) -> AnyMetrics:
+def measure(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> AnyMetrics:
     """Return the metrics of the network's outputs (rows, …) against the targets."""
-    measured: AnyMetrics = _MEASURES[task.kind](split, task, targets, outputs)
-    measured.scores.update(scores or {})
-    return measured
+    return measure_heads(split, task, targets, [outputs])[0]
 
 
-def _measure_classes(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> Metrics:
+def measure_heads(split: str, task: Task, targets: Array, outputs: Iterable[torch.Tensor]) -> list[AnyMetrics]:
+    """Return the metrics of several heads from the outputs (rows, …) of each, of which one at a time is held."""
+    if task.kind == "single_label":
+        return [*_measure_classes(split, task, targets, outputs)]
+    return [_MEASURES[task.kind](split, task, targets, each) for each in outputs]
+
+
+def _measure_classes(split: str, task: Task, targets: Array, outputs: Iterable[torch.Tensor]) -> list[Metrics]:
     from sklearn import metrics
 
-    probabilities = task.probabilities(outputs)
-    classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    # One call for recall and F1 of each class, and the means as recall_score and f1_score take them: in half the time.
-    occurring = np.union1d(targets, predicted)
-    _, recall, f1, support = metrics.precision_recall_fscore_support(
-        targets, predicted, labels=occurring, zero_division=0
-    )
-    return Metrics(
-        split,
-        len(targets),
-        float(metrics.accuracy_score(targets, predicted)),
-        float(recall[support > 0].mean()),
-        float(f1.mean()),
-        float(metrics.log_loss(targets, probabilities, labels=classes)),
-        metrics.confusion_matrix(targets, predicted, labels=classes).tolist(),
-    )
+    targets, width = targets.astype(np.int64), task.outputs  # booleans would index otherwise
+    predictions, losses = [], []
+    for each in outputs:
+        probabilities = task.probabilities(each)
+        predictions.append(probabilities.argmax(axis=1))
+        losses.append(float(metrics.log_loss(targets, probabilities, labels=np.arange(width))))
+    # Most of a call's time does not depend on the number of rows. With class numbers of its own for each head, recall and
+    # F1 of all heads' classes are one call and the confusion matrices another one; the means are as recall_score and
+    # f1_score take them.
+    heads = range(len(predictions))
+    true = np.concatenate([targets + head * width for head in heads])
+    predicted = np.concatenate([predictions[head] + head * width for head in heads])
+    occurring = np.union1d(true, predicted)
+    _, recall, f1, support = metrics.precision_recall_fscore_support(true, predicted, labels=occurring, zero_division=0)
+    confusion = np.zeros((width, len(heads) * width), dtype=np.int64)
+    counted = metrics.cluster.contingency_matrix(np.tile(targets, len(heads)), predicted)
+    confusion[np.ix_(np.unique(targets), np.unique(predicted))] = counted
+    own = [occurring // width == head for head in heads]
+    return [
+        Metrics(
+            split,
+            len(targets),
+            float(metrics.accuracy_score(targets, predictions[head])),
+            float(recall[own[head] & (support > 0)].mean()),
+            float(f1[own[head]].mean()),
+            losses[head],
+            confusion[:, head * width : (head + 1) * width].tolist(),
+        )
+        for head in heads
+    ]
 
 
 def _measure_labels(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> MultiLabelMetrics:
@@ -221,7 +239,6 @@ def labelled_pixels(task: Task, targets: Array, predicted: Array) -> tuple[Array
 
 
 _MEASURES: dict[str, Any] = {
-    "single_label": _measure_classes,
     "multi_label": _measure_labels,
     "regression": _measure_values,
     "dense": _measure_maps,
