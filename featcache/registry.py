@@ -29,6 +29,10 @@ class Registry(Generic[Kind]):
         """Make ``implementation`` known as ``name``, replacing an earlier one."""
         self._entries[name] = implementation
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is an implementation called ``name``; packages are looked through only for a foreign one."""
+        return name in self._entries or name in self.names()
+
     def names(self) -> list[str]:
         """Return the sorted names of all implementations, installed entry points included."""
         return sorted({*self._entries, *(point.name for point in entry_points(group=self.group))})

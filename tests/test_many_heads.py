@@ -105,7 +105,7 @@ def test_what_would_part_the_heads_is_refused(made, features) -> None:
 
 def test_a_head_whose_loss_diverges_is_named_by_its_rate_as_one_trained_alone_is(made, features) -> None:
     options = {"epochs": 3, "validation": 0.0, "optimizer": "sgd"}
-    with pytest.raises(HeadError, match="smaller --learning-rate than 1e.38"):
+    with pytest.raises(HeadError, match=r"smaller --learning-rate than 1e\+38"):
         featcache.train_head(made, features, head="linear", learning_rate=1e38, **options)
     with pytest.raises(HeadError, match=r"smaller learning_rate than 1e\+38 in the grid"):
         featcache.train_heads(made, features, [{"learning_rate": 1e-3}, {"learning_rate": 1e38}], **options)

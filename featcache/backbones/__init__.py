@@ -85,7 +85,7 @@ def _source(spec: str) -> tuple[BackboneSource, str]:
             f"{spec!r} is no backbone specification: use torchvision:NAME, timm:NAME, hf:NAME, bundled:NAME, "
             "FILE.py:factory or MODULE:factory."
         )
-    if kind in backbone_sources.names():
+    if kind in backbone_sources:
         return backbone_sources.get(kind), name
     from ..factories import can_be_loaded, looks_like_factory
     from .factory import source

@@ -81,7 +81,7 @@ def open_dataset(spec: str) -> Any:
             f"{spec!r} is no data specification.{meant} Use folder:PATH, csv:FILE, wds:PATTERN, hf:NAME, torchvision:NAME, "
             "sklearn:digits or module:factory."
         )
-    if kind in dataset_sources.names():
+    if kind in dataset_sources:
         return dataset_sources.get(kind)(argument, dataset_name(spec))
     from ..factories import call_factory, can_be_loaded, looks_like_factory
 
@@ -106,7 +106,7 @@ def dataset_name(spec: str) -> str:
     if kind == "folder":
         argument = str(Path(argument).expanduser().resolve())
         place = argument
-    elif kind in dataset_sources.names():
+    elif kind in dataset_sources:
         place = QUERY.sub(r"\g<place>", argument)
         query = argument[len(place) :]
         if kind in PLACES or (kind == "hf" and Path(place).expanduser().exists()):

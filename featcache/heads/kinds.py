@@ -268,9 +268,8 @@ SUFFIX, LINEAR, SKLEARN = SuffixHead(), LinearHead(), EstimatorHead()
 def find_kind(head: str) -> HeadKind:
     """Return the kind that ``"name"`` or ``"name:detail"`` names; raises :class:`UnknownNameError` if there is none."""
     name = head.partition(":")[0]
-    known = head_kinds.names()
-    if name not in known or head == "sklearn":
-        words = ["sklearn:NAME" if each == "sklearn" else each for each in known]
+    if name not in head_kinds or head == "sklearn":
+        words = ["sklearn:NAME" if each == "sklearn" else each for each in head_kinds.names()]
         words.sort(key=lambda each: (each != "suffix", each != "linear"))
         raise UnknownNameError(f"unknown head {head!r}.{near_names(head, words)} Known: {', '.join(words)}.")
     return head_kinds.get(name)
