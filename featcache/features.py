@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from .columns import CodedColumn, TextColumn
 from .devices import HostCopy, available_memory_bytes, pick_device, to_device
 from .errors import UsageError
 from .loader import FeatureLoader
@@ -18,9 +19,6 @@ from .rows import ResidentRows, Rows, ShardRows
 from .snapshot import Snapshot
 from .store import FeatureSet
 from .tensorspec import TensorSpec
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FeatureLoader", "Features"]
 
@@ -47,8 +45,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         dataset: str,
         snapshot: str,
         targets: Array,
-        names: Array,
-        splits: Array,
+        names: TextColumn,
+        splits: CodedColumn,
         classes: Sequence[str] | None,
         positions: Array | None = None,
         report: Any = None,
@@ -87,8 +85,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             dataset=snapshot.dataset,
             snapshot=snapshot.digest,
             targets=snapshot.targets,
-            names=np.asarray(snapshot.names, dtype=object),
-            splits=np.asarray(snapshot.splits, dtype=object),
+            names=TextColumn.of(snapshot.names),
+            splits=CodedColumn.of(snapshot.splits),
             classes=snapshot.classes,
             positions=kept,
             report=report,
@@ -119,12 +117,16 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     @property
     def names(self) -> list[str]:
         """Return the sample name of each row."""
-        return [str(name) for name in self._names[self._positions]]
+        return list(self._names.take(self._positions))
 
     @property
     def splits(self) -> Array:
         """Return the split name of each row, empty where the dataset has none."""
-        return self._splits[self._positions].astype(str)
+        return self._splits.take(self._positions).array()
+
+    def in_splits(self, *names: str) -> Array:
+        """Return for each row whether it is in one of the splits that are named, as booleans."""
+        return self._splits.among(names)[self._positions]
 
     @property
     def size_bytes(self) -> int:
@@ -173,9 +175,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     def where(self, split: str) -> Features:
         """Return the rows of one split; raises :class:`UsageError` where the dataset has no such split."""
-        chosen = np.flatnonzero(self.splits == split)
+        chosen = np.flatnonzero(self.in_splits(split))
         if not len(chosen):
-            known = ", ".join(repr(str(name)) for name in np.unique(self.splits))
+            known = ", ".join(map(repr, self._splits.take(self._positions).table))
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 
@@ -184,8 +186,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if len(splits) != len(self):
             raise UsageError(f"{len(self)} rows need one split name each, not {len(splits)}.")
         part = copy.copy(self)
-        part._splits = self._splits.astype(object)
-        part._splits[self._positions] = [str(name) for name in splits]
+        given = CodedColumn.of(map(str, splits))
+        codes = self._splits.codes.astype(np.int64) + len(given.table)
+        codes[self._positions] = given.codes
+        part._splits = CodedColumn(codes, given.table + self._splits.table)
         return part
 
     def numpy(self, view: int = 0) -> tuple[Any, Array]:
@@ -296,8 +300,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             dataset=self.dataset,
             snapshot=self.snapshot,
             targets=self._targets[positions],
-            names=self._names[positions],
-            splits=self._splits[positions],
+            names=self._names.take(positions),
+            splits=self._splits.take(positions),
             classes=self.classes,
             report=self.report,
         )

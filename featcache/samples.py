@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .augment import view_of
+from .columns import CodedColumn, TextColumn
 from .errors import DataError, FingerprintError
 from .filememo import FileMemo
 from .fingerprint import content_id, identity
@@ -23,6 +25,7 @@ from .transforms import apply
 __all__ = ["Samples", "Unreadable"]
 
 Array = np.ndarray[Any, Any]
+STACKED = 4096  # targets that are Python objects at once
 TWICE = 8  # samples that are fetched again to find what is random
 
 
@@ -198,21 +201,21 @@ class Samples:
             taken.snapshot = Snapshot(
                 self.name,
                 ids,
-                self._aligned("names") or [str(position) for position in taken.positions.tolist()],
+                TextColumn.of(self._aligned("names") or map(str, taken.positions)),
                 targets,
-                self._aligned("splits") or [""] * len(ids),
+                CodedColumn.of(self._aligned("splits") or itertools.repeat("", len(ids))),
                 _classes(self.dataset),
             )
         return taken.snapshot
 
-    def _aligned(self, attribute: str) -> list[str] | None:
+    def _aligned(self, attribute: str) -> Iterator[str] | None:
         values = getattr(self.dataset, attribute, None)
         if values is None or len(values) != len(self.dataset):
             return None
-        return [str(values[position]) for position in self.positions().tolist()]
+        return (str(values[int(position)]) for position in self.positions())
 
     def _hash_items(self, skip_unreadable: bool, progress: ProgressCallback) -> tuple[Array, Array, Array]:
-        ids, targets, positions = bytearray(), [], []
+        ids, targets = bytearray(), _Targets()
         count = len(self.dataset)
         named = hasattr(self.dataset, "sample_id")
         for position in range(count):
@@ -227,18 +230,14 @@ class Samples:
                     ) from error
                 self.unreadable.append(Unreadable(position, self.label(position), str(error)))
                 continue
-            targets.append(target)
-            positions.append(position)
+            targets.add(target)
             progress(ProgressEvent("hash", position + 1, count, "samples"))
         if not ids:
             raise DataError(
                 f"no sample of the dataset {self.name!r} can be read; the first: {self.unreadable[0].reason}"
             )
-        return (
-            np.frombuffer(bytes(ids), dtype=np.uint8).reshape(-1, 16),
-            _stack(targets),
-            np.array(positions),
-        )
+        positions = np.delete(np.arange(count), [each.position for each in self.unreadable])
+        return np.frombuffer(bytes(ids), dtype=np.uint8).reshape(-1, 16), targets.stacked(), positions
 
 
 def _identified(value: Any, noun: str) -> Any:
@@ -254,21 +253,45 @@ def _declared_id(value: Any) -> bytes:
     return content_id(value)
 
 
-def _stack(targets: list[Any]) -> Array:
-    if set(map(type, targets)) == {int}:  # by far the most usual, and one array each would take a hundred bytes
-        return np.array(targets)
+class _Targets:
+    """Targets as they come, stacked now and then: as Python objects they take many times the memory."""
+
+    def __init__(self) -> None:
+        self._new: list[Any] = []
+        self._parts: list[Array] = []
+
+    def add(self, target: Any) -> None:
+        """Take the target of the next sample."""
+        self._new.append(target)
+        if len(self._new) == STACKED:
+            self._stack()
+
+    def stacked(self) -> Array:
+        """Return all targets; raises :class:`DataError` where they have different shapes, or are no numbers."""
+        self._stack()
+        joined = _alike(np.concatenate, self._parts)
+        if joined.dtype.kind not in "biuf":
+            raise DataError(
+                f"the targets of the dataset are {joined.dtype}, not numbers: give class numbers (and `classes` with "
+                "their names)."
+            )
+        return joined.astype(np.int64, copy=False) if joined.dtype.kind in "iu" else joined
+
+    def _stack(self) -> None:
+        if set(map(type, self._new)) == {int}:  # by far the most usual, and quicker than one array each
+            self._parts.append(np.array(self._new))
+        elif self._new:
+            self._parts.append(_alike(np.stack, [np.asarray(target) for target in self._new]))
+        self._new = []
+
+
+def _alike(joined: Callable[[list[Array]], Array], parts: list[Array]) -> Array:
     try:
-        stacked = np.stack([np.asarray(target) for target in targets])
+        return joined(parts)
     except ValueError as error:
         raise DataError(
             f"the targets of the dataset have different shapes ({error}); give all the same shape."
         ) from error
-    if stacked.dtype.kind not in "biuf":
-        raise DataError(
-            f"the targets of the dataset are {stacked.dtype}, not numbers: give class numbers (and `classes` with "
-            "their names)."
-        )
-    return stacked.astype(np.int64) if stacked.dtype.kind in "iu" else stacked
 
 
 def _classes(dataset: Any) -> list[str] | None:

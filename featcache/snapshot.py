@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .columns import CodedColumn, TextColumn
 from .errors import CorruptError
 from .hdf5 import open_file, read_array, read_attributes
 from .newhdf5 import create_file
@@ -26,7 +26,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a dataset held: aligned ``ids`` (n, 16), ``names``, ``targets`` (n, …) and ``splits``; and its ``classes``."""
+    """What a dataset held: aligned ``ids`` (n, 16), ``names``, ``targets`` (n, …) and ``splits``; and its ``classes``.
+
+    Names and splits are given as any texts, and become columns, which read like lists.
+    """
 
     dataset: str
     ids: Array
@@ -36,6 +39,8 @@ class Snapshot:
     classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", TextColumn.of(self.names))
+        object.__setattr__(self, "splits", CodedColumn.of(self.splits))
         # Maps of class numbers take a byte a pixel, not eight.
         if self.targets.ndim > 2 and self.targets.dtype.kind in "iu":
             object.__setattr__(self, "targets", _narrowed(self.targets))
@@ -47,9 +52,9 @@ class Snapshot:
     def digest(self) -> str:
         """Return the name of the snapshot: 32 hexadecimal characters over all that it holds."""
         digest = hashlib.sha256(SNAPSHOT_FORMAT.encode())
-        for name, values in _arrays(self).items():
+        for name, values in _arrays(self):
             digest.update(f"\0{name}\0{values.dtype.str}\0{values.shape}\0".encode())
-            digest.update(values.tobytes())
+            digest.update(values.reshape(-1).view(np.uint8).data)
         digest.update(_notes(self).encode())
         return digest.hexdigest()[:32]
 
@@ -58,7 +63,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot to a new HDF5 file."""
     attributes = {"format": SNAPSHOT_FORMAT, "dataset": snapshot.dataset, "notes": _notes(snapshot)}
     with create_file(path, attributes) as file:
-        for name, values in _arrays(snapshot).items():
+        for name, values in _arrays(snapshot):
             file.array(name, values)
 
 
@@ -78,9 +83,11 @@ def read_snapshot(path: Path) -> Snapshot:
         ids = read_array(file, "ids", np.dtype("u1"), rank=2)
         targets = read_array(file, "targets")
         split_codes = read_array(file, "split_codes", np.dtype("u1"), rank=1)
-        names = _unpack(read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1))
+        names = TextColumn.packed(
+            read_array(file, "names", np.dtype("u1"), 1), read_array(file, "name_ends", np.dtype("<i8"), 1)
+        )
     try:
-        splits = [notes["splits"][code] for code in split_codes.tolist()]
+        splits = CodedColumn(split_codes, notes["splits"])
         snapshot = Snapshot(str(attributes["dataset"]), ids, names, targets, splits, notes["classes"])
         aligned = ids.shape[1] == 16 and len(ids) == len(names) == len(targets) == len(splits)
         if not aligned or snapshot.digest != path.stem:
@@ -99,31 +106,16 @@ def _narrowed(values: Array) -> Array:
     return values.astype(next(kind for kind in kinds if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max))
 
 
-def _arrays(snapshot: Snapshot) -> dict[str, Array]:
-    names = [name.encode("utf-8", "surrogateescape") for name in snapshot.names]
-    known = _split_names(snapshot)
-    return {
-        "ids": np.ascontiguousarray(snapshot.ids, dtype=np.uint8),
-        "name_ends": np.cumsum([len(name) for name in names], dtype="<i8"),
-        "names": np.frombuffer(b"".join(names), dtype=np.uint8),
-        "split_codes": np.array([known[split] for split in snapshot.splits], dtype=np.uint8),
-        "targets": np.ascontiguousarray(snapshot.targets),
-    }
-
-
-def _split_names(snapshot: Snapshot) -> dict[str, int]:
-    return {name: code for code, name in enumerate(sorted(set(snapshot.splits)))}
+def _arrays(snapshot: Snapshot) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of each array of a snapshot's file; one after another, since they are copies."""
+    names, splits = TextColumn.of(snapshot.names), CodedColumn.of(snapshot.splits)
+    yield "ids", np.ascontiguousarray(snapshot.ids, dtype=np.uint8)
+    yield "name_ends", names.ends.astype("<i8")
+    yield "names", names.content
+    yield "split_codes", splits.codes.astype(np.uint8, casting="safe")
+    yield "targets", np.ascontiguousarray(snapshot.targets)
 
 
 def _notes(snapshot: Snapshot) -> str:
     classes = None if snapshot.classes is None else list(snapshot.classes)
-    return json.dumps({"classes": classes, "splits": list(_split_names(snapshot))}, sort_keys=True)
-
-
-def _unpack(text: Array, ends: Array) -> list[str]:
-    # Ends that fall could ask for the same text again and again, beyond any memory.
-    if (len(ends) and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())) or (ends[-1] if len(ends) else 0) != len(text):
-        raise ValueError("the ends of its names do not rise to the end of the text")
-    content = text.tobytes()
-    starts = [0, *ends.tolist()]
-    return [content[a:b].decode("utf-8", "surrogateescape") for a, b in itertools.pairwise(starts)]
+    return json.dumps({"classes": classes, "splits": list(CodedColumn.of(snapshot.splits).table)}, sort_keys=True)

@@ -41,13 +41,13 @@ def divide(
     stratified where each sample has one class; rows without split are training rows.
     """
     weights = None if sample_weights is None else _checked_weights(sample_weights, features)
-    splits = features.splits
-    test = np.flatnonzero(splits == "test")
-    validating = np.isin(splits, VALIDATION)
-    validation = np.flatnonzero(validating)
-    train = np.flatnonzero((splits != "test") & ~validating)
+    test = np.flatnonzero(features.in_splits("test"))
+    validation = np.flatnonzero(features.in_splits(*VALIDATION))
+    train = np.flatnonzero(~features.in_splits("test", *VALIDATION))
     if not len(train):
-        raise HeadError(f"{features.dataset!r} has no training rows: all are in {sorted(set(splits.tolist()))}.")
+        raise HeadError(
+            f"{features.dataset!r} has no training rows: all are in {sorted(set(features.splits.tolist()))}."
+        )
     if task.classifies:
         _refuse_one_class(features.subset(train), task)
     if not len(validation) and share > 0:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featcache import FeatureStore
+from featcache.columns import CodedColumn, TextColumn
+from featcache.samples import Samples
+from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
+
+ROWS = 100_000
+
+
+class Numbers:
+    """Samples that take no memory themselves."""
+
+    name = "numbers"
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        return position, position % 1000
+
+    def sample_id(self, position: int) -> bytes:
+        return position.to_bytes(16, "little")
+
+
+@contextmanager
+def traced() -> Iterator[Callable[[], tuple[float, float]]]:
+    """Give a function that returns the bytes a row that are held since, and that were held at most."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    try:
+        yield lambda: tuple((each - before) / ROWS for each in tracemalloc.get_traced_memory())
+    finally:
+        tracemalloc.stop()
+
+
+def test_taking_stock_of_a_dataset_holds_ids_targets_and_names_and_little_more(tmp_path: Path) -> None:
+    with traced() as held_bytes:
+        samples = Samples(Numbers())
+        made = samples.snapshot()
+        held, most = held_bytes()
+        assert held < 16 + 8 + 8 + (5 + 4) + 1 + 3  # id, target, position, name and its end, split
+        assert most < 80
+    with traced() as held_bytes:
+        write_snapshot(tmp_path / f"{made.digest}.h5", made)
+        assert held_bytes()[1] < 30
+    with traced() as held_bytes:
+        back = read_snapshot(tmp_path / f"{made.digest}.h5")
+        held, most = held_bytes()
+        assert held < 16 + 8 + (5 + 4) + 1 + 3
+        assert most < 60
+    assert list(back.names) == [str(number) for number in range(ROWS)]
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a", "", "straße", "\udcff", "a"], [str(each) for each in range(40_000)]])
+def test_a_column_reads_like_the_list_of_its_texts(texts: list[str]) -> None:
+    for column in (TextColumn.of(texts), CodedColumn.of(texts)):
+        for each in (column, pickle.loads(pickle.dumps(column))):
+            assert each == texts
+            assert list(each) == texts
+            assert len(each) == len(texts)
+            assert each != [*texts, "more"]
+            assert each[1:3] == texts[1:3]
+            assert each[::-1][:5] == texts[::-1][:5]
+            if texts:
+                assert (each[0], each[-1]) == (texts[0], texts[-1])
+            with pytest.raises(IndexError):
+                each[len(texts)]
+    rows = np.arange(len(texts))[::2]
+    part = TextColumn.of(texts).take(rows)
+    assert part == texts[::2]
+    assert TextColumn.of(part).content.tobytes() == "".join(texts[::2]).encode("utf-8", "surrogateescape")
+    coded = CodedColumn.of(texts)
+    assert coded.take(rows).array().tolist() == texts[::2]
+    assert coded.among(["a", "none"]).tolist() == [text == "a" for text in texts]
+    assert list(coded.table) == sorted(set(texts))
+
+
+def test_splits_whose_table_is_not_sorted_or_names_more_than_occur_are_the_same_splits(tmp_path: Path) -> None:
+    ids = np.zeros((3, 16), np.uint8)
+    plain = Snapshot("d", ids, ["a", "b", "c"], np.zeros(3), ["x", "y", "x"])
+    coded = CodedColumn(np.array([2, 0, 2]), ["y", "unused", "x"])
+    assert Snapshot("d", ids, ["a", "b", "c"], np.zeros(3), coded).digest == plain.digest
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    store.save_snapshot(plain)
+    assert list(store.snapshot("d").splits) == ["x", "y", "x"]
