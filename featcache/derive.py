@@ -102,7 +102,7 @@ def cached_source(
     ids = request.snapshot.ids
     for recipe in _candidates(target.recipe, store):
         source = store.set(recipe)
-        present = source.index().find(_keys(ids, rows))[0]
+        present = source.holds(ids, rows)
         if target.recipe.derived_from and not present.all():
             raise StaleError(
                 f"{int((~present).sum())} rows are missing in the {recipe.dtype} set at {recipe.cut!r} that --from-lossy "
@@ -202,9 +202,3 @@ def _samples_are_faster(request: Request, number: int, cached: CachedBatches, ro
     # What is cached is used unless it loses twice: the first time it may have been cold.
     parts = (rows[:size], rows[size : 2 * size])
     return all(elapsed_s(samples, part) * CLEARLY < elapsed_s(few, part) for part in parts)
-
-
-def _keys(ids: Array, rows: Array) -> Array:
-    from .store import row_keys
-
-    return row_keys(ids[rows[:, 0]], rows[:, 1])

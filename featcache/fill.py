@@ -17,7 +17,7 @@ from .missing import ExtractReport, describe, missing_rows, samples_among
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
-from .rowindex import row_keys
+from .rowindex import claim_keys
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
 from .store import FeatureSet, StoreFiles
@@ -188,7 +188,7 @@ class _Filling:
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
         made, pause_s = [rows[:0]], 0.01
         while len(rows):
-            keys = row_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
+            keys = claim_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
             # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
             careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
             claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
@@ -214,8 +214,7 @@ class _Filling:
         """Return those of the rows that some of the sets lack, not counting what turned out to be unreadable."""
         if not len(rows):
             return rows
-        keys = row_keys(self.request.snapshot.ids[rows[:, 0]], rows[:, 1])
-        lacking = ~np.logical_and.reduce([each.index().find(keys)[0] for each in sets])
+        lacking = ~np.logical_and.reduce([each.holds(self.request.snapshot.ids, rows) for each in sets])
         if self.options.skip:
             skipped = set.intersection(*(set(each.skipped()) for each in sets))
             ids = self.request.snapshot.ids

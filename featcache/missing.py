@@ -114,6 +114,7 @@ def samples_among(snapshot: Snapshot, rows: Array, feature_set: FeatureSet) -> i
         chosen = np.zeros(len(ids), dtype=bool)
         chosen[positions] = True
         others = np.flatnonzero(~chosen)
-        chosen[others] = RowIndex.build([row_keys(ids[positions])]).has(row_keys(ids[others]))
+        if len(others):
+            chosen[others] = RowIndex.build([row_keys(ids[positions])]).has(ids[others])
         count += int((chosen & feature_set.present(ids, view)).sum())
     return count

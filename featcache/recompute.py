@@ -16,7 +16,7 @@ from .errors import StaleError
 from .job import Batches, Destination, ExtractJob
 from .request import Request, views_recipe
 from .shard import Ragged, Shard
-from .store import FeatureSet, StoreFiles, row_keys
+from .store import FeatureSet, StoreFiles
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def _drawn(request: Request, feature_set: FeatureSet, count: int, seed: int) -> 
 def _differences(request: Request, feature_set: FeatureSet, buffer: ShardBuffer, now: dict[str, Any]) -> Recomputed:
     rows, (fresh, _) = buffer.rows, buffer.arrays()
     report = Recomputed(feature_set.recipe.fingerprint, feature_set.recipe.cut, len(rows))
-    _, numbers, places = feature_set.index().find(row_keys(request.snapshot.ids[rows[:, 0]], rows[:, 1]))
+    _, numbers, places = feature_set.index().find(request.snapshot.ids[rows[:, 0]], rows[:, 1])
     names = feature_set.shard_names()
     largest_value = 0.0
     for number in np.unique(numbers).tolist():

@@ -16,7 +16,7 @@ from .errors import CorruptError
 from .memory import Empty, in_large_pages
 from .pooling import MASK
 from .shard import Shard
-from .store import FeatureSet, row_keys
+from .store import FeatureSet
 from .uses import hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
@@ -93,7 +93,7 @@ class ShardRows:
     def __init__(self, feature_set: FeatureSet, ids: Array, views: Array | int = 0) -> None:
         self.feature_set = feature_set
         hold(feature_set.storage, feature_set.recipe.fingerprint, self)
-        self.present, self._shards, self._rows = feature_set.index().find(row_keys(ids, views))
+        self.present, self._shards, self._rows = feature_set.index().find(ids, views)
         self._ids, self._views = ids, np.broadcast_to(np.asarray(views, dtype=np.uint32), len(ids))
         self._names = feature_set.shard_names()
         self._codec = load_codec(feature_set.recipe.dtype)

@@ -15,13 +15,13 @@ from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
 from .peek import ids_of
 from .recipe import Recipe
-from .rowindex import RowIndex, row_keys
+from .rowindex import PIECE, RowIndex, RowKeys, first_rows, row_keys
 from .shard import Shard
 from .shardwriter import write_shard
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
-__all__ = ["STORE_FORMAT", "FeatureSet", "RowIndex", "StoreFiles", "row_keys"]
+__all__ = ["STORE_FORMAT", "FeatureSet", "StoreFiles"]
 
 STORE_FORMAT = 1
 MANY_SHARDS = 64  # whose ids are kept in one file, which is read in a hundredth of the time
@@ -60,6 +60,7 @@ class FeatureSet:
                 self._kept_shards = len(self._indexed_shards)
         if self._index is None or names != self._indexed_shards:
             known = self._keys_by_shard()
+            self._index = None  # `known` holds the same, which would be there twice while the new one is made
             unknown = [entry for entry in entries if entry.name not in known]
             read = {
                 name: row_keys(ids, views)
@@ -80,8 +81,8 @@ class FeatureSet:
 
     def _keep(self, index: RowIndex) -> None:
         with suppress(StoreError):  # a store that may only be read is read without a cache
-            content = index.to_bytes(self._indexed_shards)
-            self.storage.write_bytes(f"cache/index/{self.recipe.fingerprint}", content)
+            with self.storage.create(f"cache/index/{self.recipe.fingerprint}") as temporary:
+                index.write(temporary, self._indexed_shards)
             self._kept_shards = len(self._indexed_shards)
 
     def _kept_index(self) -> tuple[RowIndex, list[str]] | None:
@@ -89,7 +90,7 @@ class FeatureSet:
             return RowIndex.read(self.storage.fetch(f"cache/index/{self.recipe.fingerprint}"))
         return None
 
-    def _keys_by_shard(self) -> dict[str, Array]:
+    def _keys_by_shard(self) -> dict[str, RowKeys]:
         if self._index is None:
             return {}
         return dict(zip(self._indexed_shards, self._index.keys_of(len(self._indexed_shards)), strict=True))
@@ -111,14 +112,20 @@ class FeatureSet:
 
     def missing(self, ids: Array, view: int = 0) -> Array:
         """Return the positions of the first occurrence of each id that has no row of the view."""
-        keys = row_keys(ids, view)
-        lacking: Array = np.flatnonzero(~self.index().has(keys))
-        _, first = np.unique(keys[lacking], return_index=True)
-        return lacking[np.sort(first)]
+        lacking: Array = np.flatnonzero(~self.index().has(ids, view))
+        return lacking[first_rows(ids if len(lacking) == len(ids) else ids[lacking])]
 
     def present(self, ids: Array, view: int = 0) -> Array:
         """Return for each id whether it has a row of the view, as booleans."""
-        return self.index().has(row_keys(ids, view))
+        return self.index().has(ids, view)
+
+    def holds(self, ids: Array, rows: Array) -> Array:
+        """Return for each of some rows (position in the ids, view), (n, 2), whether it is there, as booleans."""
+        index, present = self.index(), np.zeros(len(rows), dtype=bool)
+        for start in range(0, len(rows), PIECE):
+            piece = rows[start : start + PIECE]
+            present[start : start + PIECE] = index.has(ids[piece[:, 0]], piece[:, 1])
+        return present
 
     def skipped(self) -> dict[str, tuple[str, str]]:
         """Return the samples that could not be read: name and reason by hexadecimal id."""
