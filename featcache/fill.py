@@ -13,7 +13,7 @@ import numpy as np
 from .claims import claim
 from .engines import load_engine
 from .example import save_example
-from .missing import ExtractReport, describe, missing_rows, samples_among
+from .missing import ExtractReport, among_skipped, describe, missing_rows, samples_among
 from .progress import ProgressCallback, ProgressEvent
 from .recipe import Recipe
 from .request import Request, views_recipe
@@ -35,6 +35,7 @@ MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small a
 WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
 
 Array = np.ndarray[Any, Any]
+NO_ROWS: Array = np.empty((0, 2), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class _Filling:
         if options.task is not None:
             samples = len(request.snapshot)
             self.missing = [options.task.chosen(rows, samples, self.task_rows) for rows in self.missing]
-        self.made: list[Array] = [rows[:0] for rows in self.missing]
-        self.derived: list[Array] = [rows[:0] for rows in self.missing]
+        self.made = [NO_ROWS] * len(self.missing)
+        self.derived = [NO_ROWS] * len(self.missing)
         self.written = [0] * len(self.sets)
         self.notes: list[list[str]] = [[] for _ in request.recipes]
         self.total = sum(len(rows) for rows in self.missing)
@@ -146,19 +147,18 @@ class _Filling:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
         from .batches import SampleBatches, default_workers
 
-        for places, rows in self._groups():
-            options, samples = self.options, self.request.samples
-            workers = (
-                default_workers(samples, len(rows), options.device) if options.workers is None else options.workers
-            )
-            self._run(
-                SampleBatches(samples, options.batch_size, workers, options.device, self.request.stored.numerics),
-                places,
-                rows,
-            )
+        groups, options, samples = self._groups(), self.options, self.request.samples
+        self.missing = []  # what is missing is in the groups, each of which is let go when its turn comes
+        while groups:
+            places, rows = groups[0][0], len(groups[0][1])
+            workers = default_workers(samples, rows, options.device) if options.workers is None else options.workers
+            source = SampleBatches(samples, options.batch_size, workers, options.device, self.request.stored.numerics)
+            self._run(source, places, groups.pop(0)[1])
 
     def _groups(self) -> list[tuple[list[int], Array]]:
         """Return the missing rows by the sets that lack them, the plain samples before their views."""
+        if all(np.array_equal(rows, self.missing[0]) for rows in self.missing[1:]):
+            return [(list(range(len(self.missing))), self.missing[0])] if len(self.missing[0]) else []
         numbers = [rows[:, 1] * len(self.request.snapshot) + rows[:, 0] for rows in self.missing]
         every = np.unique(np.concatenate(numbers))
         lacking = np.stack([np.isin(every, each) for each in numbers], axis=1)
@@ -186,12 +186,13 @@ class _Filling:
             source, destinations, snapshot, options.device, options.batch_size, options.skip, options.compression
         )
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
-        made, pause_s = [rows[:0]], 0.01
+        made, pause_s = [NO_ROWS], 0.01
         while len(rows):
-            keys = claim_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
             # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
             careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
+            keys = claim_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
             claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
+            del keys  # twenty bytes a row, for as long as it takes to compute them
             try:
                 # Whoever held these rows before may have committed them since they were found missing.
                 mine = self._lacking(sets, rows[claimed.rows])
@@ -204,11 +205,12 @@ class _Filling:
             if len(rows) and not len(claimed.rows):
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, WAIT_S)
+        joined: Array = np.concatenate(made)
         for place in places:
-            self.made[place] = np.concatenate([self.made[place], *made])
+            self.made[place] = np.concatenate([self.made[place], joined]) if len(self.made[place]) else joined
             notes = self.notes[self.sets[place][0]]
             notes += [note for note in job.notes if note not in notes]
-        return np.concatenate(made)
+        return joined
 
     def _lacking(self, sets: list[FeatureSet], rows: Array) -> Array:
         """Return those of the rows that some of the sets lack, not counting what turned out to be unreadable."""
@@ -217,9 +219,8 @@ class _Filling:
         lacking = ~np.logical_and.reduce([each.holds(self.request.snapshot.ids, rows) for each in sets])
         if self.options.skip:
             skipped = set.intersection(*(set(each.skipped()) for each in sets))
-            ids = self.request.snapshot.ids
-            lacking &= np.array([ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()])
-        kept: Array = rows[lacking]
+            lacking &= ~among_skipped(self.request.snapshot, rows, skipped)
+        kept: Array = rows if lacking.all() else rows[lacking]
         return kept
 
     def _carry_out(self, job: ExtractJob, places: list[int], rows: Array, unit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,13 +74,19 @@ def missing_rows(snapshot: Snapshot, feature_set: FeatureSet, views: int, retry_
     for view in wanted:
         positions = feature_set.missing(snapshot.ids, view)
         parts.append(np.stack([positions, np.full_like(positions, view)], axis=1))
-    rows: Array = np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.int64)
+    rows: Array = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, 2), dtype=np.int64), *parts])
     if retry_skipped or not len(rows):
         return rows
-    skipped = feature_set.skipped()
-    keep = [snapshot.ids[position].tobytes().hex() not in skipped for position in rows[:, 0].tolist()]
-    kept: Array = rows[np.array(keep, dtype=bool)]
+    skipped = among_skipped(snapshot, rows, feature_set.skipped())
+    kept: Array = rows[~skipped] if skipped.any() else rows
     return kept
+
+
+def among_skipped(snapshot: Snapshot, rows: Array, skipped: Collection[str]) -> Array:
+    """Return for each row (position, view) whether its sample is one of those that were skipped, by hexadecimal id."""
+    if not skipped:
+        return np.zeros(len(rows), dtype=bool)
+    return np.array([snapshot.ids[position].tobytes().hex() in skipped for position in rows[:, 0].tolist()], dtype=bool)
 
 
 def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | None, views: int) -> ExtractReport:

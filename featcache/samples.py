@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +43,7 @@ class _Taken:
     """What is known of a dataset once its samples were hashed; shared by all views on it, so that they are hashed once."""
 
     snapshot: Snapshot | None = None
-    positions: Array | None = None
+    positions: Sequence[int] | Array | None = None
     memo: FileMemo | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
     ragged: dict[int, bool] = field(default_factory=dict)  # by transform
@@ -160,7 +160,7 @@ class Samples:
         names = getattr(self.dataset, "names", None)
         return str(names[position]) if names is not None else f"item {position}"
 
-    def positions(self) -> Array:
+    def positions(self) -> Sequence[int] | Array:
         """Return where in the dataset each row of the snapshot is."""
         if self._taken.positions is None:
             self.snapshot()
@@ -195,7 +195,7 @@ class Samples:
             if hasattr(self.dataset, "sample_ids"):
                 ids = self.dataset.sample_ids(memo)
                 targets = np.asarray(self.dataset.targets)
-                taken.positions, taken.memo = np.arange(len(ids)), memo
+                taken.positions, taken.memo = range(len(ids)), memo
             else:
                 ids, targets, taken.positions = self._hash_items(skip_unreadable, progress)
             taken.snapshot = Snapshot(
@@ -214,7 +214,9 @@ class Samples:
             return None
         return (str(values[int(position)]) for position in self.positions())
 
-    def _hash_items(self, skip_unreadable: bool, progress: ProgressCallback) -> tuple[Array, Array, Array]:
+    def _hash_items(
+        self, skip_unreadable: bool, progress: ProgressCallback
+    ) -> tuple[Array, Array, Sequence[int] | Array]:
         ids, targets = bytearray(), _Targets()
         count = len(self.dataset)
         named = hasattr(self.dataset, "sample_id")
@@ -236,7 +238,8 @@ class Samples:
             raise DataError(
                 f"no sample of the dataset {self.name!r} can be read; the first: {self.unreadable[0].reason}"
             )
-        positions = np.delete(np.arange(count), [each.position for each in self.unreadable])
+        left_out = [each.position for each in self.unreadable]
+        positions = np.delete(np.arange(count), left_out) if left_out else range(count)
         return np.frombuffer(bytes(ids), dtype=np.uint8).reshape(-1, 16), targets.stacked(), positions
 
 
