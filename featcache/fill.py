@@ -35,7 +35,7 @@ MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small a
 WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
 
 Array = np.ndarray[Any, Any]
-NO_ROWS: Array = np.empty((0, 2), dtype=np.int64)
+NO_ROWS: Array = np.empty((0, 2), dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class _Filling:
                 self._carry_out(job, places, mine, unit)
             finally:
                 claimed.release()
-            made.append(mine)
+            made.append(mine.astype(np.int32))
             before, rows = len(rows), self._lacking(sets, np.delete(rows, claimed.rows, axis=0))
             self._advance((before - len(rows) - len(mine)) * len(places))
             if len(rows) and not len(claimed.rows):

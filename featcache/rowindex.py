@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,11 @@ class RowKeys(NamedTuple):
     hashes: Array
     halves: Array
     views: Array
+
+    @classmethod
+    def none(cls) -> RowKeys:
+        """Return the keys of no rows."""
+        return cls(np.empty(0, "<u8"), np.empty(0, "<u8"), np.empty(0, "<u4"))
 
 
 def row_keys(ids: Array, views: Array | int = 0) -> RowKeys:
@@ -90,20 +95,20 @@ class RowIndex:
     count: int
 
     @classmethod
-    def build(cls, keys: Sequence[RowKeys]) -> RowIndex:
-        """Return the index over the keys of each shard; of a row that several shards hold, the first counts."""
+    def build(cls, keys: list[RowKeys]) -> RowIndex:
+        """Return the index over the keys of each shard, which are taken from the list; of equal ones the first counts."""
         sizes = [len(part.hashes) for part in keys]
-        # One after another, so that hardly more than one column is there twice.
-        hashes = np.concatenate([np.empty(0, "<u8"), *(part.hashes for part in keys)])
-        order = np.argsort(hashes, kind="stable")
-        hashes = hashes[order]
-        halves = np.concatenate([np.empty(0, "<u8"), *(part.halves for part in keys)])[order]
-        views = np.concatenate([np.empty(0, "<u4"), *(part.views for part in keys)])[order]
-        again = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-        equal = (halves[again] == halves[again - 1]) & (views[again] == views[again - 1])
+        hashes, halves, views = (list(column) for column in zip(RowKeys.none(), *keys, strict=True))
+        keys.clear()
+        joined = _joined(hashes)
+        order = np.argsort(joined, kind="stable")
+        joined = joined[order]
+        found = RowKeys(joined, _joined(halves)[order], _joined(views)[order])
+        again = np.flatnonzero(joined[1:] == joined[:-1]) + 1
+        equal = np.logical_and.reduce([column[again] == column[again - 1] for column in found])
         shards = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[order]
         order -= np.cumsum([0, *sizes])[shards]
-        return cls(hashes, halves, views, shards, order.astype(np.int32), len(hashes) - int(equal.sum()))
+        return cls(*found, shards, order.astype(np.int32), len(joined) - int(equal.sum()))
 
     def __len__(self) -> int:
         return self.count
@@ -167,9 +172,14 @@ class RowIndex:
 
     def keys_of(self, count: int) -> list[RowKeys]:
         """Return the keys of each of so many shards, in the order of their rows."""
-        order = np.lexsort((self.rows, self.shards))
-        ends = np.cumsum(np.bincount(self.shards, minlength=count))[:-1]
-        columns = [np.split(column[order], ends) for column in (self.hashes, self.halves, self.views)]
+        sizes = np.bincount(self.shards, minlength=count)
+        places = (np.cumsum(sizes) - sizes)[self.shards]
+        places += self.rows
+        columns = []
+        for column in (self.hashes, self.halves, self.views):
+            unsorted = np.zeros_like(column)
+            np.put(unsorted, places, column, mode="clip")  # the index may come from a damaged file
+            columns.append(np.split(unsorted, np.cumsum(sizes)[:-1]))
         return [RowKeys(*parts) for parts in zip(*columns, strict=True)] if count else []
 
     def _columns(self) -> list[Array]:
@@ -211,6 +221,13 @@ class RowIndex:
             return cls(hashes, halves, views, shards, places, int(head["count"])), names
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             return None
+
+
+def _joined(parts: list[Array]) -> Array:
+    """Return arrays one after another, which are let go: both would take twice the memory."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
 
 
 def _pieces(ids: Array, views: Array | int) -> Iterator[tuple[slice, RowKeys]]:

@@ -62,14 +62,15 @@ class FeatureSet:
             known = self._keys_by_shard()
             self._index = None  # `known` holds the same, which would be there twice while the new one is made
             unknown = [entry for entry in entries if entry.name not in known]
-            read = {
+            known |= {
                 name: row_keys(ids, views)
                 for name, ids, views in ids_of(self.storage, self.path, unknown, self.recipe.fingerprint)
             }
-            found = {name: keys for name in names if (keys := read.get(name, known.get(name))) is not None}
-            self._indexed_shards = list(found)
-            self._index = RowIndex.build(list(found.values()))
-            if len(read) >= MANY_SHARDS:
+            self._indexed_shards = [name for name in names if name in known]
+            keys = [known[name] for name in self._indexed_shards]
+            del known
+            self._index = RowIndex.build(keys)
+            if len(unknown) >= MANY_SHARDS:
                 self._keep(self._index)
         return self._index
 
