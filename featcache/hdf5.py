@@ -10,7 +10,7 @@ any file, virtual datasets read others, filters load native code, and a lying sh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,38 +78,48 @@ def open_file(path: Path) -> Iterator[h5py.File]:
             raise _corrupt(path, f"its structure is damaged ({error})") from error
 
 
-def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """Return the root's text and integer attributes; raises :class:`CorruptError` for any other kind."""
+def read_attributes(file: h5py.File, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the root's text and integer attributes, or those of some names; raises :class:`CorruptError` for any other kind.
+
+    h5py's own dict of them opens each three times, which takes as long as all else that is read for a shard's ids.
+    """
     found: dict[str, Any] = {}
-    attributes = file.attrs
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise _corrupt(_path_of(file), f"it has {len(attributes)} attributes")
-    for name in attributes:
-        kind = attributes.get_id(name)
-        if kind.get_storage_size() > MAX_ATTRIBUTE_BYTES or kind.shape != ():
+    root = file.id
+    if names is None:
+        if h5py.h5a.get_num_attrs(root) > MAX_ATTRIBUTES:
+            raise _corrupt(_path_of(file), f"it has {h5py.h5a.get_num_attrs(root)} attributes")
+        names = list(file.attrs)
+    for name in names:
+        if not h5py.h5a.exists(root, name.encode()):
+            continue
+        attribute = h5py.h5a.open(root, name.encode())
+        if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES or attribute.shape != ():
             raise _corrupt(_path_of(file), f"its attribute {name!r} is too large")
-        if kind.dtype.kind not in "iuS":
+        kind = attribute.dtype
+        if kind.kind not in "iuS":
             raise _corrupt(_path_of(file), f"its attribute {name!r} is neither fixed text nor a whole number")
-        value = attributes[name]
-        found[name] = value.decode() if isinstance(value, bytes) else int(value)
+        value = np.empty((), kind)
+        attribute.read(value)
+        found[name] = value.item().decode() if kind.kind == "S" else int(value)
     return found
 
 
 def stored(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None) -> Stored:
     """Return where the array at ``path`` lies, after every check that the module's docstring lists."""
-    where = _path_of(file)
     dataset, properties = _dataset(file, path, dtype, rank)
+    where = _path_of(file)
     if properties.get_layout() != h5py.h5d.CONTIGUOUS:
         raise _corrupt(where, f"/{path} is not stored contiguously inside the file")
     if properties.get_nfilters():
         raise _corrupt(where, f"/{path} uses a filter, which this layout never does")
-    size_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    shape, kind = dataset.shape, dataset.dtype
+    size_bytes = math.prod(shape) * kind.itemsize
     offset = dataset.id.get_offset()
     if size_bytes == 0:
-        return Stored(0, dataset.shape, dataset.dtype)
+        return Stored(0, shape, kind)
     if offset is None or offset + size_bytes > where.stat().st_size:
         raise _corrupt(where, f"/{path} claims {size_bytes} bytes, more than the file holds")
-    return Stored(int(offset), dataset.shape, dataset.dtype)
+    return Stored(int(offset), shape, kind)
 
 
 def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChunks | None:
@@ -141,21 +151,23 @@ def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChu
 
 def _dataset(file: h5py.File, path: str, dtype: np.dtype[Any] | None, rank: int | None) -> tuple[Any, Any]:
     """Return the dataset at ``path`` and its properties, after the checks that hold for every layout."""
-    where = _path_of(file)
     parent: Any = file
     *groups, name = path.split("/")
     for group in groups:
-        parent = _hard_child(where, parent, group, h5py.Group)
-    dataset = _hard_child(where, parent, name, h5py.Dataset)
+        parent = _hard_child(file, parent, group, h5py.Group)
+    dataset = _hard_child(file, parent, name, h5py.Dataset)
     properties = dataset.id.get_create_plist()
+    kind, shape = dataset.dtype, dataset.shape
+    if properties.get_layout() == h5py.h5d.VIRTUAL:
+        raise _corrupt(_path_of(file), f"{name!r} is a virtual dataset")
     if properties.get_external_count():
-        raise _corrupt(where, f"/{path} is not stored contiguously inside the file")
-    if dataset.dtype.kind not in "buif" or dataset.dtype.hasobject or dataset.dtype.names:
-        raise _corrupt(where, f"/{path} holds {dataset.dtype} where plain numbers belong")
-    if dtype is not None and dataset.dtype != dtype:
-        raise _corrupt(where, f"/{path} holds {dataset.dtype} where {dtype} belongs")
-    if dataset.shape is None or (rank is not None and len(dataset.shape) != rank):
-        raise _corrupt(where, f"/{path} has shape {dataset.shape} where {rank} dimensions belong")
+        raise _corrupt(_path_of(file), f"/{path} is not stored contiguously inside the file")
+    if kind.kind not in "buif" or kind.hasobject or kind.names:
+        raise _corrupt(_path_of(file), f"/{path} holds {kind} where plain numbers belong")
+    if dtype is not None and kind != dtype:
+        raise _corrupt(_path_of(file), f"/{path} holds {kind} where {dtype} belongs")
+    if shape is None or (rank is not None and len(shape) != rank):
+        raise _corrupt(_path_of(file), f"/{path} has shape {shape} where {rank} dimensions belong")
     return dataset, properties
 
 
@@ -163,8 +175,11 @@ def read_array(
     file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None
 ) -> np.ndarray[Any, Any]:
     """Return the values at ``path``, read into memory after the checks of :func:`stored`."""
-    place = stored(file, path, dtype, rank)
-    return map_array(_path_of(file), place).copy()
+    place, where = stored(file, path, dtype, rank), _path_of(file)
+    if math.prod(place.shape) == 0:
+        return np.empty(place.shape, place.dtype)
+    # Not by a map, whose pages would count as memory beside their copy.
+    return np.fromfile(where, place.dtype, math.prod(place.shape), offset=place.offset_bytes).reshape(place.shape)
 
 
 def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
@@ -199,14 +214,13 @@ def _opened(path: Path, locking: bool | None = False, again: bool = True) -> h5p
         raise _corrupt(path, "it is not a whole HDF5 file") from error
 
 
-def _hard_child(where: Path, parent: Any, name: str, kind: Any) -> Any:
-    if name not in parent or not isinstance(parent.get(name, getlink=True), h5py.HardLink):
-        raise _corrupt(where, f"it has no plain {name!r} in {parent.name!r}")
+def _hard_child(file: h5py.File, parent: Any, name: str, kind: Any) -> Any:
+    links, encoded = parent.id.links, name.encode()
+    if not links.exists(encoded) or links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+        raise _corrupt(_path_of(file), f"it has no plain {name!r} in {parent.name!r}")
     child: Any = parent[name]
     if not isinstance(child, kind):
-        raise _corrupt(where, f"{name!r} in {parent.name!r} is not a {kind.__name__.lower()}")
-    if kind is h5py.Dataset and child.is_virtual:
-        raise _corrupt(where, f"{name!r} is a virtual dataset")
+        raise _corrupt(_path_of(file), f"{name!r} in {parent.name!r} is not a {kind.__name__.lower()}")
     return child
 
 

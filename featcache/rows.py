@@ -91,7 +91,8 @@ class ShardRows:
     """
 
     def __init__(self, feature_set: FeatureSet, ids: Array, views: Array | int = 0) -> None:
-        self.feature_set = feature_set
+        # Without its index, of which no more than these rows is needed from here on.
+        self.feature_set = FeatureSet(feature_set.storage, feature_set.recipe)
         hold(feature_set.storage, feature_set.recipe.fingerprint, self)
         self.present, self._shards, self._rows = feature_set.index().find(ids, views)
         self._ids, self._views = ids, np.broadcast_to(np.asarray(views, dtype=np.uint32), len(ids))

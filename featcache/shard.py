@@ -228,7 +228,7 @@ class Shard:
 def read_ids(path: Path, fingerprint: str) -> tuple[Array, Array]:
     """Return the sample ids (rows, 16) and views (rows,) of a shard, without touching its features."""
     with open_file(path) as file:
-        return _header(path, file, read_attributes(file), fingerprint)
+        return _header(path, file, read_attributes(file, ("format", "recipe")), fingerprint)
 
 
 def _block_check(path: Path, expected: Array, chunk_rows: int) -> Callable[[int, Array], None]:
