@@ -84,7 +84,7 @@ def claim(storage: Storage, sets: Sequence[str], keys: Array, unit: int, most: i
             return Claim(storage, None, chosen, others)
         path = f"{FOLDER}/{owner_name()}~{secrets.token_hex(4)}"
         header = json.dumps({"sets": list(sets), "bytes": keys.dtype.itemsize}).encode()
-        storage.create_new(path, header + b"\n" + keys[chosen].tobytes())
+        storage.create_new(path, b"".join([header, b"\n", keys[chosen].data]))
     return Claim(storage, path, chosen, others)
 
 

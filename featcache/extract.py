@@ -13,7 +13,7 @@ from .errors import UsageError
 from .missing import ExtractReport
 from .progress import ProgressCallback, silent
 from .quantity import parse_size
-from .request import make_request, remember_files, views_recipe
+from .request import make_request, remember_files
 from .slices import MissingTask, TaskSlice
 from .store import StoreFiles, check_name
 
@@ -114,13 +114,13 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     )
     files.create()
     remember_files(request.samples, files)
-    reports = fill(request, files, options)
+    filled = fill(request, files, options)
     files.save_snapshot(request.snapshot)
     made = {}
-    for recipe, report in zip(request.recipes, reports, strict=True):
+    for recipe, (report, sets) in zip(request.recipes, filled, strict=True):
         report.elapsed_s = time.perf_counter() - started_s
-        augmented = files.set(views_recipe(recipe, request.samples)) if request.stored.views else None
-        made[recipe.cut] = Features.join(files.set(recipe), request.snapshot, report, augmented, request.stored.views)
+        augmented = sets[1] if request.stored.views else None
+        made[recipe.cut] = Features.join(sets[0], request.snapshot, report, augmented, request.stored.views)
     several = isinstance(model, Sequence) or not (cut is None or isinstance(cut, str))
     return made if several else next(iter(made.values()))
 

@@ -70,8 +70,11 @@ def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> 
     ]
 
 
-def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[ExtractReport]:
-    """Return a report for each cut of a request, after having computed the rows that its sets lack."""
+def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[tuple[ExtractReport, list[FeatureSet]]]:
+    """Return for each cut of a request its report and sets, after having computed the rows that they lack.
+
+    The first set is that of the plain samples, the second that of their views, if there are any.
+    """
     filling = _Filling(request, store, options)
     filling.prepare()
     filling.derive()
@@ -79,7 +82,9 @@ def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[Extr
     reports = filling.reports()
     for _, each in filling.sets:
         each.keep_index()
-    return reports
+    return [
+        (report, [each for owner, each in filling.sets if owner == number]) for number, report in enumerate(reports)
+    ]
 
 
 class _Filling:
@@ -190,7 +195,7 @@ class _Filling:
         while len(rows):
             # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
             careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
-            keys = claim_keys(snapshot.ids[rows[:, 0]], rows[:, 1])
+            keys = claim_keys(snapshot.ids, rows)
             claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
             del keys  # twenty bytes a row, for as long as it takes to compute them
             try:

@@ -72,11 +72,13 @@ def _hashes(words: Array, views: Array | np.uint32) -> Array:
     return hashes
 
 
-def claim_keys(ids: Array, views: Array) -> Array:
-    """Return a byte string (20 bytes) for each sample id (n, 16) and view."""
-    keys = np.empty((len(ids), 20), dtype=np.uint8)
-    keys[:, :16] = ids
-    keys[:, 16:] = views.astype(">u4").view(np.uint8).reshape(-1, 4)
+def claim_keys(ids: Array, rows: Array) -> Array:
+    """Return a byte string (20 bytes) for each of some rows (position in the ids, view), (n, 2)."""
+    keys = np.empty((len(rows), 20), dtype=np.uint8)
+    for start in range(0, len(rows), PIECE):
+        piece = rows[start : start + PIECE]
+        keys[start : start + PIECE, :16] = ids[piece[:, 0]]
+        keys[start : start + PIECE, 16:] = piece[:, 1].astype(">u4").view(np.uint8).reshape(-1, 4)
     return keys.view("S20").reshape(-1)
 
 
