@@ -54,10 +54,11 @@ def row_keys(ids: Array, views: Array | int = 0) -> RowKeys:
 def first_rows(ids: Array) -> Array:
     """Return the positions at which a sample id (n, 16) occurs for the first time, rising."""
     hashes = _hashes(np.ascontiguousarray(ids).view("<u8"), np.uint32(0))
-    order = np.argsort(hashes, kind="stable")
-    hashes = hashes[order]
-    again = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    tied = np.sort(order[np.union1d(again, again - 1)])
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(repeated):
+        return np.arange(len(ids))
+    tied = np.flatnonzero(np.isin(hashes, repeated))
     # Byte strings of one width compare exactly: what numpy strips from their ends could only be equal zeros.
     _, first = np.unique(np.ascontiguousarray(ids[tied]).view("S16").reshape(-1), return_index=True)
     return np.delete(np.arange(len(ids)), np.delete(tied, first))

@@ -240,7 +240,7 @@ class Samples:
             )
         left_out = [each.position for each in self.unreadable]
         positions = np.delete(np.arange(count), left_out) if left_out else range(count)
-        return np.frombuffer(bytes(ids), dtype=np.uint8).reshape(-1, 16), targets.stacked(), positions
+        return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16), targets.stacked(), positions
 
 
 def _identified(value: Any, noun: str) -> Any:
