@@ -101,14 +101,15 @@ def _compare(
 def _drawn(request: Request, feature_set: FeatureSet, count: int, seed: int) -> Array:
     ids = request.snapshot.ids
     views = range(1, request.stored.views + 1) if feature_set.recipe.views is not None else (0,)
-    there = [(int(position), view) for view in views for position in np.flatnonzero(feature_set.present(ids, view))]
-    if not there:
+    there = np.argwhere(np.array([feature_set.present(ids, view) for view in views]).reshape(len(views), len(ids)))
+    if not len(there):
         raise StaleError(
             f"the set at {feature_set.recipe.cut!r} has no rows of these samples, so there is nothing to compare. "
             "Run `featcache extract` first."
         )
     chosen = np.random.default_rng(seed).permutation(len(there))[:count]
-    return np.array([there[each] for each in sorted(chosen.tolist())], dtype=np.int64).reshape(-1, 2)
+    numbers, positions = there[np.sort(chosen)].T
+    return np.stack([positions, np.array(views)[numbers]], axis=1)
 
 
 def _differences(request: Request, feature_set: FeatureSet, buffer: ShardBuffer, now: dict[str, Any]) -> Recomputed:

@@ -19,13 +19,12 @@ from .filememo import FileMemo
 from .fingerprint import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
-from .stacking import length_of, stack_inputs
+from .stacking import TargetStack, length_of, stack_inputs
 from .transforms import apply
 
 __all__ = ["Samples", "Unreadable"]
 
 Array = np.ndarray[Any, Any]
-STACKED = 4096  # targets that are Python objects at once
 TWICE = 8  # samples that are fetched again to find what is random
 
 
@@ -217,7 +216,7 @@ class Samples:
     def _hash_items(
         self, skip_unreadable: bool, progress: ProgressCallback
     ) -> tuple[Array, Array, Sequence[int] | Array]:
-        ids, targets = bytearray(), _Targets()
+        ids, targets = bytearray(), TargetStack()
         count = len(self.dataset)
         named = hasattr(self.dataset, "sample_id")
         for position in range(count):
@@ -254,47 +253,6 @@ def _declared_id(value: Any) -> bytes:
     if isinstance(value, bytes) and len(value) == 16:
         return value
     return content_id(value)
-
-
-class _Targets:
-    """Targets as they come, stacked now and then: as Python objects they take many times the memory."""
-
-    def __init__(self) -> None:
-        self._new: list[Any] = []
-        self._parts: list[Array] = []
-
-    def add(self, target: Any) -> None:
-        """Take the target of the next sample."""
-        self._new.append(target)
-        if len(self._new) == STACKED:
-            self._stack()
-
-    def stacked(self) -> Array:
-        """Return all targets; raises :class:`DataError` where they have different shapes, or are no numbers."""
-        self._stack()
-        joined = _alike(np.concatenate, self._parts)
-        if joined.dtype.kind not in "biuf":
-            raise DataError(
-                f"the targets of the dataset are {joined.dtype}, not numbers: give class numbers (and `classes` with "
-                "their names)."
-            )
-        return joined.astype(np.int64, copy=False) if joined.dtype.kind in "iu" else joined
-
-    def _stack(self) -> None:
-        if set(map(type, self._new)) == {int}:  # by far the most usual, and quicker than one array each
-            self._parts.append(np.array(self._new))
-        elif self._new:
-            self._parts.append(_alike(np.stack, [np.asarray(target) for target in self._new]))
-        self._new = []
-
-
-def _alike(joined: Callable[[list[Array]], Array], parts: list[Array]) -> Array:
-    try:
-        return joined(parts)
-    except ValueError as error:
-        raise DataError(
-            f"the targets of the dataset have different shapes ({error}); give all the same shape."
-        ) from error
 
 
 def _classes(dataset: Any) -> list[str] | None:

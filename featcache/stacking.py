@@ -1,13 +1,19 @@
-"""Stacking model inputs into batches, also such as vary in length."""
+"""Stacking model inputs into batches, also such as vary in length; and the targets of all samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from .errors import DataError
 
-__all__ = ["length_of", "pieces", "stack_inputs"]
+__all__ = ["TargetStack", "length_of", "pieces", "stack_inputs"]
+
+STACKED = 4096  # targets that are Python objects at once
+
+Array = np.ndarray[Any, Any]
 
 
 def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
@@ -71,3 +77,44 @@ def pieces(inputs: Any, step: int) -> list[Any]:
     if isinstance(inputs, dict):
         return [{name: value[part] for name, value in inputs.items()} for part in slices]
     return [tuple(value[part] for value in inputs) for part in slices]
+
+
+class TargetStack:
+    """Targets as they come, stacked now and then: as Python objects they take many times the memory."""
+
+    def __init__(self) -> None:
+        self._new: list[Any] = []
+        self._parts: list[Array] = []
+
+    def add(self, target: Any) -> None:
+        """Take the target of the next sample."""
+        self._new.append(target)
+        if len(self._new) == STACKED:
+            self._stack()
+
+    def stacked(self) -> Array:
+        """Return all targets; raises :class:`DataError` where they have different shapes, or are no numbers."""
+        self._stack()
+        joined = _alike(np.concatenate, self._parts)
+        if joined.dtype.kind not in "biuf":
+            raise DataError(
+                f"the targets of the dataset are {joined.dtype}, not numbers: give class numbers (and `classes` with "
+                "their names)."
+            )
+        return joined.astype(np.int64, copy=False) if joined.dtype.kind in "iu" else joined
+
+    def _stack(self) -> None:
+        if set(map(type, self._new)) == {int}:  # by far the most usual, and quicker than one array each
+            self._parts.append(np.array(self._new))
+        elif self._new:
+            self._parts.append(_alike(np.stack, [np.asarray(target) for target in self._new]))
+        self._new = []
+
+
+def _alike(joined: Callable[[list[Array]], Array], parts: list[Array]) -> Array:
+    try:
+        return joined(parts)
+    except ValueError as error:
+        raise DataError(
+            f"the targets of the dataset have different shapes ({error}); give all the same shape."
+        ) from error

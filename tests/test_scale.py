@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache import FeatureStore
+from featcache import FeatureStore, Recipe, TensorSpec
 from featcache.columns import CodedColumn, TextColumn
+from featcache.features import Features
+from featcache.rowindex import RowIndex, first_rows, row_keys
 from featcache.samples import Samples
 from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
 
@@ -60,6 +62,41 @@ def test_taking_stock_of_a_dataset_holds_ids_targets_and_names_and_little_more(t
         assert held < 16 + 8 + (5 + 4) + 1 + 3
         assert most < 60
     assert list(back.names) == [str(number) for number in range(ROWS)]
+
+
+def test_an_index_takes_28_bytes_a_row_and_rows_are_looked_up_in_little_more() -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (ROWS, 16), dtype=np.uint8)
+    RowIndex.build([row_keys(ids[:9])])  # what numpy imports at its first use does not count
+    with traced() as held_bytes:
+        index = RowIndex.build([row_keys(ids[start : start + 1000]) for start in range(0, ROWS, 1000)])
+        held, most = held_bytes()
+        assert held < 28 + 1
+        assert most < 70
+    with traced() as held_bytes:
+        assert index.has(ids).all()
+        assert held_bytes()[1] < 25
+    with traced() as held_bytes:
+        assert len(first_rows(ids)) == ROWS
+        assert held_bytes()[1] < 30
+
+
+def test_features_hold_where_their_rows_are_and_not_where_all_rows_of_the_set_are(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 256, (ROWS, 16), dtype=np.uint8)
+    store = FeatureStore(str(tmp_path / "s"))
+    store.create()
+    recipe = Recipe("cut", "structure", {}, (TensorSpec("cut", (1,), "float32"),), None, {})
+    for start in range(0, ROWS, 10_000):
+        part = ids[start : start + 10_000]
+        store.set(recipe).add(part, np.zeros(len(part), "<u4"), {"cut": part[:, :1].astype(np.float32)}, {})
+    made = Snapshot("d", ids, map(str, range(ROWS)), np.zeros(ROWS), [""] * ROWS)
+    Features.join(store.set(recipe), made)  # what is imported at its first use does not count
+    with traced() as held_bytes:
+        features = Features.join(store.set(recipe), made)
+        held, most = held_bytes()
+        assert held < 1 + 4 + 4 + 8 + 1  # is it there, in which shard, where in it; and which of the samples it is
+        assert most < 90
+    assert np.array_equal(features.numpy()[0][:, 0], ids[:, 0])
+    assert features.names == [str(number) for number in range(ROWS)]
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["a", "", "straße", "\udcff", "a"], [str(each) for each in range(40_000)]])
