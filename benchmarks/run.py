@@ -25,7 +25,7 @@ RACES = {
     "Epochs and whole jobs": [("epoch.py", "", "")],
     "Reading": [
         ("reading.py", "", "--quick"),
-        ("cold.py", "", "--rows 200000"),
+        ("cold.py", "--rows 1500000", "--rows 200000"),
         ("blockshuffle.py", "", "--seeds 2"),
     ],
     "Extraction and numerics": [("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3")],

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featcache import FeatureStore, Recipe, TensorSpec
+import featcache
+from featcache import DataError, FeatureStore, Recipe, TensorSpec
 from featcache.columns import CodedColumn, TextColumn
 from featcache.features import Features
 from featcache.rowindex import RowIndex, first_rows, row_keys
 from featcache.samples import Samples
 from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
+
+from .conftest import TensorPairs
 
 ROWS = 100_000
 
@@ -132,3 +135,13 @@ def test_splits_whose_table_is_not_sorted_or_names_more_than_occur_are_the_same_
     store.create()
     store.save_snapshot(plain)
     assert list(store.snapshot("d").splits) == ["x", "y", "x"]
+
+
+@pytest.mark.parametrize("target", [1 << 70, "ant"])
+def test_targets_that_are_no_numbers_of_64_bits_are_refused(made, pairs, tmp_path, target) -> None:
+    class Odd(TensorPairs):
+        def __getitem__(self, index):
+            return self.inputs[index], target
+
+    with pytest.raises(DataError, match="not numbers"):
+        featcache.extract(made, Odd(pairs.inputs, pairs.targets_of), str(tmp_path / "s"))
