@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .cores import usable_cores
 from .devices import transferred
 from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
@@ -154,7 +154,7 @@ class _Collate:
 
 def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     """Return how many processes should decode ``count`` samples: none where decoding is quick in all."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     tried = list(range(min(4, len(samples.dataset))))
     start = time.perf_counter()
     for position in tried:

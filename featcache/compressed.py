@@ -1,4 +1,4 @@
-"""Arrays in compressed chunks: bytes shuffled as HDF5's shuffle filter does, then zstd, a chunk a block of rows.
+"""Arrays in compressed chunks: bytes shuffled as HDF5's shuffle filter does, or not, then zstd, a chunk a block of rows.
 
 Any HDF5 library that has the zstd filter (32015, as in hdf5plugin) reads such an array. Here the chunks are read from
 the file by their places and decoded by several threads, because the library decodes under one lock.
@@ -6,7 +6,6 @@ the file by their places and decoded by several threads, because the library dec
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from .cores import usable_cores
 from .errors import UsageError, near_names
 from .extras import need
 from .hdf5 import StoredChunks
 
-__all__ = ["COMPRESSIONS", "CompressedArray", "check_compression", "compressed_chunks"]
+__all__ = ["COMPRESSIONS", "CompressedArray", "check_compression", "compressed_chunks", "worth_shuffling"]
 
 COMPRESSIONS = ("zstd",)
 LEVEL = 1  # higher ones gain 1 to 3 % of the bytes on activations, at half the speed
@@ -36,15 +36,19 @@ def check_compression(name: str | None) -> None:
     _zstandard()
 
 
-def compressed_chunks(values: Array, chunk_rows: int) -> Iterator[bytes]:
+def worth_shuffling(rows: Array) -> bool:
+    """Return whether rows take fewer bytes if shuffled first: dense values do, those that are mostly zero do not."""
+    return rows.dtype.itemsize > 1 and len(_compressed(rows, True)) < len(_compressed(rows, False))
+
+
+def compressed_chunks(values: Array, chunk_rows: int, shuffled: bool) -> Iterator[bytes]:
     """Yield the compressed chunks of an array, the last one filled up with zeros."""
-    zstandard = _zstandard()
 
     def compress(start: int) -> bytes:
         rows = values[start : start + chunk_rows]
         if len(rows) < chunk_rows:
             rows = np.concatenate([rows, np.zeros((chunk_rows - len(rows), *rows.shape[1:]), rows.dtype)])
-        return bytes(zstandard.ZstdCompressor(level=LEVEL).compress(_shuffled(rows)))
+        return _compressed(rows, shuffled)
 
     starts = range(0, len(values), chunk_rows)
     with ThreadPoolExecutor(_threads(len(starts))) as pool:
@@ -60,6 +64,7 @@ class CompressedArray:
     def __init__(self, path: Path, place: StoredChunks, check: Callable[[int, Array], None]) -> None:
         self.shape, self.dtype, self.chunk_rows = place.shape, place.dtype, place.chunk_rows
         self._place, self._check = place, check
+        self._shuffled = place.shuffled
         self._chunk_bytes = self.chunk_rows * int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._zstandard = _zstandard()
         self._file = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
@@ -96,23 +101,24 @@ class CompressedArray:
         try:
             if self._zstandard.frame_content_size(content) == self._chunk_bytes:
                 plain = self._zstandard.ZstdDecompressor().decompress(content, max_output_size=self._chunk_bytes)
-                values = _unshuffled(plain, self.dtype).reshape(self.chunk_rows, *self.shape[1:])[:count]
+                values = _values(plain, self.dtype, self._shuffled).reshape(self.chunk_rows, *self.shape[1:])[:count]
         except (self._zstandard.ZstdError, ValueError):
             pass  # the check says what is damaged
         self._check(number, values)
         return values
 
 
-def _shuffled(rows: Array) -> bytes:
-    width = rows.dtype.itemsize
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(-1, width).T.tobytes()
+def _compressed(rows: Array, shuffled: bool) -> bytes:
+    plain = np.ascontiguousarray(rows).view(np.uint8)
+    content = plain.reshape(-1, rows.dtype.itemsize).T.tobytes() if shuffled else plain.tobytes()
+    return bytes(_zstandard().ZstdCompressor(level=LEVEL).compress(content))
 
 
-def _unshuffled(content: bytes, dtype: np.dtype[Any]) -> Array:
-    planes = np.frombuffer(content, np.uint8).reshape(dtype.itemsize, -1)
-    if dtype.itemsize == 1:
-        plain: Array = planes[0].view(dtype)
+def _values(content: bytes, dtype: np.dtype[Any], shuffled: bool) -> Array:
+    if not shuffled:
+        plain: Array = np.frombuffer(content, dtype)
         return plain
+    planes = np.frombuffer(content, np.uint8).reshape(dtype.itemsize, -1)
     # Shifts of whole numbers run five to fifteen times as fast as a transposed copy of bytes.
     values: Array = planes[0].astype(f"<u{dtype.itemsize}")
     for number in range(1, dtype.itemsize):
@@ -122,8 +128,7 @@ def _unshuffled(content: bytes, dtype: np.dtype[Any]) -> Array:
 
 
 def _threads(most: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, most))
+    return max(1, min(usable_cores(), most))
 
 
 def _zstandard() -> Any:

@@ -2,7 +2,7 @@
 
 Before a value is read from a file, the path to it must consist of hard links, its storage must be contiguous,
 inside this very file, without filters, and its size must be covered by the file's length; or, where the reader asks for
-it, in chunks through exactly two filters, shuffle and zstd, which are undone without HDF5. What these checks
+it, in chunks through two filters, shuffle and zstd, or zstd alone, which are undone without HDF5. What these checks
 exclude is how HDF5 files have been used against their readers: external links and external raw storage read
 any file, virtual datasets read others, filters load native code, and a lying shape allocates without bound.
 """
@@ -50,11 +50,15 @@ class Stored:
 
 @dataclass(frozen=True)
 class StoredChunks:
-    """Where the chunks of one array lie in a file, in bytes from its beginning, and how long each is there."""
+    """Where the chunks of one array lie in a file, in bytes from its beginning, and how long each is there.
+
+    ``shuffled`` says whether their bytes were shuffled before they were compressed.
+    """
 
     offsets: np.ndarray[Any, Any]
     sizes: np.ndarray[Any, Any]
     chunk_rows: int
+    shuffled: bool
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -129,8 +133,9 @@ def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChu
     if properties.get_layout() != h5py.h5d.CHUNKED:
         return None
     filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
-    if filters != ([SHUFFLE, ZSTD] if dtype.itemsize > 1 else [ZSTD]):
-        raise _corrupt(where, f"/{path} uses the filters {filters} where shuffle and zstd alone belong")
+    shuffled = filters == [SHUFFLE, ZSTD] and dtype.itemsize > 1
+    if not shuffled and filters != [ZSTD]:
+        raise _corrupt(where, f"/{path} uses the filters {filters} where zstd belongs, behind shuffle or alone")
     shape, (chunk_rows, *rest) = dataset.shape, properties.get_chunk()
     chunk_bytes = chunk_rows * math.prod(rest) * dtype.itemsize
     if tuple(rest) != shape[1:] or (chunk_rows > 1 and chunk_bytes > MAX_CHUNK_BYTES):
@@ -146,7 +151,7 @@ def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChu
     sizes = np.array([chunk.size for chunk in chunks], dtype=np.int64)
     if any(chunk.filter_mask for chunk in chunks) or (offsets + sizes > where.stat().st_size).any():
         raise _corrupt(where, f"/{path} has chunks that lie outside the file, or are not compressed")
-    return StoredChunks(offsets, sizes, chunk_rows, shape, dataset.dtype)
+    return StoredChunks(offsets, sizes, chunk_rows, shuffled, shape, dataset.dtype)
 
 
 def _dataset(file: h5py.File, path: str, dtype: np.dtype[Any] | None, rank: int | None) -> tuple[Any, Any]:

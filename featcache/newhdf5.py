@@ -20,6 +20,7 @@ from .hdf5 import ZSTD
 __all__ = ["NewArray", "NewFile", "create_file"]
 
 ALIGNMENT_BYTES = 4096
+ALIGNED_FROM_BYTES = 512 << 10  # compressed chunks are smaller: the gaps between them would be 1 % of the file
 
 Array = np.ndarray[Any, Any]
 
@@ -58,12 +59,21 @@ class NewFile:
         return NewArray(self._file, dataset.get_offset(), math.prod(shape[1:]) * dtype.itemsize)
 
     def chunks(
-        self, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int, chunks: Iterable[bytes]
+        self,
+        path: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        chunk_rows: int,
+        shuffled: bool,
+        chunks: Iterable[bytes],
     ) -> None:
-        """Store an array whose chunks were shuffled and compressed with zstd already, creating the groups above it."""
+        """Store an array whose chunks were shuffled, or not, and compressed with zstd already.
+
+        The groups above it are created.
+        """
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk((chunk_rows, *shape[1:]))
-        if dtype.itemsize > 1:
+        if shuffled:
             properties.set_shuffle()
         # Optional, so that writing needs no plugin: nothing is ever written through the filter.
         properties.set_filter(ZSTD, h5py.h5z.FLAG_OPTIONAL, (1,))
@@ -90,7 +100,7 @@ def create_file(path: Path, attributes: Mapping[str, int | str]) -> Iterator[New
             pieces,
             "w",
             libver=("earliest", "v110"),
-            alignment_threshold=ALIGNMENT_BYTES,
+            alignment_threshold=ALIGNED_FROM_BYTES,
             alignment_interval=ALIGNMENT_BYTES,
         ) as structure:
             for name, value in attributes.items():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .blocks import Ragged, block_checksums, block_of
-from .compressed import compressed_chunks
+from .compressed import compressed_chunks, worth_shuffling
 from .newhdf5 import create_file
 from .recipe import Recipe
 
@@ -58,7 +58,9 @@ def write_shard(
                 file.array(f"features/{name}", values)
             else:
                 rows = min(blocks[name], len(values))
-                file.chunks(f"features/{name}", values.shape, values.dtype, rows, compressed_chunks(values, rows))
+                shuffled = worth_shuffling(values[:rows])
+                chunks = compressed_chunks(values, rows, shuffled)
+                file.chunks(f"features/{name}", values.shape, values.dtype, rows, shuffled, chunks)
             file.array(f"checksums/{name}", checksums[name])
         for name, each in ends.items():
             file.array(f"ends/{name}", each)

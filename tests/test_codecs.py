@@ -196,8 +196,28 @@ def test_what_is_compressed_is_read_back_bit_for_bit(tmp_path_factory, values: n
     assert shard.features["a"].take(rows).tobytes() == values[rows].tobytes()
 
 
-def test_plain_h5py_reads_a_compressed_shard_with_the_zstd_filter(tmp_path) -> None:
+def filters(path: Path) -> list[int]:
+    with h5py.File(path) as file:
+        properties = file["features/a"].id.get_create_plist()
+        return [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
+
+
+def test_bytes_are_shuffled_where_that_makes_them_fewer(tmp_path) -> None:
+    dense = np.random.default_rng(0).normal(size=(300, 700)).astype(np.float16)
+    sparse = np.where(np.random.default_rng(1).random(dense.shape) < 0.9, np.float16(0), dense)
+    for name, values in (("dense", dense), ("sparse", sparse)):
+        (tmp_path / name).mkdir()
+        path, recipe = packed(tmp_path / name, values)
+        assert filters(path) == ([h5py.h5z.FILTER_SHUFFLE, 32015] if name == "dense" else [32015])
+        shard = Shard.open(path, recipe)
+        shard.check()
+        assert np.array_equal(shard.features["a"].take(np.arange(300)), values)
+
+
+@pytest.mark.parametrize("share_of_zeros", [0.0, 0.9])
+def test_plain_h5py_reads_a_compressed_shard_with_the_zstd_filter(tmp_path, share_of_zeros: float) -> None:
     values = np.random.default_rng(0).normal(size=(300, 700)).astype(np.float32)
+    values[np.random.default_rng(1).random(values.shape) < share_of_zeros] = 0
     path, _ = packed(tmp_path, values)
     np.save(tmp_path / "values.npy", values)
     script = (
@@ -240,7 +260,7 @@ def test_other_filters_and_chunks_that_claim_too_much_are_refused(tmp_path) -> N
         from featcache.newhdf5 import NewFile
 
         chunk = zstandard.ZstdCompressor().compress(bytes(1 << 26))
-        NewFile(file, None).chunks("features/a", values.shape, values.dtype, 50, [chunk])
+        NewFile(file, None).chunks("features/a", values.shape, values.dtype, 50, True, [chunk])
 
     for number, make in enumerate((gzip, huge_chunk, bomb)):
         folder = tmp_path / str(number)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..allocator import keep_freed_memory
+from ..cores import usable_cores
 from ..errors import FeatCacheError, StoreError
 from . import Job
 from .packing import pack, unpack
@@ -165,7 +165,7 @@ def _devices(job: Job) -> list[str]:
 def _default_workers(devices: list[str]) -> int:
     if devices != ["cpu"]:
         return len(devices)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 processes_engine = ProcessesEngine()
