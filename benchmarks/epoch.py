@@ -128,7 +128,7 @@ def main() -> None:
     if not options.quick:
         for cut in ("_blocks.15", "_avg_pooling"):  # behind the latter, one linear layer is trained
             digits("EfficientNet-Lite0, 96 px", "data/efficientnet_lite0.py:factory", cut, options.data)
-        tensors("ResNet-18, 224 px, in memory", "avgpool", 512)
+        tensors("ResNet-18, 224 px, in memory", "avgpool", 1024)
 
 
 if __name__ == "__main__":

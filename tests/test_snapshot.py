@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from featcache import CorruptError, FeatureStore, StaleError
+from featcache import CorruptError, DataError, FeatureStore, StaleError
+from featcache.fingerprint import content_id
+from featcache.samples import Samples
 from featcache.snapshot import Snapshot
 
 names = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=12), min_size=1, max_size=20)
@@ -91,3 +97,36 @@ def test_targets_of_every_kind_come_back_as_they_were_and_maps_take_little_room(
     assert np.array_equal(back.targets, targets)
     assert back.targets.dtype == made.targets.dtype == kept
     assert back.digest == made.digest
+
+
+class LargeItems:
+    """Items whose hashing is spread over threads, a few of which cannot be read, or only once they are decoded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.values = np.random.default_rng(0).normal(size=(70, 50_000))
+        self.cut_short = folder / "cut.png"
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(self.cut_short)
+        self.cut_short.write_bytes(self.cut_short.read_bytes()[:-40])
+        self.callers: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        self.callers.add(threading.get_ident())
+        if index == 40:
+            raise OSError("gone")
+        return (Image.open(self.cut_short) if index == 65 else self.values[index]), index
+
+
+def test_large_items_get_the_ids_of_their_content_and_are_fetched_by_the_calling_thread_alone(tmp_path: Path) -> None:
+    dataset = LargeItems(tmp_path)
+    samples = Samples(dataset)
+    taken = samples.snapshot(skip_unreadable=True)
+    read = [index for index in range(70) if index not in (40, 65)]
+    assert [each.position for each in samples.unreadable] == [40, 65]
+    assert taken.targets.tolist() == read
+    assert [row.tobytes() for row in taken.ids] == [content_id(dataset.values[index]) for index in read]
+    assert dataset.callers == {threading.get_ident()}
+    with pytest.raises(DataError, match="item 40 of"):
+        Samples(dataset).snapshot()
