@@ -193,10 +193,10 @@ def _judge(
     loss, right = torch.zeros((2, heads), device=inputs.device, dtype=torch.float64).unbind()
     count = max(1, JUDGED_SCORES // (heads * classes))
     for start in range(0, len(inputs), count):
-        logarithms = _scores(inputs[start : start + count], stacked).log_softmax(1)
-        own = logarithms.gather(1, targets[start : start + count].expand(heads, 1, -1))[:, 0]
-        loss -= own.sum(1)
-        right += (own == logarithms.amax(1)).sum(1)
+        scores = _scores(inputs[start : start + count], stacked)
+        expected = targets[start : start + count].expand(heads, -1)
+        loss += nn.functional.cross_entropy(scores, expected, reduction="none").sum(1)
+        right += (scores.max(1).indices == expected).sum(1)
     return loss / len(inputs), right / len(inputs)
 
 

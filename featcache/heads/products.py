@@ -21,8 +21,9 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def _of_onednn() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
     """Return oneDNN's product, None where this torch has none.
 
-    On a processor torch multiplies float32 matrices by MKL, which on AMD computes with half of the width of AVX-512: 110
-    GFLOP/s on one core where oneDNN has 245 (an EPYC of 2.6 GHz).
+    On a processor torch multiplies float32 matrices by MKL, which on AMD leaves AVX-512 unused. That is half of what a core
+    can do where its units have the full width (110 GFLOP/s on one EPYC, where oneDNN has 245), and little where they have
+    not (103 and 110 on an EPYC of family 25, Zen 4).
     """
 
     def of_onednn(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
