@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn import metrics
 
 import featcache
 from featcache import HeadError, UsageError
 from featcache.heads import products
+from featcache.heads.metrics import measure_heads
+from featcache.heads.tasks import Task
 
 GRID = [
     {"learning_rate": rate, "weight_decay": decay, "seed": seed}
@@ -44,6 +48,17 @@ def test_each_of_many_heads_equals_the_one_that_is_trained_alone(made, features,
         for mine, theirs in zip(head.history, alone.history, strict=True):
             assert mine.train_loss == pytest.approx(theirs.train_loss, abs=1e-4)
             assert mine.learning_rate == pytest.approx(theirs.learning_rate)
+
+
+def test_heads_measured_together_have_scikit_learns_metrics_where_probabilities_are_0_and_1_too() -> None:
+    generator, task = torch.Generator().manual_seed(0), Task("single_label", ("a", "b", "c", "d"))
+    outputs = [torch.randn(50, 4, generator=generator) * scale for scale in (0.1, 3.0, 1000.0)]
+    true = np.arange(50) % 3  # one class does not occur
+    for found, each in zip(measure_heads("given", task, true, outputs), outputs, strict=True):
+        predicted, probable = task.decoded(each), task.probabilities(each)
+        assert found.accuracy == metrics.accuracy_score(true, predicted)
+        assert found.log_loss == pytest.approx(metrics.log_loss(true, probable, labels=range(4)), rel=1e-12)
+        assert found.confusion_matrix == metrics.confusion_matrix(true, predicted, labels=range(4)).tolist()
 
 
 def test_heads_are_the_same_where_torch_has_no_products_of_onednn(made, features, monkeypatch) -> None:

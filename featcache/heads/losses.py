@@ -79,15 +79,15 @@ class TaskLoss(nn.Module):
             return counted.sum()
         return plain.weight[targets[counted]].sum()
 
-    def shares(self, targets: torch.Tensor) -> torch.Tensor:
-        """Return (classes, rows) for single labels: a batch's loss is minus the sum of these times the log-probabilities."""
+    def shares(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return, for single labels, a row's shares by its class (classes, classes), a column each, and classes' weights.
+
+        A batch's loss is minus the sum of its rows' shares times their log-probabilities, by the sum of its rows' weights.
+        """
         plain: Any = self.plain
         classes, smoothing = self.task.outputs, plain.label_smoothing
-        weights = torch.ones(classes, device=targets.device) if plain.weight is None else plain.weight
-        own = weights[targets]
-        shares: torch.Tensor = (smoothing / classes * weights)[:, None].repeat(1, len(targets))
-        shares.scatter_add_(0, targets[None], (1 - smoothing) * own[None])
-        return shares / own.sum()
+        weights = torch.ones(classes, device=device) if plain.weight is None else plain.weight
+        return (smoothing / classes * weights)[:, None] + torch.diag((1 - smoothing) * weights), weights
 
 
 def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ __all__ = ["train_heads"]
 
 VARIED = ("learning_rate", "weight_decay", "seed")
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+TO_BASE_2 = 1 / math.log(2)
 JUDGED_SCORES = 1 << 20  # at once, so that they stay in the processor's cache
 
 
@@ -115,8 +116,7 @@ def _outputs(layers: list[nn.Linear], device: torch.device, pooled: Features) ->
     """Yield the scores of each head for pooled rows, on the CPU; raises :class:`HeadError` if not finite."""
     vectors = _tensors(pooled, device)[0]
     for layer in layers:
-        with torch.no_grad():
-            scores = layer(vectors).cpu()
+        scores = (product(vectors, layer.weight) + layer.bias.detach()).cpu()
         check_finite(scores, pooled)
         yield scores
 
@@ -132,7 +132,7 @@ def _fit(
     """Return a layer trained on pooled rows for each of the options: as one stacked layer, each with its own rates."""
     train, validation, heads = rows.train, rows.validation, len(options)
     stacked = [each.detach().expand(heads, *each.shape).clone() for each in (start.weight, start.bias)]
-    loss_of = TaskLoss(task, options[0], train.targets).to(device, torch.float32)
+    shares_of, weights = TaskLoss(task, options[0], train.targets).to(device, torch.float32).shares(device)
     loader = train.loader(options[0].batch_size, seed=options[0].seed, device=str(device))
     optimizer = make_optimizer([nn.Parameter(torch.zeros(1))], options[0])
     step_of = _Steps(stacked, options, make_schedule(optimizer, options[0], len(loader)).lr_lambdas[0])
@@ -145,10 +145,12 @@ def _fit(
         total = torch.zeros(heads, device=device, dtype=torch.float64)
         for inputs, targets in loader:
             # By hand, since autograd's way from the losses to the scores takes twice as long.
-            shares = loss_of.shares(targets.long())
+            targets = targets.long()
+            shares = shares_of.index_select(1, targets).div_(weights[targets].sum())
             logarithms = _scores(inputs, stacked).log_softmax(1)
             losses = logarithms.flatten(1) @ -shares.flatten()
-            gradient = logarithms.exp_().mul_(shares.sum(0)).sub_(shares)
+            # Not exp, which is MKL's on a processor: half as fast, and a tenth where the results are near 0.
+            gradient = logarithms.mul_(TO_BASE_2).exp2_().mul_(shares.sum(0)).sub_(shares)
             step_of([product(gradient.flatten(0, 1), inputs.T).view_as(stacked[0]), gradient.sum(2)])
             total += losses * len(targets)
         found = None if judged is None else _judge(*judged, stacked)
