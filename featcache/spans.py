@@ -104,22 +104,21 @@ def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Bl
         rows, wanted = rows[order], replace(wanted, places=wanted.places[order])
     total, unit = place.shape[0], min(blocks.size, place.shape[0])
     count = min(max(1, PIECE_BYTES // (unit * _row_bytes(place))) * unit, total)
-    pieces: deque[tuple[int, int]] = deque()
+    limits: list[tuple[int, int]] = []
     for first, stop in blocks.spans(rows, total, MAX_GAP_BYTES // _row_bytes(place)):
         starts = range(first // count * count, stop, count)  # so no block is cut
-        pieces.extend((max(first, start), min(start + count, stop)) for start in starts)
+        limits.extend((max(first, start), min(start + count, stop)) for start in starts)
+    within = np.searchsorted(rows, np.array(limits)).tolist()
+    pieces = deque((*limit, *places) for limit, places in zip(limits, within, strict=True) if places[0] < places[1])
     runs = _runs(rows)
 
     def work(_: int) -> None:
         with _Reader(path, place, count, direct) as reader:
             while True:
                 try:
-                    first, stop = pieces.popleft()
+                    first, stop, begin, end = pieces.popleft()
                 except IndexError:
                     return
-                begin, end = np.searchsorted(rows, (first, stop)).tolist()
-                if begin == end:
-                    continue
                 whole = end - begin == stop - first and runs[begin] == runs[end - 1]
                 memory = wanted.memory(begin, end) if whole else None
                 values = reader.rows(first, stop, memory)
