@@ -14,6 +14,7 @@ from .devicerows import DeviceRows
 from .devices import free_memory_bytes, pick_device, transferred
 from .errors import UsageError
 from .memory import Empty, RecycledMemory, pinned
+from .windows import Windows, in_blocks, window_sizes
 
 if TYPE_CHECKING:
     from .features import Features
@@ -35,8 +36,9 @@ class FeatureLoader:
 
     Features that take a moderate share of the free memory are read once and held; on a GPU in its own memory, where batches
     are gathered without the host, if they take a moderate share of that too. Larger ones are read two windows ahead in
-    threads, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 384 such blocks among each other.
-    ``blockwise`` says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
+    threads, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 384 such blocks among each other,
+    of 48, 96 and 192 at the beginning and the end of an epoch over four such windows or more. ``blockwise``
+    says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 
     def __init__(
@@ -70,10 +72,10 @@ class FeatureLoader:
         self._on_device: DeviceRows | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
-        self._window_memory = RecycledMemory((AHEAD + 2) * len(features.frontier))
         row_bytes = sum(spec.size_bytes for spec in features.frontier)
         self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes))
-        self._window_rows = self._block_rows * WINDOW_BLOCKS
+        largest = max((spec.size_bytes for spec in features.frontier), default=0) * self._block_rows * WINDOW_BLOCKS
+        self._window_memory = RecycledMemory((AHEAD + 2) * len(features.frontier), largest)
 
     def __len__(self) -> int:
         return -(-self._share() // self.batch_size)
@@ -86,23 +88,23 @@ class FeatureLoader:
         """Return the row positions of an epoch in the order in which they are given out, int64."""
         count = len(self.features)
         if self.blockwise and count:
-            return self._order_by_blocks(epoch)
+            return self._by_blocks(epoch).order()
         order = np.random.default_rng([self.seed, epoch]).permutation(count) if self.shuffle else np.arange(count)
         if self.world_size == 1 or not count:
             return order
         return np.resize(order, self._share() * self.world_size)[self.rank :: self.world_size]
 
-    def _order_by_blocks(self, epoch: int) -> Array:
-        starts = np.arange(0, len(self.features), self._block_rows)
-        blocks = np.random.default_rng([self.seed, epoch]).permutation(starts)
-        order = (blocks[:, None] + np.arange(self._block_rows)).reshape(-1)
-        order = order[order < len(self.features)]
+    def _by_blocks(self, epoch: int) -> Windows:
+        """Return the windows of an epoch that is shuffled by blocks."""
+        rows = in_blocks(len(self.features), self._block_rows, np.random.default_rng([self.seed, epoch]))
         share = self._share()
-        # A run of blocks for each process, so that none reads what another one is given.
-        order = np.resize(order, share * self.world_size)[self.rank * share : (self.rank + 1) * share]
-        generator = np.random.default_rng([self.seed, epoch, 2, self.rank])
-        windows = [order[start : start + self._window_rows] for start in range(0, share, self._window_rows)]
-        return np.concatenate([generator.permutation(window) for window in windows])
+        if self.world_size > 1:
+            # A run of blocks for each process, so that none reads what another one is given.
+            rows = np.resize(rows, share * self.world_size)[self.rank * share : (self.rank + 1) * share]
+        return Windows(rows, self._sizes(share), [self.seed, epoch, 2, self.rank])
+
+    def _sizes(self, rows: int) -> list[int]:
+        return window_sizes(rows, self._block_rows, WINDOW_BLOCKS)
 
     def views(self, epoch: int) -> Array | None:
         """Return which view each row of the features is seen in, None for the plain one."""
@@ -112,12 +114,12 @@ class FeatureLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
-        order, views = self.order(epoch), self.views(epoch)
+        views = self.views(epoch)
         self._hold()
         if self._on_device is not None:
-            yield from self._on_device.batches(order, views, self.batch_size)
+            yield from self._on_device.batches(self.order(epoch), views, self.batch_size)
         else:
-            yield from transferred(self._batches(order, views), self.device)
+            yield from transferred(self._batches(epoch, views), self.device)
 
     def _hold(self) -> None:
         """Read what fits into memory, once."""
@@ -132,12 +134,15 @@ class FeatureLoader:
                 return
         self._held = held
 
-    def _batches(self, order: Array, views: Array | None) -> Iterator[Batch]:
+    def _batches(self, epoch: int, views: Array | None) -> Iterator[Batch]:
         scattered = self.shuffle and not self.blockwise
         if self._held is not None or scattered or self.features.ragged:
-            batches = self._gathered(self.features if self._held is None else self._held, order, views)
+            batches = self._gathered(self.features if self._held is None else self._held, self.order(epoch), views)
+        elif self.blockwise:
+            batches = self._streamed(self._by_blocks(epoch), views)
         else:
-            batches = self._streamed(order, views)
+            order = self.order(epoch)
+            batches = self._streamed(Windows(order, self._sizes(len(order)), None), views)
         if self.device.type != "cuda":
             yield from batches
             return
@@ -156,10 +161,10 @@ class FeatureLoader:
             else:
                 yield from zip(_parts(batch[0], size), batch[1].split(size), strict=True)  # type: ignore[no-untyped-call]
 
-    def _streamed(self, order: Array, views: Array | None) -> Iterator[Batch]:
+    def _streamed(self, windows: Windows, views: Array | None) -> Iterator[Batch]:
         """Yield batches from windows that a thread reads, in the order of the files, while the last one is used."""
         begun: list[Batch] = []  # a batch that ends in the next window
-        for window, places in self._windows(order, views):
+        for window, places in self._read(windows, views):
             wanted = self.batch_size - sum(len(targets) for _, targets in begun) if begun else 0
             if wanted:
                 begun.append(_batch(window, places[:wanted], None, self._empty))
@@ -175,23 +180,20 @@ class FeatureLoader:
         if begun:
             yield _joined(begun)
 
-    def _windows(self, order: Array, views: Array | None) -> Iterator[tuple[Features, Array]]:
+    def _read(self, windows: Windows, views: Array | None) -> Iterator[tuple[Features, Array]]:
         """Yield the rows of each window in memory, and the places there of its part of the order."""
-        if not len(order):
-            return
-        size = self._window_rows
         direct = not self.features.fits_in_page_cache
 
-        def read(start: int) -> tuple[Features, Array]:
-            rows, places = np.unique(order[start : start + size], return_inverse=True)
+        def read(number: int) -> tuple[Features, Array]:
+            rows, places = windows.window(number)
             return self.features.held(rows, views, self._window_memory, direct), places
 
         with ThreadPoolExecutor(AHEAD) as readers:
-            waiting = deque(readers.submit(read, start) for start in range(0, min(AHEAD * size, len(order)), size))
-            for start in range(AHEAD * size, len(order) + AHEAD * size, size):
+            waiting = deque(readers.submit(read, number) for number in range(min(AHEAD, len(windows))))
+            for number in range(AHEAD, len(windows) + AHEAD):
                 window = waiting.popleft().result()
-                if start < len(order):
-                    waiting.append(readers.submit(read, start))
+                if number < len(windows):
+                    waiting.append(readers.submit(read, number))
                 yield window
                 del window
 

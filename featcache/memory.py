@@ -32,17 +32,19 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 class RecycledMemory:
     """Gives out memory that it gave out before, once no tensor, view or graph holds that any more.
 
-    Up to ``kept`` buffers are used again. Several threads may ask.
+    Up to ``kept`` buffers are used again, each of ``least_bytes`` or more: what is never written to of them takes no memory,
+    and to replace a small one by a larger one does. Several threads may ask.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, least_bytes: int = 0) -> None:
         self._kept = kept
+        self._least_bytes = least_bytes
         self._buffers: list[np.ndarray[Any, Any]] = []
         self._asked = threading.Lock()
 
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return memory for the caller to fill."""
-        size_bytes = math.prod(shape) * dtype.itemsize
+        size_bytes = max(math.prod(shape) * dtype.itemsize, self._least_bytes)
         with self._asked:
             for number in range(len(self._buffers)):
                 # A tensor on a numpy array holds a reference to it for as long as anything shares the tensor's memory.

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +41,25 @@ class Wanted:
     out: Array
     decode: Callable[[Array], Array] | None
 
+    @cached_property
+    def _runs(self) -> Array:
+        return _runs(self.places)
+
     def memory(self, begin: int, end: int) -> Array | None:
         """Return where places ``begin`` to ``end`` - 1 lie, None where they do not follow each other, or get other values."""
-        where = self.places[begin:end]
-        if self.decode is not None or not _follow(where):
+        if self.decode is not None or self._runs[begin] != self._runs[end - 1]:
             return None
+        where = self.places[begin:end]
         return self.out[int(where[0]) : int(where[-1]) + 1]
 
     def put(self, begin: int, end: int, values: Array, chosen: Array) -> None:
         """Put ``chosen`` of the values where places ``begin`` to ``end`` - 1 say."""
         run = slice(int(chosen[0]), int(chosen[-1]) + 1)
-        values = values[run] if _follow(chosen) else gather(values, chosen)
+        values = values[run] if _runs(chosen)[-1] == 0 else gather(values, chosen)
         if self.decode is not None:
             values = self.decode(values)
         where = self.places[begin:end]
-        if _follow(where):
+        if self._runs[begin] == self._runs[end - 1]:
             np.copyto(self.out[int(where[0]) : int(where[-1]) + 1], values)
         else:
             self.out[where] = values
@@ -99,22 +104,22 @@ def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Bl
         rows, wanted = rows[order], replace(wanted, places=wanted.places[order])
     total, unit = place.shape[0], min(blocks.size, place.shape[0])
     count = min(max(1, PIECE_BYTES // (unit * _row_bytes(place))) * unit, total)
-    pieces: deque[tuple[int, int]] = deque()
+    limits: list[tuple[int, int]] = []
     for first, stop in blocks.spans(rows, total, MAX_GAP_BYTES // _row_bytes(place)):
         starts = range(first // count * count, stop, count)  # so no block is cut
-        pieces.extend((max(first, start), min(start + count, stop)) for start in starts)
+        limits.extend((max(first, start), min(start + count, stop)) for start in starts)
+    within = np.searchsorted(rows, np.array(limits)).tolist()
+    pieces = deque((*limit, *places) for limit, places in zip(limits, within, strict=True) if places[0] < places[1])
+    runs = _runs(rows)
 
     def work(_: int) -> None:
         with _Reader(path, place, count, direct) as reader:
             while True:
                 try:
-                    first, stop = pieces.popleft()
+                    first, stop, begin, end = pieces.popleft()
                 except IndexError:
                     return
-                begin, end = np.searchsorted(rows, (first, stop)).tolist()
-                if begin == end:
-                    continue
-                whole = end - begin == stop - first and _follow(rows[begin:end])
+                whole = end - begin == stop - first and runs[begin] == runs[end - 1]
                 memory = wanted.memory(begin, end) if whole else None
                 values = reader.rows(first, stop, memory)
                 blocks.check_read(first, values, total)
@@ -132,8 +137,9 @@ def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Bl
             pieces.clear()  # after an error in one thread, the others need not go on
 
 
-def _follow(numbers: Array) -> bool:
-    return int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1 and bool((numbers[1:] - numbers[:-1] == 1).all())
+def _runs(numbers: Array) -> Array:
+    """Return the number of the run, of numbers that follow each other, that each lies in: found at once for all pieces."""
+    return np.cumsum(np.diff(numbers, prepend=numbers[:1] - 1) != 1)
 
 
 class _Reader:

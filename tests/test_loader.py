@@ -49,14 +49,44 @@ def test_larger_than_memory_every_row_comes_once_an_epoch_in_the_order_that_is_t
     assert np.array_equal(loader.order(1), many.loader(7, seed=3).order(1))
 
 
+def blocks_of_windows(order: np.ndarray, rows: int, sizes: list[int]) -> list[set[int]]:
+    """Return which blocks of so many rows each window of an order holds rows of, and check that it holds whole ones."""
+    windows = np.split(order, np.cumsum(sizes)[:-1])
+    assert [len(window) for window in windows] == sizes
+    found = [set((window // rows).tolist()) for window in windows]
+    for blocks, size in zip(found, sizes, strict=True):
+        assert len(blocks) == -(-size // rows)
+    return found
+
+
 def test_blocks_are_mixed_within_windows_and_stay_whole(many, small_windows) -> None:
     order = many.loader(8, shuffle="blocks").order(0)
-    for start in range(0, 256, 128):
-        window = order[start : start + 128]
-        assert (
-            len(np.unique(window // 16)) <= 10
-        )  # the last block of the set is not full, so windows begin and end within one
-        assert len(np.unique(window[:16] // 16)) > 1
+    # 19 blocks, the last of which is not full, in windows of at most 8, of one size as they are few
+    found = blocks_of_windows(order, 16, [6 * 16, 6 * 16, 7 * 16 - 4])
+    assert set.union(*found) == set(range(19))
+    assert len(np.unique(order[:16] // 16)) > 1
+
+
+def test_of_many_windows_the_first_and_the_last_are_small(many, small_windows, monkeypatch) -> None:
+    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 2 * 8 * 36 * 4)
+    loader = many.loader(8, shuffle="blocks", seed=5)
+    # 150 blocks of two rows: windows of 1, 2 and 4 blocks, then of at most 8, then of 4, 2 and 1
+    sizes = [2, 4, 8] + [16] * 17 + [8, 4, 2]
+    for epoch in range(2):
+        order = loader.order(epoch)
+        assert sorted(order) == list(range(300))
+        blocks_of_windows(order, 2, sizes)
+        assert np.array_equal(order, many.loader(8, shuffle="blocks", seed=5).order(epoch))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 17, 100, 128, 129, 130, 255])
+def test_a_set_of_a_window_or_less_is_mixed_as_a_whole_and_one_of_little_more_in_halves(
+    many, small_windows, rows
+) -> None:
+    order = many.subset(range(rows)).loader(8, shuffle="blocks").order(0)
+    assert sorted(order) == list(range(rows))
+    half = order if rows <= 128 else order[: len(order) // 2]
+    assert len(np.unique(half // 16)) >= min(-(-rows // 16), 4)
 
 
 def test_what_fits_is_shuffled_whole_unless_blocks_are_asked_for(many, no_memory) -> None:
