@@ -37,7 +37,7 @@ class FeatureLoader:
     Features that take a moderate share of the free memory are read once and held; on a GPU in its own memory, where batches
     are gathered without the host, if they take a moderate share of that too. Larger ones are read two windows ahead in
     threads, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 384 such blocks among each other,
-    of 48, 96 and 192 at the beginning and the end of an epoch over four such windows or more. ``blockwise``
+    of 48, 96 and 192 at the beginning and the end of an epoch over twelve such windows or more. ``blockwise``
     says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
     """
 

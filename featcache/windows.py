@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["Windows", "in_blocks", "window_sizes"]
 
 ENDS = (8, 4, 2)  # parts of a window that the first ones are, and the last ones likewise
-WORTH_ENDS = 4  # windows: of fewer, small ones would be too much
+WORTH_ENDS = 12  # windows: of fewer, small ones would be too large a part, and mix rows of fewer places
 
 Array = np.ndarray[Any, Any]
 
