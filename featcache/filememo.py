@@ -100,7 +100,7 @@ class FileMemo:
             rows = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
             known = (self._keys[rows] == keys) & (self._states[rows] == states).all(axis=1)
             ids[known] = self._ids[rows[known]]
-        trusted = known.copy()
+        trusted = np.zeros(len(places), dtype=bool)
         for row in np.flatnonzero(~known).tolist():
             started_ns = time.time_ns()
             try:
@@ -113,7 +113,8 @@ class FileMemo:
             # Trusted next time only if nobody can have written it since within the same tick.
             newest = max(states[row][1], states[row][2])
             trusted[row] = newest + RACY_NS < started_ns and tuple(states[row]) == state_now(places[row])
-        self._remember(keys[trusted], states[trusted], ids[trusted])
+        if trusted.any():
+            self._remember(keys[trusted], states[trusted], ids[trusted])
         return ids
 
     def _remember(self, keys: Array, states: Array, ids: Array) -> None:
