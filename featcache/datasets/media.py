@@ -18,6 +18,11 @@ __all__ = ["DECODING", "IMAGES", "SOUNDS", "TEXTS", "decode", "kind_of", "open_i
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SOUNDS = (".wav", ".flac")
 TEXTS = (".txt",)
+KINDS = {
+    extension: kind
+    for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS))
+    for extension in extensions
+}
 DECODING: dict[str, dict[str, Any]] = {
     "image": {"decoder": "PIL", "mode": "RGB"},
     # wav and flac hold samples as they are, so every decoder gives the same ones.
@@ -28,11 +33,7 @@ DECODING: dict[str, dict[str, Any]] = {
 
 def kind_of(name: str) -> str | None:
     """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
-    lower = name.lower()
-    for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS)):
-        if lower.endswith(extensions):
-            return kind
-    return None
+    return KINDS.get(name[name.rfind(".") :].lower())
 
 
 def open_media(kind: str, path: Path) -> Any:
