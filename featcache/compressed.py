@@ -21,7 +21,7 @@ from .hdf5 import StoredChunks
 __all__ = ["COMPRESSIONS", "CompressedArray", "check_compression", "compressed_chunks", "worth_shuffling"]
 
 COMPRESSIONS = ("zstd",)
-LEVEL = 1  # higher ones gain 1 to 3 % of the bytes on activations, at half the speed
+LEVEL = 1  # higher ones gain at most 2 % of the bytes on activations, at half the speed or less
 WORTH_THREADS = 4  # chunks; fewer are decoded before threads would have started
 
 Array = np.ndarray[Any, Any]
