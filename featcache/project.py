@@ -18,6 +18,7 @@ from .catalog import FeatureStore
 from .catalog.explain import Explanation, explain
 from .catalog.status import SetStatus, set_status
 from .codecs import load_codec
+from .compressed import check_compression
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
@@ -26,6 +27,7 @@ from .example import Example, example_of, stored_example
 from .extract import MissingTask, extract, missing_tasks
 from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
+from .quantity import parse_size
 from .recipe import Recipe
 from .recipememory import read_recipe, write_recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
@@ -176,7 +178,11 @@ class Project:
     ) -> list[ExtractReport]:
         """Return a report for each cut, what is missing computed in one pass; where nothing is, torch is not even loaded."""
         started_s = time.perf_counter()
+        # What only a computation would notice to be wrong is refused where there is nothing to compute, too.
         load_engine(engine)
+        check_compression(self.settings.codec)
+        if self.settings.store_budget is not None:
+            parse_size(self.settings.store_budget)
         chosen = None if task is None else str(TaskSlice.parse(task))
         snapshot = remembered_snapshot(
             self.raw_samples, self.store, skip_unreadable=on_error == "skip", progress=progress

@@ -172,6 +172,16 @@ def test_wrong_input_is_one_line_with_the_right_exit_code_and_leaves_nothing_beh
     assert not (command.folder / "features").exists()
 
 
+@pytest.mark.parametrize(("option", "value"), [("--codec", "gzip"), ("--store-budget", "much")])
+def test_a_wrong_option_is_refused_where_nothing_is_left_to_compute_too(
+    command: CommandLine, option: str, value: str
+) -> None:
+    command("extract", "--cut", "layer4")
+    refused = command("extract", "--cut", "layer4", option, value, expect=2)
+    assert value in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_wrong_keys_in_the_file_are_named(command: CommandLine) -> None:
     path = command.folder / "featcache.toml"
     good = path.read_text()
