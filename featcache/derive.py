@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,26 +55,16 @@ class CachedBatches:
         self._ragged = any(spec.ragged for spec in source.recipe.frontier)
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
-        """Yield the batches of each run of rows (k, 2), run by run; a thread reads the next one while one is used."""
-        waiting: Future[Batch] | None = None
-        with ThreadPoolExecutor(1) as reader:
-            for rows in runs:
-                cached = ShardRows(self.source, self.ids[rows[:, 0]], rows[:, 1])
-                for chosen in self._groups(cached, len(rows)):
-                    reading = reader.submit(self._read, cached, rows, chosen)
-                    if waiting is not None:
-                        yield waiting.result()
-                    waiting = reading
-            if waiting is not None:
-                yield waiting.result()
-
-    def _read(self, cached: ShardRows, rows: Array, chosen: Array) -> Batch:
-        # Filled up as batches of samples are: a row's last bits can depend on the size of its batch.
-        count = len(chosen) if self._ragged else self.batch_size
-        padded = np.concatenate([chosen, np.repeat(chosen[-1:], count - len(chosen))])
-        values = cached.gather(padded)
-        inputs = {name: values[name].to(dtype) for name, dtype in self._dtypes.items()}
-        return Batch(rows[chosen], to_device(inputs, self.device), [])
+        """Yield the batches of each run of rows (k, 2), run by run."""
+        for rows in runs:
+            cached = ShardRows(self.source, self.ids[rows[:, 0]], rows[:, 1])
+            for chosen in self._groups(cached, len(rows)):
+                # Filled up as batches of samples are: a row's last bits can depend on the size of its batch.
+                count = len(chosen) if self._ragged else self.batch_size
+                padded = np.concatenate([chosen, np.repeat(chosen[-1:], count - len(chosen))])
+                values = cached.gather(padded)
+                inputs = {name: values[name].to(dtype) for name, dtype in self._dtypes.items()}
+                yield Batch(rows[chosen], to_device(inputs, self.device), [])
 
     def compute(self, inputs: Frontier, splits: Sequence[Split]) -> list[Frontier]:
         """Return what crosses the deeper cut."""

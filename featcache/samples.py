@@ -14,7 +14,6 @@ import numpy as np
 
 from .augment import view_of
 from .columns import CodedColumn, TextColumn
-from .digested import digested
 from .errors import DataError, FingerprintError
 from .filememo import FileMemo
 from .fingerprint import content_id, identity
@@ -214,30 +213,24 @@ class Samples:
             return None
         return (str(values[int(position)]) for position in self.positions())
 
-    def _identified_by(self, position: int) -> tuple[Any, Any]:
-        """Return what a sample's id is made of, or the error that came instead of it, and its target."""
-        try:
-            value, target = self.raw(position)
-            return (self.dataset.sample_id(position) if hasattr(self.dataset, "sample_id") else value), target
-        except OSError as error:
-            return error, None
-
     def _hash_items(
         self, skip_unreadable: bool, progress: ProgressCallback
     ) -> tuple[Array, Array, Sequence[int] | Array]:
         ids, targets = bytearray(), TargetStack()
         count = len(self.dataset)
-        identify = _declared_id if hasattr(self.dataset, "sample_id") else content_id
-        for position, (found, target) in enumerate(digested(map(self._identified_by, range(count)), identify)):
-            if isinstance(found, OSError):
+        named = hasattr(self.dataset, "sample_id")
+        for position in range(count):
+            try:
+                value, target = self.raw(position)
+                ids += _declared_id(self.dataset.sample_id(position)) if named else content_id(value)
+            except OSError as error:
                 if not skip_unreadable:
                     raise DataError(
-                        f"{self.label(position)} of {self.name!r} cannot be read: {found}. "
+                        f"{self.label(position)} of {self.name!r} cannot be read: {error}. "
                         "Mend or remove it, or use --on-error skip."
-                    ) from found
-                self.unreadable.append(Unreadable(position, self.label(position), str(found)))
+                    ) from error
+                self.unreadable.append(Unreadable(position, self.label(position), str(error)))
                 continue
-            ids += found
             targets.add(target)
             progress(ProgressEvent("hash", position + 1, count, "samples"))
         if not ids:

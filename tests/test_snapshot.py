@@ -100,7 +100,7 @@ def test_targets_of_every_kind_come_back_as_they_were_and_maps_take_little_room(
 
 
 class LargeItems:
-    """Items whose hashing is spread over threads, a few of which cannot be read, or only once they are decoded."""
+    """Items that take long to hash, a few of which cannot be read, or only once they are decoded."""
 
     def __init__(self, folder: Path) -> None:
         self.values = np.random.default_rng(0).normal(size=(70, 50_000))
@@ -130,3 +130,22 @@ def test_large_items_get_the_ids_of_their_content_and_are_fetched_by_the_calling
     assert dataset.callers == {threading.get_ident()}
     with pytest.raises(DataError, match="item 40 of"):
         Samples(dataset).snapshot()
+
+
+class OneBuffer:
+    """Items in one buffer that the next one overwrites, as a reader of a stream may have them."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros(50_000)
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        self.buffer[:] = index
+        return self.buffer, index
+
+
+def test_an_item_is_hashed_before_the_next_one_is_fetched() -> None:
+    taken = Samples(OneBuffer()).snapshot()
+    assert [row.tobytes() for row in taken.ids] == [content_id(np.full(50_000, float(index))) for index in range(40)]

@@ -18,7 +18,7 @@ __all__ = ["DECODING", "IMAGES", "SOUNDS", "TEXTS", "decode", "kind_of", "open_i
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SOUNDS = (".wav", ".flac")
 TEXTS = (".txt",)
-KINDS = {
+KIND_OF = {
     extension: kind
     for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS))
     for extension in extensions
@@ -33,7 +33,7 @@ DECODING: dict[str, dict[str, Any]] = {
 
 def kind_of(name: str) -> str | None:
     """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
-    return KINDS.get(name[name.rfind(".") :].lower())
+    return KIND_OF.get(name[name.rfind(".") :].lower())
 
 
 def open_media(kind: str, path: Path) -> Any:
