@@ -17,8 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError

@@ -14,8 +14,7 @@ from typing import Any
 import click
 
 from ..progress import ProgressEvent
-from ..quantity import duration_in_words as duration
-from ..quantity import size_in_words as size
+from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
 
 __all__ = ["age", "count", "document", "duration", "progress_bar", "size", "table", "tell"]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..advise.saved import load_advice
 from ..errors import MissingDependencyError, StaleError
 from ..fileset import versions
-from ..quantity import duration_in_words as duration
-from ..quantity import size_in_words as size
+from ..quantity import duration_in_words as duration, size_in_words as size
 from .words import percent, points, recipe_words
 
 if TYPE_CHECKING:

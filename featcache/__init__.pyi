@@ -1,0 +1,112 @@
+"""The public names, once: ``__init__.py`` loads them from here on first use, and editors and mypy read them here."""
+
+from .advise import (
+    PlanResult as PlanResult,
+    PlanRow as PlanRow,
+    ProbeResult as ProbeResult,
+    ProbeRow as ProbeRow,
+    SweepResult as SweepResult,
+    SweepRow as SweepRow,
+    plan as plan,
+    probe as probe,
+    sweep as sweep,
+)
+from .catalog import (
+    Damage as Damage,
+    Explanation as Explanation,
+    FeatureStore as FeatureStore,
+    Garbage as Garbage,
+    GcReport as GcReport,
+    Kept as Kept,
+    Pin as Pin,
+    SetInfo as SetInfo,
+    SetStatus as SetStatus,
+    VerifyReport as VerifyReport,
+)
+from .config import (
+    Settings as Settings,
+)
+from .errors import (
+    ConfigError as ConfigError,
+    CorruptError as CorruptError,
+    DataError as DataError,
+    DataNotFoundError as DataNotFoundError,
+    FeatCacheError as FeatCacheError,
+    FingerprintError as FingerprintError,
+    HeadError as HeadError,
+    MissingDependencyError as MissingDependencyError,
+    NonFiniteError as NonFiniteError,
+    NotAStoreError as NotAStoreError,
+    SplitError as SplitError,
+    StaleError as StaleError,
+    StoreError as StoreError,
+    StoreFormatError as StoreFormatError,
+    StorePermissionError as StorePermissionError,
+    UnknownCutError as UnknownCutError,
+    UnknownNameError as UnknownNameError,
+    UnreadableSampleError as UnreadableSampleError,
+    UsageError as UsageError,
+)
+from .export import (
+    ExportReport as ExportReport,
+    export_features as export_features,
+    export_head as export_head,
+)
+from .extract import (
+    ExtractReport as ExtractReport,
+    MissingTask as MissingTask,
+    extract as extract,
+    missing_tasks as missing_tasks,
+)
+from .features import (
+    FeatureLoader as FeatureLoader,
+    Features as Features,
+)
+from .frozen import (
+    FrozenFeatures as FrozenFeatures,
+)
+from .heads import (
+    DenseMetrics as DenseMetrics,
+    Metrics as Metrics,
+    MultiLabelMetrics as MultiLabelMetrics,
+    Predictions as Predictions,
+    RegressionMetrics as RegressionMetrics,
+    Task as Task,
+    TrainedHead as TrainedHead,
+    load_head as load_head,
+    merge as merge,
+    predict as predict,
+    train_head as train_head,
+    train_heads as train_heads,
+)
+from .progress import (
+    ProgressEvent as ProgressEvent,
+)
+from .project import (
+    Project as Project,
+)
+from .recipe import (
+    Recipe as Recipe,
+)
+from .recompute import (
+    Recomputed as Recomputed,
+)
+from .schedules import (
+    train_freezing as train_freezing,
+    train_unfreezing as train_unfreezing,
+)
+from .split import (
+    Cut as Cut,
+    Split as Split,
+    cuts as cuts,
+    split as split,
+)
+from .tensorspec import (
+    TensorSpec as TensorSpec,
+)
+from .timings import (
+    Bound as Bound,
+    Timings as Timings,
+)
+
+__version__: str
