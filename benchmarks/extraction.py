@@ -26,7 +26,7 @@ import torch
 import torchvision
 
 import featcache
-from featcache.allocator import keep_freed_memory
+from featcache.machine.allocator import keep_freed_memory
 
 BATCH = 16
 NUMERICS = ("exact", "fast", "bf16")

@@ -23,9 +23,7 @@ from .catalog import (
     SetStatus as SetStatus,
     VerifyReport as VerifyReport,
 )
-from .config import (
-    Settings as Settings,
-)
+from .config import Settings as Settings
 from .errors import (
     ConfigError as ConfigError,
     CorruptError as CorruptError,
@@ -47,24 +45,15 @@ from .errors import (
     UnreadableSampleError as UnreadableSampleError,
     UsageError as UsageError,
 )
-from .export import (
-    ExportReport as ExportReport,
-    export_features as export_features,
-    export_head as export_head,
-)
+from .export import ExportReport as ExportReport, export_features as export_features, export_head as export_head
 from .extract import (
     ExtractReport as ExtractReport,
     MissingTask as MissingTask,
     extract as extract,
     missing_tasks as missing_tasks,
 )
-from .features import (
-    FeatureLoader as FeatureLoader,
-    Features as Features,
-)
-from .frozen import (
-    FrozenFeatures as FrozenFeatures,
-)
+from .features import FeatureLoader as FeatureLoader, Features as Features
+from .frozen import FrozenFeatures as FrozenFeatures
 from .heads import (
     DenseMetrics as DenseMetrics,
     Metrics as Metrics,
@@ -79,34 +68,13 @@ from .heads import (
     train_head as train_head,
     train_heads as train_heads,
 )
-from .progress import (
-    ProgressEvent as ProgressEvent,
-)
-from .project import (
-    Project as Project,
-)
-from .recipe import (
-    Recipe as Recipe,
-)
-from .recompute import (
-    Recomputed as Recomputed,
-)
-from .schedules import (
-    train_freezing as train_freezing,
-    train_unfreezing as train_unfreezing,
-)
-from .split import (
-    Cut as Cut,
-    Split as Split,
-    cuts as cuts,
-    split as split,
-)
-from .tensorspec import (
-    TensorSpec as TensorSpec,
-)
-from .timings import (
-    Bound as Bound,
-    Timings as Timings,
-)
+from .identity import Recipe as Recipe
+from .machine import Bound as Bound, Timings as Timings
+from .progress import ProgressEvent as ProgressEvent
+from .project import Project as Project
+from .recompute import Recomputed as Recomputed
+from .schedules import train_freezing as train_freezing, train_unfreezing as train_unfreezing
+from .splitting import Cut as Cut, Split as Split, cuts as cuts, split as split
+from .tensorspec import TensorSpec as TensorSpec
 
 __version__: str

@@ -46,7 +46,7 @@ def view_of(item: Any, augment: Callable[[Any], Any], sample_id: bytes, view: in
     """
     import torch
 
-    from .seeding import seeded
+    from .machine import seeded
 
     digest = hashlib.sha256(b"view:%d:%d:" % (seed, view) + sample_id).digest()
     python_before, numpy_before = random.getstate(), np.random.get_state()

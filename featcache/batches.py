@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .cores import usable_cores
-from .devices import transferred
+from .machine import transferred, usable_cores
 from .numerics import PrefixRunner
 from .samples import Samples, Unreadable
 from .stacking import length_of
 
 if TYPE_CHECKING:
-    from .split import Split
+    from .splitting import Split
 
 __all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
 

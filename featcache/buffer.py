@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .blocks import Ragged
-from .codecs import load_codec
-from .pooling import Pool
-from .recipe import Recipe
+from .codecs import Pool, load_codec
+from .hdf5 import Ragged
+from .identity import Recipe
 
 __all__ = ["ShardBuffer"]
 

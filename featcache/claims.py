@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import StoreError
-from .owner import is_dead, owner_name
-from .storages import Storage
+from .storages import Storage, is_dead, owner_name
 
 __all__ = ["Claim", "claim", "claimed_sets"]
 

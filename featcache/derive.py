@@ -18,15 +18,15 @@ import torch
 
 from .batches import Batch, SampleBatches
 from .codecs import load_codec
-from .devices import to_device
 from .errors import FeatCacheError, StaleError, UsageError
-from .recipe import Recipe
+from .identity import Recipe
+from .machine import to_device
 from .request import Request, Stored, make_recipe, views_recipe
 from .rows import ShardRows
 from .store import FeatureSet, StoreFiles
 
 if TYPE_CHECKING:
-    from .split import Split
+    from .splitting import Split
 
 __all__ = ["CachedBatches", "cached_source", "lossy_recipe"]
 
@@ -170,7 +170,7 @@ def _exact(recipe: Recipe) -> bool:
 
 def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontier], Frontier] | None:
     """Return the section from a cached set to a cut of the request, None where the set is not what the model makes now."""
-    from .split import middle
+    from .splitting import middle
 
     deep = request.splits[number]
     try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .features import Features
     from .fill import FillOptions
     from .request import Request
-    from .split import Split
+    from .splitting import Split
 
 __all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "MissingTask", "extract", "missing_tasks"]
 
@@ -69,7 +69,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
 
     ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts, or the splits that one call of
-    :func:`featcache.split.split_at` gave, they are computed in one pass over the data, and ``{cut: Features}`` is
+    :func:`featcache.splitting.split_at` gave, they are computed in one pass over the data, and ``{cut: Features}`` is
     returned. ``dataset`` is a map-style dataset of (input, target), or a
     specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
     float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics`` is
@@ -178,9 +178,9 @@ def _options(
     store_budget_bytes: int | None = None,
     codec: str | None = None,
 ) -> FillOptions:
-    from .compressed import check_compression
-    from .devices import pick_device
     from .fill import FillOptions
+    from .hdf5 import check_compression
+    from .machine import pick_device
 
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}.")

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from .columns import CodedColumn, TextColumn
-from .devices import HostCopy, available_memory_bytes, pick_device, to_device
 from .errors import UsageError
+from .identity import Recipe
 from .loader import FeatureLoader
+from .machine import HostCopy, available_memory_bytes, pick_device, to_device
 from .memory import Empty, in_large_pages
-from .recipe import Recipe
 from .rows import ResidentRows, Rows, ShardRows
 from .snapshot import Snapshot
 from .store import FeatureSet

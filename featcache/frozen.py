@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .backbones import load_backbone
+from .codecs import pooled_spec
 from .errors import DataError
 from .example import example_of
 from .extract import extract
-from .pooling import pooled_spec
 from .samples import Samples
-from .split import Split, split
+from .splitting import Split, split
 from .transforms import load_transform
 
 if TYPE_CHECKING:

@@ -15,17 +15,16 @@ import torch
 
 from .batches import Batch, any_finite
 from .buffer import ShardBuffer
-from .devices import DeviceClock, Flight, exact_numerics, is_out_of_memory, on_device
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
+from .machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
 from .provenance import surroundings
 from .samples import Unreadable
 from .snapshot import Snapshot
 from .stacking import pieces
 from .store import FeatureSet
-from .timings import Timings
 
 if TYPE_CHECKING:
-    from .split import Split
+    from .splitting import Split
 
 __all__ = ["Batches", "Destination", "ExtractJob", "Receipt", "Task"]
 
@@ -295,7 +294,7 @@ def _job(
     *places: Any,
 ) -> ExtractJob:
     """Return the job that another process pickled, its model recorded again; raises :class:`SplitError` if that differs."""
-    from .split import split_at
+    from .splitting import split_at
 
     model, inputs, other_length = example
     splits = {each.cut: each for each in split_at(model, list(dict.fromkeys(cuts)), inputs, other_length)}

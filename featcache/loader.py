@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from .devicerows import DeviceRows
-from .devices import free_memory_bytes, pick_device, transferred
 from .errors import UsageError
+from .machine import free_memory_bytes, pick_device, transferred
 from .memory import Empty, RecycledMemory, pinned
 from .windows import Windows, in_blocks, window_sizes
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .machine import Timings
 from .rowindex import RowIndex, row_keys
 from .samples import Samples, Unreadable
 from .snapshot import Snapshot
 from .store import FeatureSet
-from .timings import Timings
 
 __all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]
 

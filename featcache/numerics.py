@@ -14,7 +14,7 @@ from .errors import SplitError, UsageError, near_names
 from .stacking import pieces
 
 if TYPE_CHECKING:
-    from .split import Split
+    from .splitting import Split
 
 __all__ = ["NUMERICS", "PrefixRunner", "check_numerics"]
 
@@ -80,7 +80,7 @@ class PrefixRunner:
 
 
 def _run(model: nn.Module, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
-    from .split import prefixes
+    from .splitting import prefixes
 
     return prefixes(splits, inputs, model)
 

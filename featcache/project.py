@@ -14,28 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from .augment import load_augment
 from .backbones import load_backbone
-from .catalog import FeatureStore
-from .catalog.explain import Explanation, explain
-from .catalog.status import SetStatus, set_status
+from .catalog import Explanation, FeatureStore, SetStatus, explain, set_status
 from .codecs import load_codec
-from .compressed import check_compression
 from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
 from .errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
 from .example import Example, example_of, stored_example
 from .extract import MissingTask, extract, missing_tasks
+from .hdf5 import check_compression
+from .identity import Recipe
 from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
 from .quantity import parse_size
-from .recipe import Recipe
 from .recipememory import read_recipe, write_recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples
 from .slices import TaskSlice
 from .snapshot import Snapshot
-from .storages import put_folder
-from .storages.local import LocalStorage
+from .storages import LocalStorage, put_folder
 from .store import check_name
 from .transforms import load_transform
 
@@ -44,7 +41,7 @@ if TYPE_CHECKING:
     from .features import Features
     from .heads import TrainedHead
     from .recompute import Recomputed
-    from .split import Cut, Split
+    from .splitting import Cut, Split
 
 __all__ = ["Project"]
 
@@ -108,7 +105,7 @@ class Project:
     def split(self, cut: str) -> Split:
         """Return the backbone split at a cut, recorded on a few samples, or on inputs that the store keeps of them."""
         if cut not in self._splits:
-            from .split import split
+            from .splitting import split
 
             example = self._example(cut)
             self._splits[cut] = split(self.backbone.model, cut, example.inputs, example.other_length)
@@ -116,7 +113,7 @@ class Project:
 
     def cuts(self) -> list[Cut]:
         """Return the candidate cuts of the backbone, in the order in which they are computed."""
-        from .split import cuts
+        from .splitting import cuts
 
         example = example_of(self.samples)
         return cuts(self.backbone.model, example.inputs, example.other_length)

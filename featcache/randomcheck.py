@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
-from .fingerprint import content_id
+from .identity import content_id
 from .samples import Samples
 from .transforms import apply
 

@@ -15,9 +15,7 @@ from typing import Any
 from .backbones import backbone_identity
 from .config import Settings
 from .errors import CorruptError, DataNotFoundError
-from .fileset import versions
-from .fingerprint import digest_json
-from .recipe import Recipe
+from .identity import Recipe, digest_json, versions
 from .store import StoreFiles
 
 __all__ = ["read_recipe", "write_recipe"]

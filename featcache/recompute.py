@@ -11,9 +11,9 @@ from .batches import SampleBatches
 from .buffer import ShardBuffer
 from .codecs import load_codec
 from .derive import cached_source
-from .devices import HostCopy, exact_numerics, on_device
 from .errors import StaleError
 from .job import Batches, Destination, ExtractJob
+from .machine import HostCopy, exact_numerics, on_device
 from .request import Request, views_recipe
 from .shard import Ragged, Shard
 from .store import FeatureSet, StoreFiles

@@ -13,8 +13,8 @@ from .datasets import open_dataset
 from .errors import UsageError
 from .example import Example, example_of
 from .filememo import FileMemo
+from .identity import Recipe
 from .progress import ProgressCallback, silent
-from .recipe import Recipe
 from .samples import Samples
 from .snapshot import Snapshot
 from .store import StoreFiles
@@ -22,7 +22,7 @@ from .store import StoreFiles
 if TYPE_CHECKING:
     import torch
 
-    from .split import Split
+    from .splitting import Split
 
 __all__ = [
     "Request",
@@ -149,7 +149,7 @@ def _samples(dataset: Any, transform: Callable[[Any], Any] | None, name: str | N
 def _splits(
     model: torch.nn.Module | Split | Sequence[Split], cut: str | Sequence[str] | None, samples: Samples
 ) -> Sequence[Split]:
-    from .split import Split, split_at
+    from .splitting import Split, split_at
 
     if isinstance(model, Split):
         if cut not in (None, model.cut):
@@ -175,7 +175,7 @@ def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) ->
     stored = stored or Stored()
     frontier = tuple(split.frontier)
     if stored.pool is not None:
-        from .pooling import pooled_spec
+        from .codecs import pooled_spec
 
         frontier = (pooled_spec(stored.pool, split.cut, frontier),)
     return Recipe(

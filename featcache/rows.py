@@ -9,12 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .blocks import Ragged, gather
-from .codecs import FLOATING, load_codec
-from .compressed import CompressedArray
+from .codecs import FLOATING, MASK, load_codec
 from .errors import CorruptError
+from .hdf5 import CompressedArray, Ragged, gather
 from .memory import Empty, in_large_pages
-from .pooling import MASK
 from .shard import Shard
 from .store import FeatureSet
 from .uses import hold, keep_alive

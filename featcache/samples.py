@@ -16,7 +16,7 @@ from .augment import view_of
 from .columns import CodedColumn, TextColumn
 from .errors import DataError, FingerprintError
 from .filememo import FileMemo
-from .fingerprint import content_id, identity
+from .identity import content_id, identity
 from .progress import ProgressCallback, ProgressEvent, silent
 from .snapshot import Snapshot
 from .stacking import TargetStack, length_of, stack_inputs

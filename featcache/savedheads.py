@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .catalog import FeatureStore
 from .config import Settings
 from .errors import DataNotFoundError, HeadError, UnknownNameError, near_names
+from .identity import Recipe
 from .project import Project
-from .recipe import Recipe
 from .samples import Samples
 from .transforms import load_transform
 

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .devices import pick_device
 from .errors import UsageError
+from .machine import pick_device
 from .progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
     from .features import Features
-    from .heads import TrainedHead
-    from .heads.schedule import Stage
-    from .split import Split
+    from .heads import Stage, TrainedHead
+    from .splitting import Split
     from .store import StoreFiles
 
 __all__ = ["train_freezing", "train_unfreezing"]
@@ -41,7 +40,7 @@ def train_unfreezing(
     optimizer and learning-rate schedule, from the weights of the stage before (its best ones, where rows are validated by).
     The head that is returned belongs behind the earliest cut. Raises as :func:`train_head` does.
     """
-    from .heads.schedule import parse_schedule, run_stages, schedule_options
+    from .heads import parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule)
     missing = [stage.cut for stage in stages if stage.cut not in features]
@@ -84,7 +83,7 @@ def train_freezing(
     holds all that was trained.
     """
     from .extract import extract
-    from .heads.schedule import behind, parse_schedule, run_stages, schedule_options
+    from .heads import behind, parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule, freezing=True)
     first = stages[0].cut
@@ -110,7 +109,7 @@ def train_freezing(
 
 
 def _at(split: Split, cut: str) -> Split:
-    from .split import split as split_at
+    from .splitting import split as split_at
 
     return split_at(split.model, cut, split.example_inputs, split.other_length)
 

@@ -18,23 +18,29 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import Ragged, checksum, gather, last_end, steps_of
 from .codecs import load_codec
-from .compressed import CompressedArray
 from .errors import CorruptError
 from .hdf5 import (
+    Blocks,
+    CompressedArray,
+    Ragged,
     Stored,
     StoredChunks,
+    Wanted,
+    checksum,
+    gather,
+    last_end,
     map_array,
     open_file,
     read_array,
     read_attributes,
+    read_rows,
+    steps_of,
     stored,
     stored_chunks,
 )
-from .recipe import Recipe
+from .identity import Recipe
 from .shardwriter import SHARD_FORMAT, shard_digest
-from .spans import Blocks, Wanted, read_rows
 
 __all__ = ["Ragged", "Shard", "read_ids"]
 
@@ -142,7 +148,7 @@ class Shard:
     def load(self, name: str, rows: Array, places: Array, out: Array, as_stored: bool, direct: bool = False) -> None:
         """Put some rows of an uncompressed tensor, checked, at their ``places`` in ``out``: ``as_stored``, or decoded.
 
-        ``direct`` is that of :func:`featcache.spans.read_rows`. Raises :class:`CorruptError` where a row is damaged.
+        ``direct`` is that of :func:`featcache.hdf5.spans.read_rows`. Raises :class:`CorruptError` where a row is damaged.
         """
         spec = next(each for each in self.recipe.frontier if each.name == name)
         place, size, checked, scales = self.places[name], self.blocks[name], self._checked[name], self.scales.get(name)

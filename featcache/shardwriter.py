@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import Ragged, block_checksums, block_of
-from .compressed import compressed_chunks, worth_shuffling
-from .newhdf5 import create_file
-from .recipe import Recipe
+from .hdf5 import Ragged, block_checksums, block_of, compressed_chunks, create_file, worth_shuffling
+from .identity import Recipe
 
 __all__ = ["SHARD_FORMAT", "shard_digest", "write_shard"]
 

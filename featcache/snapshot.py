@@ -14,8 +14,7 @@ import numpy as np
 
 from .columns import CodedColumn, TextColumn
 from .errors import CorruptError
-from .hdf5 import open_file, read_array, read_attributes
-from .newhdf5 import create_file
+from .hdf5 import create_file, open_file, read_array, read_attributes
 
 __all__ = ["Snapshot", "read_snapshot", "write_snapshot"]
 

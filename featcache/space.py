@@ -7,8 +7,8 @@ from typing import Any
 
 from .codecs import load_codec
 from .errors import StoreError
+from .identity import Recipe
 from .quantity import size_in_words
-from .recipe import Recipe
 from .snapshot import Snapshot
 from .store import FeatureSet, StoreFiles
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import Ragged
 from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
+from .hdf5 import Ragged
+from .identity import Recipe
 from .peek import ids_of
-from .recipe import Recipe
 from .rowindex import PIECE, RowIndex, RowKeys, first_rows, row_keys
 from .shard import Shard
 from .shardwriter import write_shard

@@ -18,8 +18,7 @@ from collections import deque
 from contextlib import suppress
 
 from .errors import StoreError
-from .owner import is_dead, owner_name
-from .storages import Storage
+from .storages import Storage, is_dead, owner_name
 
 __all__ = ["hold", "in_use", "keep_alive", "last_uses"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache.heads import new_network
+from featcache.heads.network import new_network
 
 from .conftest import TensorPairs
 

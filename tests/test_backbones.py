@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featcache import DataNotFoundError, UnknownNameError, UsageError
-from featcache.backbones import backbone_identity, load_backbone
 from featcache.backbones.bundled import card
-from featcache.fingerprint import digest, identity
-from featcache.testing import BackboneSourceContract
+from featcache.backbones.source import backbone_identity, load_backbone
+from featcache.identity.fingerprint import digest, identity
+from featcache.testing.sources import BackboneSourceContract
 from featcache.transforms import load_transform
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))

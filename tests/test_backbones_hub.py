@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import featcache
 from featcache import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
-from featcache.backbones import backbone_identity, load_backbone
-from featcache.datasets import open_dataset
-from featcache.fingerprint import digest, identity
-from featcache.testing import BackboneSourceContract
+from featcache.backbones.source import backbone_identity, load_backbone
+from featcache.datasets.source import open_dataset
+from featcache.identity.fingerprint import digest, identity
+from featcache.testing.sources import BackboneSourceContract
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 import featcache
 from featcache import CorruptError, FeatureStore, NonFiniteError, Recipe, TensorSpec, UsageError
-from featcache.codecs import codecs, load_codec
+from featcache.codecs.codec import codecs, load_codec
 from featcache.shard import Shard
 from featcache.shardwriter import write_shard
 
@@ -256,7 +256,7 @@ def test_other_filters_and_chunks_that_claim_too_much_are_refused(tmp_path) -> N
     def bomb(file: h5py.File) -> None:
         import zstandard
 
-        from featcache.newhdf5 import NewFile
+        from featcache.hdf5.writing import NewFile
 
         chunk = zstandard.ZstdCompressor().compress(bytes(1 << 26))
         NewFile(file, None).chunks("features/a", values.shape, values.dtype, 50, True, [chunk])

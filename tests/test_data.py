@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache.datasets import open_dataset
+from featcache.datasets.source import open_dataset
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
-from featcache.datasets import dataset_name, open_dataset
 from featcache.datasets.media import IMAGES, open_image
+from featcache.datasets.source import dataset_name, open_dataset
 from featcache.filememo import FileMemo
-from featcache.testing import DatasetSourceContract
+from featcache.testing.sources import DatasetSourceContract
 
 
 def put(path: Path, shade: int = 0, mode: str = "RGB") -> Path:

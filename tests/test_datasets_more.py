@@ -26,10 +26,10 @@ from featcache import (
     UnreadableSampleError,
     UsageError,
 )
-from featcache.datasets import open_dataset
 from featcache.datasets.patterns import expand_braces
+from featcache.datasets.source import open_dataset
 from featcache.filememo import FileMemo
-from featcache.testing import DatasetSourceContract
+from featcache.testing.sources import DatasetSourceContract
 
 GENERATOR = np.random.default_rng(0)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import featcache
 from featcache import DataError, DataNotFoundError, HeadError, MissingDependencyError, UsageError
-from featcache.heads import new_network
+from featcache.heads.network import new_network
 
 from .conftest import SmallNet
 from .test_heads_parity import SkipNet

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from featcache.testing import CodecContract, EngineContract, HeadContract, StorageContract
+from featcache.testing.codecs import CodecContract
+from featcache.testing.engines import EngineContract
+from featcache.testing.heads import HeadContract
+from featcache.testing.storages import StorageContract
 
 PLUGIN = Path(__file__).parent / "example_plugin"
 

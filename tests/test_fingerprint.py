@@ -24,8 +24,8 @@ from torch import nn
 
 from featcache import FingerprintError
 from featcache.filememo import FileMemo
-from featcache.fingerprint import content_id, digest, identity, tensor_digest
-from featcache.identities import TAGS
+from featcache.identity.fingerprint import content_id, digest, identity, tensor_digest
+from featcache.identity.values import TAGS
 
 plain = st.recursive(
     st.none()

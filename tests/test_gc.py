@@ -15,7 +15,7 @@ from torch import nn
 
 import featcache
 from featcache import CorruptError, FeatureStore, StoreError, UnknownNameError, UsageError
-from featcache.owner import owner_name
+from featcache.storages.owner import owner_name
 
 from .conftest import CommandLine, SmallNet, TensorPairs
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import featcache
 from featcache import DataError, HeadError, MissingDependencyError, UsageError
-from featcache.heads import read_head
 from featcache.heads.estimators import load_estimator, save_estimator
+from featcache.heads.load import read_head
 
 from .conftest import TensorPairs
 

@@ -11,9 +11,9 @@ from torch import nn
 
 import featcache
 from featcache import HeadError, StaleError, UnknownNameError, UsageError
-from featcache.heads import head_kinds, new_network
-from featcache.heads.kinds import LinearHead
+from featcache.heads.kinds import LinearHead, head_kinds
 from featcache.heads.linear import Pool
+from featcache.heads.network import new_network
 
 from .conftest import SmallNet, TensorPairs
 

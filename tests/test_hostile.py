@@ -26,7 +26,7 @@ from featcache.savedheads import load_saved_head
 from featcache.shard import Ragged, Shard
 from featcache.shardwriter import shard_digest, write_shard
 from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
-from featcache.storages import safe_path
+from featcache.storages.storage import safe_path
 
 from . import hostile
 

@@ -27,7 +27,7 @@ from torch.nn.utils import parametrizations
 from torchvision.transforms import v2
 
 from featcache import FingerprintError
-from featcache.fingerprint import content_id, digest, identity
+from featcache.identity.fingerprint import content_id, digest, identity
 
 ASK = "import user, json; from featcache.fingerprint import digest; print(digest(user.subject))"
 

@@ -130,7 +130,7 @@ def test_a_file_system_that_refuses_to_read_around_the_page_cache_is_read_throug
     def refused(path: str, flags: int) -> int:
         raise OSError(errno.EINVAL, "Invalid argument", path)
 
-    monkeypatch.setattr("featcache.spans._directly", refused)
+    monkeypatch.setattr("featcache.hdf5.spans._directly", refused)
     found = torch.cat([frontier for frontier, _ in many.loader(50, shuffle=False)])
     assert np.array_equal(found.numpy(), many.numpy()[0])
 

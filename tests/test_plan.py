@@ -12,7 +12,7 @@ from featcache import UsageError
 from featcache.advise.estimate import Estimate, break_even, choose_stored, estimate
 from featcache.advise.measure import CutCost, DataCost
 from featcache.advise.subject import boundaries
-from featcache.split import Cut
+from featcache.splitting.candidates import Cut
 
 FREE_DISK = DataCost(decode_s=0.001, hash_s=0.0, write_s_a_byte=0.0, read_s_a_byte=0.0)
 

@@ -22,9 +22,9 @@ import pytest
 import torch
 
 import featcache
-from featcache.storages import open_storage
 from featcache.storages.copies import Copies
 from featcache.storages.remote import RemoteStorage
+from featcache.storages.storage import open_storage
 
 from .conftest import TensorPairs
 

@@ -108,7 +108,7 @@ def test_names_from_the_data_are_shown_as_text_and_never_run(tmp_path, monkeypat
     project = featcache.Project(featcache.Settings("bundled:resnet-mini", f"folder:{root}", str(tmp_path / "s")))
     project.extract("layer4")
     head = featcache.train_head(project.split("layer4"), project.features("layer4"), epochs=1, validation=0.4)
-    from featcache.report import html_report
+    from featcache.report.page import html_report
 
     text = html_report(project, head)
     page = Page(text)

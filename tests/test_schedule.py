@@ -11,7 +11,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatureStore, HeadError, UsageError
-from featcache.heads import new_network
+from featcache.heads.network import new_network
 from featcache.heads.schedule import Stage, parse_schedule
 
 from .conftest import SmallNet, TensorPairs

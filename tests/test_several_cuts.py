@@ -9,7 +9,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatureStore, StaleError, UsageError
-from featcache.split import split_at
+from featcache.splitting.splitting import split_at
 
 from .conftest import TensorPairs
 from .test_extract import reference

@@ -104,7 +104,7 @@ def test_a_job_pickles_with_a_single_recording_for_all_cuts(net, pairs, tmp_path
             sent.append(pickle.dumps(job))
             yield from pickle.loads(sent[-1]).run(tasks)
 
-    from featcache.engines import engines
+    from featcache.engines.engine import engines
 
     engines.register("sending", Sending())
     options = {"cut": ["stem", "block"], "batch_size": 16}

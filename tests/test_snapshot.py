@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from featcache import CorruptError, DataError, FeatureStore, StaleError
-from featcache.fingerprint import content_id
+from featcache.identity.fingerprint import content_id
 from featcache.samples import Samples
 from featcache.snapshot import Snapshot
 

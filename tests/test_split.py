@@ -13,7 +13,9 @@ from torch import nn
 
 import featcache
 from featcache import SplitError, UnknownCutError
-from featcache.split import cuts, fold, split
+from featcache.splitting.candidates import cuts
+from featcache.splitting.fold import fold
+from featcache.splitting.splitting import split
 
 from .conftest import SmallNet
 

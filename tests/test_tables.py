@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
-from featcache.datasets import dataset_name, open_dataset
+from featcache.datasets.source import dataset_name, open_dataset
 from featcache.filememo import FileMemo
-from featcache.testing import DatasetSourceContract
+from featcache.testing.sources import DatasetSourceContract
 
 REVIEWS = (
     'review,stars,useful,split\n"Good, and\nlong.",5,1,train\nBad.,1,0,test\n"""Fine"" über alles",3,1,validation\n'

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import featcache
 from featcache import DataError, HeadError, UnknownNameError, UsageError
-from featcache.heads import new_network
+from featcache.heads.network import new_network
 
 from .conftest import SmallNet
 

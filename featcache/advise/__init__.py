@@ -1,9 +1,26 @@
-"""Where to cut: what it costs (plan), how well features transfer (probe), which boundary is best when trained (sweep)."""
+"""Where to cut: what it costs (plan), how well features transfer (probe), which boundary is best when trained (sweep).
+
+It extracts and trains through the rooms below. It recommends, and changes nothing but the cache."""
 
 from __future__ import annotations
 
 from .plan import PlanResult, PlanRow, plan
+from .plots import sweep_plot
 from .probe import ProbeResult, ProbeRow, probe
+from .saved import load_advice, save_advice
 from .sweep import SweepResult, SweepRow, sweep
 
-__all__ = ["PlanResult", "PlanRow", "ProbeResult", "ProbeRow", "SweepResult", "SweepRow", "plan", "probe", "sweep"]
+__all__ = [
+    "PlanResult",
+    "PlanRow",
+    "ProbeResult",
+    "ProbeRow",
+    "SweepResult",
+    "SweepRow",
+    "load_advice",
+    "plan",
+    "probe",
+    "save_advice",
+    "sweep",
+    "sweep_plot",
+]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..features import Features
-from ..heads.tasks import Task, find_task
+from ..heads import Task, find_task
 
 __all__ = ["Judge", "judge_of"]
 

@@ -18,12 +18,12 @@ import xxhash
 from torch import nn
 
 from ..batches import default_workers
-from ..devices import exact_numerics, on_device, to_device
 from ..errors import DataError, HeadError
-from ..heads.network import new_network, train_mode
+from ..heads import new_network, train_mode
 from ..job import CHECKED_ROWS
+from ..machine import exact_numerics, on_device, to_device
 from ..numerics import PrefixRunner
-from ..split import Split, fold
+from ..splitting import Split, fold
 from ..stacking import pieces
 from ..store import StoreFiles
 from .subject import Subject

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..catalog import FeatureStore
 from ..codecs import load_codec
-from ..devices import pick_device
 from ..errors import UsageError
 from ..extract import DEFAULT_SHARD_BYTES
+from ..machine import pick_device
 from ..numerics import check_numerics
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..request import Stored, make_recipe
 from ..space import stored_row_bytes
-from ..split import Split, split_at
+from ..splitting import Split, split_at
 from .estimate import Estimate, Storing, break_even, choose_stored, estimate
 from .measure import CutCost, measure_cut, measure_data
 from .subject import Subject, subject

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..catalog import FeatureStore
-from ..devices import on_device, pick_device
 from ..errors import DataError, UsageError
 from ..extract import extract
 from ..features import Features
-from ..heads.rows import divide
-from ..heads.tasks import find_task
+from ..heads import divide, find_task
+from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from . import transferability as scores
 from .shift import LOOKED_AT, describe_shift, source_shift

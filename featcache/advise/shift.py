@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..devices import to_device
+from ..machine import to_device
 from ..samples import Samples
-from ..split.clone import skeleton
+from ..splitting import skeleton
 
 __all__ = ["LOOKED_AT", "describe_shift", "source_shift"]
 

@@ -10,7 +10,7 @@ from ..datasets import open_dataset
 from ..errors import UnknownCutError, UsageError, near_names
 from ..example import Example, example_of
 from ..samples import Samples
-from ..split import Cut, cuts
+from ..splitting import Cut, cuts
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalog import FeatureStore
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
-from ..split import Cut
+from ..splitting import Cut
 from .choice import choose, reason
 from .compare import mean_interval, paired_gain
 from .halving import keep_best

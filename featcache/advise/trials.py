@@ -13,11 +13,10 @@ import torch
 from ..catalog import FeatureStore
 from ..extract import extract
 from ..features import Features
-from ..heads import train_head, train_heads
-from ..heads.losses import plain_loss
+from ..heads import plain_loss, train_head, train_heads
 from ..progress import ProgressCallback, ProgressEvent
 from ..space import stored_row_bytes
-from ..split import Cut, Split, split_at
+from ..splitting import Cut, Split, split_at
 from .compare import Trial
 from .folds import some_rows, validation_rows
 from .judge import Judge, judge_of

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownNameError, near_names
-from ..fileset import is_weights_file, states, versions
-from . import Backbone
+from ..identity import is_weights_file, states, versions
+from .source import Backbone
 
 __all__ = ["BundledSource", "source"]
 
@@ -23,7 +23,7 @@ class BundledSource:
 
     def load(self, name: str, weights: str | None) -> Backbone:
         """Return the network with its trained weights, those of a file, or (``none``) seeded random ones."""
-        from ..seeding import seeded
+        from ..machine import seeded
         from .resnet_mini import resnet_mini, transform
         from .weights import load_weights
 

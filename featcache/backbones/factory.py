@@ -6,9 +6,9 @@ from typing import Any
 
 from ..errors import UsageError
 from ..factories import call_factory, factory_takes
-from ..fileset import is_weights_file
-from . import Backbone
+from ..identity import is_weights_file
 from .presets import resized
+from .source import Backbone
 
 __all__ = ["FactorySource", "source"]
 
@@ -24,7 +24,7 @@ class FactorySource:
         """Return what the function makes; it runs under a fixed seed, so that untrained layers are reproducible."""
         from torch import nn
 
-        from ..seeding import seeded
+        from ..machine import seeded
         from .weights import load_weights
 
         given: dict[str, Any] = {} if weights is None else {"weights": weights}

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import DataNotFoundError, UnknownNameError, UsageError
 from ..extras import need
-from ..fileset import is_weights_file, package_folder, states, versions
-from . import Backbone
+from ..identity import is_weights_file, package_folder, states, versions
+from .source import Backbone
 
 __all__ = ["HuggingFaceSource", "source"]
 
@@ -143,7 +143,7 @@ def _classes(mapping: dict[str, Any]) -> set[str]:
 def _load(kind: Any, config: Any, folder: Path, spec: str, weights: str | None) -> Any:
     import torch
 
-    from ..seeding import seeded
+    from ..machine import seeded
     from .weights import read_weights
 
     auto = kind.__name__.startswith("AutoModel")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, UnreadableSampleError, UsageError
-from ..fingerprint import content_id
+from ..identity import content_id
 
 __all__ = ["ImageInputs", "RaggedSoundInputs", "SoundInputs", "TextInputs", "sound_inputs", "text_inputs"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import DataNotFoundError, UnknownNameError, near_names
 from ..extras import need
-from ..fileset import is_weights_file, package_folder, states, versions
-from . import Backbone
+from ..identity import is_weights_file, package_folder, states, versions
+from .source import Backbone
 
 __all__ = ["TimmSource", "source"]
 
@@ -90,7 +90,7 @@ def _chosen(timm: Any, name: str, weights: str | None) -> tuple[str, bool]:
 
 
 def _build(timm: Any, name: str, **options: Any) -> Any:
-    from ..seeding import seeded
+    from ..machine import seeded
 
     with seeded(SEED), _quiet():
         return timm.create_model(name, **options)

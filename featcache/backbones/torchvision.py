@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataNotFoundError, UnknownNameError, near_names
-from ..fileset import is_weights_file, package_folder, states, versions
-from . import Backbone
+from ..identity import is_weights_file, package_folder, states, versions
 from .presets import resized
+from .source import Backbone
 
 __all__ = ["TorchvisionSource", "source"]
 
@@ -83,7 +83,7 @@ def _chosen(name: str, kinds: Any, default: Any, weights: str | None) -> Any:
 def _build(name: str, weights: Any) -> Any:
     from torchvision import models
 
-    from ..seeding import seeded
+    from ..machine import seeded
 
     parameters = inspect.signature(models.get_model_builder(name)).parameters
     options: dict[str, Any] = {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..errors import CorruptError, StaleError
-from ..recipe import Difference, Recipe
+from ..identity import Difference, Recipe
 from ..snapshot import Snapshot
 from ..store import StoreFiles
 from .status import SetStatus, set_status

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..claims import claimed_sets
 from ..errors import CorruptError
-from ..recipe import Recipe
+from ..identity import Recipe
 from ..store import StoreFiles
 from ..uses import in_use, last_uses
 from .pins import list_pins

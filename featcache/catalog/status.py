@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..recipe import Recipe
+from ..identity import Recipe
 from ..snapshot import Snapshot
 from ..store import StoreFiles
 

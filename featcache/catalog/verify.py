@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CorruptError, FeatCacheError, StaleError
 from ..example import EXAMPLE_FILE, check_example
-from ..recipe import Recipe
+from ..identity import Recipe
 from ..seal import check_seal
 from ..shard import Shard
 from ..snapshot import read_snapshot

@@ -34,7 +34,7 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
     HEAD is the name of a head in the store or its folder, by default the one trained last.
     """
     path = Path(to)
-    from ..export.formats import FEATURE_FORMATS, find_format
+    from ..export import FEATURE_FORMATS, find_format
 
     chosen = find_format(path, kind)
     if chosen in FEATURE_FORMATS:

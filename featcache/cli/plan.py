@@ -44,8 +44,7 @@ def plan_command(
     the boundaries worth comparing are planned for.
     """
     project = the_project(options)
-    from ..advise import plan
-    from ..advise.saved import save_advice
+    from ..advise import plan, save_advice
 
     with progress_bar() as progress:
         found = plan(

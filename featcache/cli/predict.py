@@ -45,7 +45,7 @@ def predict_command(
     from ..savedheads import load_saved_head
 
     trained, transform, _ = load_saved_head(store, head)
-    from ..datasets.files import ImageFiles
+    from ..datasets import ImageFiles
     from ..heads import predict
 
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
@@ -78,7 +78,7 @@ def _told(out: str | None, predictions: Predictions) -> None:
 def _write_arrays(path: Path, predictions: Predictions) -> None:
     import numpy as np
 
-    from ..export.formats import whole_file
+    from ..export import whole_file
 
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(

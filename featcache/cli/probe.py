@@ -27,8 +27,7 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
     cross-validated logistic regression, on pooled features of all cuts from one pass over the data.
     """
     project = the_project(options)
-    from ..advise import probe
-    from ..advise.saved import save_advice
+    from ..advise import probe, save_advice
 
     with progress_bar() as progress:
         found = probe(

@@ -62,8 +62,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
     if plot is not None:
         _need_matplotlib()
     project = the_project(options)
-    from ..advise import sweep
-    from ..advise.saved import save_advice
+    from ..advise import save_advice, sweep
 
     training = {
         key: options[key]
@@ -86,7 +85,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         )
     save_advice(project.store, project.settings.backbone, "sweep", found)
     if plot is not None:
-        from ..advise.plots import sweep_plot
+        from ..advise import sweep_plot
 
         Path(plot).write_bytes(sweep_plot(found.rows, found.recommended, found.score))
     if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import FLOATING, RowCodec
+from .codec import FLOATING, RowCodec
 
 __all__ = ["Bits", "bfloat16", "float8_e4m3", "float8_e5m2"]
 

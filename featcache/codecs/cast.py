@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import FLOATING, RowCodec
+from .codec import FLOATING, RowCodec
 
 __all__ = ["Cast", "float16", "float32"]
 

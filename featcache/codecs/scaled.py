@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..tensorspec import is_channels_last
-from . import FLOATING
+from .codec import FLOATING
 
 __all__ = ["Scaled", "int4", "int8"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..filememo import FileMemo
-from ..fingerprint import content_id
+from ..identity import content_id
 from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
 from .options import parse_options, split_name
 from .table import Table, pick, read_table

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..extras import need
 from ..filememo import FileMemo
-from ..fingerprint import content_id
+from ..identity import content_id
 from .csv import TARGETS, TEXTS
 from .media import DECODING, decode, open_media
 from .options import parse_options, split_name

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import UnknownNameError, near_names
 from ..filememo import FileMemo
-from ..fingerprint import content_id
+from ..identity import content_id
 
 __all__ = ["SklearnImages", "open_sklearn"]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError, near_names
 from ..filememo import FileMemo
-from ..fingerprint import content_id
+from ..identity import content_id
 from .media import DECODING, kind_of, open_media
 from .options import parse_options, split_name
 from .targets import encode_targets, target_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import Job
+from .engine import Job
 
 __all__ = ["LocalEngine", "local_engine"]
 

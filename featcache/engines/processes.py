@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..allocator import keep_freed_memory
-from ..cores import usable_cores
 from ..errors import FeatCacheError, StoreError
-from . import Job
+from ..machine import keep_freed_memory, usable_cores
+from .engine import Job
 from .packing import pack, unpack
 
 __all__ = ["ProcessesEngine", "processes_engine"]

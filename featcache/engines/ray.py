@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import FeatCacheError, StoreError
 from ..extras import need
-from . import Job
+from .engine import Job
 from .packing import pack, unpack
 
 __all__ = ["RayEngine", "ray_engine"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..features import Features
-from ..newhdf5 import create_file
+from ..hdf5 import create_file
 from ..tensorspec import TensorSpec
 from .formats import FEATURE_FORMATS, ExportReport, find_format, missing_extra, whole_file
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError, DataNotFoundError, FeatCacheError, MissingDependencyError, UsageError, near_names
-from ..storages.local import sync, temporary_beside
+from ..storages import sync, temporary_beside
 
 __all__ = ["FEATURE_FORMATS", "HEAD_FORMATS", "ExportReport", "find_format", "missing_extra", "whole_file"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import HeadError
-from ..seeding import seeded
-from ..split import Split
+from ..machine import seeded
+from ..splitting import Split
 from ..tensorspec import is_channels_last
 from .linear import HeadNetwork
 

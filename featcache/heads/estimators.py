@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..devices import available_memory_bytes
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
+from ..machine import available_memory_bytes
 from .tasks import Task
 
 __all__ = [

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..devices import on_device, pick_device
 from ..errors import HeadError, StaleError, UsageError
 from ..features import Features
+from ..identity import Recipe
+from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, silent
-from ..recipe import Recipe
-from ..split import Split
+from ..splitting import Split
 from .kinds import HeadParts, find_kind
 from .metrics import AnyMetrics, EpochRecord, measure, measure_heads
 from .options import TrainOptions

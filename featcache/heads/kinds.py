@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..devices import available_memory_bytes
 from ..errors import HeadError, UnknownNameError, UsageError, near_names
 from ..features import Features
+from ..machine import available_memory_bytes
 from ..progress import ProgressCallback
 from ..registry import Registry
-from ..split import Split, fold
+from ..splitting import Split, fold
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import HeadError
-from ..seeding import seeded
+from ..machine import seeded
 from .tasks import Task
 
 __all__ = ["EstimatorLayer", "as_layer"]

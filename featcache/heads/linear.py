@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..pooling import Pool, pooled_spec
-from ..seeding import seeded
-from ..split import Split
+from ..codecs import Pool, pooled_spec
+from ..machine import seeded
+from ..splitting import Split
 
 __all__ = ["HeadNetwork", "linear_head", "pooled_network", "pooled_width"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..devices import pick_device
+from ..codecs import Pool
 from ..errors import CorruptError, DataNotFoundError, FeatCacheError, HeadError
-from ..pooling import Pool
-from ..recipe import Recipe
+from ..identity import Recipe
+from ..machine import pick_device
 from ..seal import check_seal
-from ..split import Split
+from ..splitting import Split
 from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind

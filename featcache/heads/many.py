@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..devices import pick_device
 from ..errors import HeadError, UsageError
 from ..features import Features
-from ..split import Split
+from ..machine import pick_device
+from ..splitting import Split
 from .head import TrainedHead, check_finite, check_origin, pool_of, scored
 from .kinds import LINEAR, LaterParts
 from .linear import HeadNetwork, linear_head

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import HeadError, UsageError
-from ..recipe import Recipe
-from ..split import Split
-from ..split.structure import weight_digests
+from ..identity import Recipe
+from ..splitting import Split, weight_digests
 from .head import TrainedHead
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..devices import to_device
 from ..errors import HeadError, UsageError, near_names
-from ..seeding import seeded
-from ..split import Split
+from ..machine import seeded, to_device
+from ..splitting import Split
 from .tasks import output_tensor
 
 __all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..codecs import POOLS
 from ..errors import UsageError, near_names
-from ..pooling import POOLS
 
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "TrainOptions"]
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..devices import exact_numerics, on_device, pick_device, to_device
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
+from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable
 from ..stacking import stack_inputs

@@ -15,9 +15,9 @@ import numpy as np
 from safetensors.torch import save
 
 from ..errors import HeadError, StorePermissionError
-from ..fileset import versions
+from ..identity import versions
 from ..seal import SEAL, seal
-from ..storages.local import sync, temporary_beside
+from ..storages import sync, temporary_beside
 from .estimators import save_estimator
 from .layers import EstimatorLayer
 from .metrics import EpochRecord, Metrics

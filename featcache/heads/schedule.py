@@ -11,7 +11,7 @@ import torch
 from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..progress import ProgressCallback
-from ..split import Split
+from ..splitting import Split
 from .head import TrainedHead, fit_head
 from .kinds import suffix_parts
 from .metrics import EpochRecord

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..errors import HeadError, UsageError
 from ..features import FeatureLoader, Features
+from ..machine import seeded
 from ..progress import ProgressCallback, ProgressEvent
-from ..seeding import seeded
 from .losses import TaskLoss, plain_loss
 from .metrics import EpochRecord
 from .options import TrainOptions

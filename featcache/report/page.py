@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ..advise.saved import load_advice
+from ..advise import load_advice
 from ..errors import MissingDependencyError, StaleError
-from ..fileset import versions
+from ..identity import versions
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .words import percent, points, recipe_words
 

@@ -11,15 +11,14 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ..advise.plots import sweep_plot
-from ..advise.sweep import SweepRow
+from ..advise import SweepRow, sweep_plot
+from ..codecs import Pool
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
-from ..heads.plots import confusion_plot, curves_plot
-from ..pooling import Pool
+from ..heads import confusion_plot, curves_plot
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..heads.metrics import EpochRecord, Metrics
+    from ..heads import EpochRecord, Metrics
     from ..snapshot import Snapshot
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..recipe import Recipe
+from ..identity import Recipe
 
 __all__ = ["percent", "points", "recipe_words"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import CorruptError, NotAStoreError, StoreError, StorePermissionError
-from ..owner import is_dead, owner_name
-from . import Entry, safe_path
+from .owner import is_dead, owner_name
+from .storage import Entry, safe_path
 
 __all__ = ["LocalStorage", "sync", "temporary_beside"]
 

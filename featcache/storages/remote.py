@@ -19,9 +19,9 @@ from typing import Any
 
 from ..errors import StoreError, UsageError
 from ..extras import need
-from . import Entry, safe_path
 from .copies import Copies
 from .retries import TruncatedError, attempt
+from .storage import Entry, safe_path
 
 __all__ = ["RemoteStorage"]
 

@@ -111,7 +111,7 @@ class CodecContract:
         import torch
 
         from ..extract import extract
-        from ..split import split
+        from ..splitting import split
         from .small import SAMPLES, SmallSamples, small_network
 
         dataset, network = SmallSamples(), small_network()

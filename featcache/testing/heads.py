@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ..features import Features
     from ..heads import TrainedHead
-    from ..split import Split
+    from ..splitting import Split
 
 __all__ = ["HeadContract"]
 
@@ -28,7 +28,7 @@ class HeadContract:
         """Return a split, its features, and a head trained from them."""
         from ..extract import extract
         from ..heads import train_head
-        from ..split import split
+        from ..splitting import split
         from .small import SmallSamples, small_network
 
         dataset = SmallSamples()

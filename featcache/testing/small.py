@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..seeding import seeded
+from ..machine import seeded
 
 __all__ = ["SAMPLES", "SmallNet", "SmallSamples", "small_network"]
 

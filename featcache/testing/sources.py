@@ -13,7 +13,7 @@ import numpy as np
 from ..backbones import backbone_identity, load_backbone
 from ..datasets import open_dataset
 from ..errors import FeatCacheError
-from ..fingerprint import content_id, digest
+from ..identity import content_id, digest
 
 __all__ = ["BackboneSourceContract", "DatasetSourceContract"]
 

@@ -152,7 +152,7 @@ class StorageContract:
         from ..catalog import FeatureStore
         from ..extract import extract
         from ..heads import train_head
-        from ..split import split
+        from ..splitting import split
         from .small import SAMPLES, SmallSamples, small_network
 
         dataset, store = SmallSamples(), FeatureStore(self.url(tmp_path))

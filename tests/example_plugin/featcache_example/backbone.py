@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from featcache import UnknownNameError
-from featcache.backbones import Backbone
+from featcache.backbones.source import Backbone
 
 
 class ExampleSource:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from featcache import UsageError
-from featcache.heads import HeadParts, LinearHead
+from featcache.heads.kinds import HeadParts, LinearHead
 
 
 class CentroidHead(LinearHead):

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CorruptError
 from .blocks import gather
-from .errors import CorruptError
-from .hdf5 import Stored
+from .reading import Stored
 
 __all__ = ["Blocks", "Wanted", "read_rows"]
 

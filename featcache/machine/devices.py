@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from .errors import UsageError
+from ..errors import UsageError
 from .timings import Timings
 
 __all__ = [

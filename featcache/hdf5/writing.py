@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from .hdf5 import ZSTD
+from .reading import ZSTD
 
 __all__ = ["NewArray", "NewFile", "create_file"]
 

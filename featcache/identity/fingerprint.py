@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .content import content_id, digest_json, encoded_id, file_id, tensor_digest
-from .identities import identity
+from .values import identity
 
 __all__ = ["content_id", "digest", "digest_json", "encoded_id", "file_id", "identity", "tensor_digest"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .errors import CorruptError, StoreError, StorePermissionError
+from ..errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
     "Stored",

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .cores import usable_cores
-from .errors import UsageError, near_names
-from .extras import need
-from .hdf5 import StoredChunks
+from ..errors import UsageError, near_names
+from ..extras import need
+from ..machine import usable_cores
+from .reading import StoredChunks
 
 __all__ = ["COMPRESSIONS", "CompressedArray", "check_compression", "compressed_chunks", "worth_shuffling"]
 

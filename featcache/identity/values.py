@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import FingerprintError
 from .code import class_code, function_code, is_library, is_named, module_code, name_of
 from .content import content_id, digest_json, is_image, is_tensor, tensor_digest
-from .errors import FingerprintError
 from .objects import hides_state, is_module, module_state, object_state
 
 __all__ = ["identity"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import FingerprintError
+from ..errors import FingerprintError
 
 __all__ = ["content_id", "digest_json", "encoded_id", "file_id", "is_image", "is_tensor", "tensor_digest"]
 

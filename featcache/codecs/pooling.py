@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from .errors import UsageError
-from .tensorspec import TensorSpec, is_channels_last
+from ..errors import UsageError
+from ..tensorspec import TensorSpec, is_channels_last
 
 __all__ = ["MASK", "POOLS", "Pool", "pooled_spec"]
 

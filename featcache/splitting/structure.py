@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
-from ..fingerprint import digest_json, identity, tensor_digest
+from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
 from .record import Ref, Run
 

@@ -26,12 +26,7 @@ from .structure import structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import in_one_line
-from .trial import (
-    frozen_reference,
-    refuse_mixed_rows,
-    refuse_scripted,
-    seeded_step,
-)
+from .trial import frozen_reference, refuse_mixed_rows, refuse_scripted, seeded_step
 
 __all__ = ["Split", "prefixes", "recorded", "split", "split_at"]
 

@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import FingerprintError
-from .sources import HINT, check_loaded, class_node, function_node, module_tree, tree_digest
+from ..errors import FingerprintError
+from .syntax import HINT, check_loaded, class_node, function_node, module_tree, tree_digest
 
 __all__ = ["class_code", "function_code", "is_library", "is_named", "module_code", "name_of"]
 

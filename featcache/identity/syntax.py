@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from .errors import FingerprintError
+from ..errors import FingerprintError
 
 __all__ = ["check_loaded", "class_node", "function_node", "module_tree", "tree_digest"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .errors import CorruptError
+from ..errors import CorruptError
+from ..tensorspec import TensorSpec
 from .fingerprint import digest_json
-from .tensorspec import TensorSpec
 
 __all__ = ["Difference", "Recipe"]
 

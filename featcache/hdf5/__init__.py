@@ -1,0 +1,37 @@
+"""Arrays in HDF5 files: reading files that may come from a stranger, writing new ones, blocks with checksums, compression.
+
+Only this room imports h5py. It knows bytes, shapes and offsets; it never knows what a row means."""
+
+from __future__ import annotations
+
+from .blocks import Ragged, block_checksums, block_of, checksum, gather, last_end, steps_of
+from .compressed import CompressedArray, check_compression, compressed_chunks, worth_shuffling
+from .reading import Stored, StoredChunks, map_array, open_file, read_array, read_attributes, stored, stored_chunks
+from .spans import Blocks, Wanted, read_rows
+from .writing import create_file
+
+__all__ = [
+    "Blocks",
+    "CompressedArray",
+    "Ragged",
+    "Stored",
+    "StoredChunks",
+    "Wanted",
+    "block_checksums",
+    "block_of",
+    "check_compression",
+    "checksum",
+    "compressed_chunks",
+    "create_file",
+    "gather",
+    "last_end",
+    "map_array",
+    "open_file",
+    "read_array",
+    "read_attributes",
+    "read_rows",
+    "steps_of",
+    "stored",
+    "stored_chunks",
+    "worth_shuffling",
+]

@@ -1,0 +1,26 @@
+"""What a thing is: the recipe of a set, the fingerprint of a value, the code of a function, the state of a file.
+
+Equal things have equal identities in every process and on every machine, and only they have. Nothing here runs a network, reads
+a store, or names a thing by its address, by a pickle or by chance: what cannot be identified is refused."""
+
+from __future__ import annotations
+
+from .fileset import is_weights_file, package_folder, states, versions
+from .fingerprint import content_id, digest, digest_json, encoded_id, file_id, identity, tensor_digest
+from .recipe import Difference, Recipe
+
+__all__ = [
+    "Difference",
+    "Recipe",
+    "content_id",
+    "digest",
+    "digest_json",
+    "encoded_id",
+    "file_id",
+    "identity",
+    "is_weights_file",
+    "package_folder",
+    "states",
+    "tensor_digest",
+    "versions",
+]

@@ -1,0 +1,14 @@
+"""Cutting a network in two by recording what it does: prefix, suffix, frontier and candidate cuts.
+
+It proves that suffix(prefix(x)) is the whole network, or refuses the cut. It never sees a dataset or a store."""
+
+from __future__ import annotations
+
+from .candidates import Cut, cuts
+from .clone import skeleton
+from .fold import fold
+from .middle import middle
+from .splitting import Split, prefixes, split, split_at
+from .structure import weight_digests
+
+__all__ = ["Cut", "Split", "cuts", "fold", "middle", "prefixes", "skeleton", "split", "split_at", "weight_digests"]
