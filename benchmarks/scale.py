@@ -24,8 +24,8 @@ import torch
 import featcache
 from featcache import FeatureStore, Recipe, TensorSpec
 from featcache.features import Features
+from featcache.samples.snapshot import Snapshot
 from featcache.shardwriter import write_shard
-from featcache.snapshot import Snapshot
 
 SHARD_ROWS = 1000
 RECIPE = Recipe("cut", "structure", {}, (TensorSpec("cut", (16,), "float32"),), None, {})

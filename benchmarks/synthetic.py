@@ -8,7 +8,7 @@ import numpy as np
 
 from featcache import Features, Recipe, TensorSpec
 from featcache.buffer import ShardBuffer
-from featcache.snapshot import Snapshot
+from featcache.samples.snapshot import Snapshot
 from featcache.store import FeatureSet, StoreFiles
 
 

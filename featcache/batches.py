@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .machine import transferred, usable_cores
 from .numerics import PrefixRunner
-from .samples import Samples, Unreadable
-from .stacking import length_of
+from .samples import Samples, Unreadable, length_of
 
 if TYPE_CHECKING:
     from .splitting import Split

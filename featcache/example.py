@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import CorruptError, DataError
-from .samples import Samples
-from .stacking import length_of
+from .samples import Samples, length_of
 from .store import FeatureSet
 
 __all__ = ["EXAMPLE_FILE", "Example", "check_example", "example_of", "save_example", "stored_example"]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from .augment import load_augment
 from .engines import load_engine
 from .errors import UsageError
 from .missing import ExtractReport
 from .progress import ProgressCallback, silent
 from .quantity import parse_size
 from .request import make_request, remember_files
+from .samples import load_augment
 from .slices import MissingTask, TaskSlice
 from .store import StoreFiles, check_name
 

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .columns import CodedColumn, TextColumn
 from .errors import UsageError
 from .identity import Recipe
 from .loader import FeatureLoader
 from .machine import HostCopy, available_memory_bytes, pick_device, to_device
 from .memory import Empty, in_large_pages
 from .rows import ResidentRows, Rows, ShardRows
-from .snapshot import Snapshot
+from .samples import CodedColumn, Snapshot, TextColumn
 from .store import FeatureSet
 from .tensorspec import TensorSpec
 

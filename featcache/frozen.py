@@ -16,9 +16,8 @@ from .codecs import pooled_spec
 from .errors import DataError
 from .example import example_of
 from .extract import extract
-from .samples import Samples
+from .samples import Samples, load_transform
 from .splitting import Split, split
-from .transforms import load_transform
 
 if TYPE_CHECKING:
     from torch import nn

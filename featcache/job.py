@@ -18,9 +18,7 @@ from .buffer import ShardBuffer
 from .errors import NonFiniteError, SplitError, UnreadableSampleError
 from .machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
 from .provenance import surroundings
-from .samples import Unreadable
-from .snapshot import Snapshot
-from .stacking import pieces
+from .samples import Snapshot, Unreadable, pieces
 from .store import FeatureSet
 
 if TYPE_CHECKING:

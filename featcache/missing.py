@@ -10,8 +10,7 @@ import numpy as np
 
 from .machine import Timings
 from .rowindex import RowIndex, row_keys
-from .samples import Samples, Unreadable
-from .snapshot import Snapshot
+from .samples import Samples, Snapshot, Unreadable
 from .store import FeatureSet
 
 __all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]

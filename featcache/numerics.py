@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .errors import SplitError, UsageError, near_names
-from .stacking import pieces
+from .samples import pieces
 
 if TYPE_CHECKING:
     from .splitting import Split

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .augment import load_augment
 from .backbones import load_backbone
 from .catalog import Explanation, FeatureStore, SetStatus, explain, set_status
 from .codecs import load_codec
@@ -29,12 +28,10 @@ from .progress import ProgressCallback, silent
 from .quantity import parse_size
 from .recipememory import read_recipe, write_recipe
 from .request import Stored, make_recipe, remembered_snapshot, views_recipe
-from .samples import Samples
+from .samples import Samples, Snapshot, load_augment, load_transform
 from .slices import TaskSlice
-from .snapshot import Snapshot
 from .storages import LocalStorage, put_folder
 from .store import check_name
-from .transforms import load_transform
 
 if TYPE_CHECKING:
     from .backbones import Backbone

@@ -12,11 +12,9 @@ from .codecs import load_codec
 from .datasets import open_dataset
 from .errors import UsageError
 from .example import Example, example_of
-from .filememo import FileMemo
 from .identity import Recipe
 from .progress import ProgressCallback, silent
-from .samples import Samples
-from .snapshot import Snapshot
+from .samples import FileMemo, Samples, Snapshot
 from .store import StoreFiles
 
 if TYPE_CHECKING:
@@ -120,7 +118,7 @@ def make_request(
     Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
     is written.
     """
-    from .randomcheck import refuse_random
+    from .samples import refuse_random
 
     load_codec(dtype)
     samples = _samples(dataset, transform, name)

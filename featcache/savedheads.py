@@ -10,8 +10,7 @@ from .config import Settings
 from .errors import DataNotFoundError, HeadError, UnknownNameError, near_names
 from .identity import Recipe
 from .project import Project
-from .samples import Samples
-from .transforms import load_transform
+from .samples import Samples, load_transform
 
 if TYPE_CHECKING:
     from .heads import TrainedHead

@@ -16,9 +16,9 @@ from .hdf5 import Ragged
 from .identity import Recipe
 from .peek import ids_of
 from .rowindex import PIECE, RowIndex, RowKeys, first_rows, row_keys
+from .samples import Snapshot, read_snapshot, write_snapshot
 from .shard import Shard
 from .shardwriter import write_shard
-from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .storages import Entry, Storage, open_storage
 
 __all__ = ["STORE_FORMAT", "FeatureSet", "StoreFiles"]

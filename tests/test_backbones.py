@@ -16,8 +16,8 @@ from featcache import DataNotFoundError, UnknownNameError, UsageError
 from featcache.backbones.bundled import card
 from featcache.backbones.source import backbone_identity, load_backbone
 from featcache.identity.fingerprint import digest, identity
+from featcache.samples.transforms import load_transform
 from featcache.testing.sources import BackboneSourceContract
-from featcache.transforms import load_transform
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
 

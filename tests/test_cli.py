@@ -403,7 +403,7 @@ def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
         read.append(Path(path))
         return file_id(path)
 
-    monkeypatch.setattr("featcache.filememo.file_id", counted)
+    monkeypatch.setattr("featcache.samples.file_memo.file_id", counted)
     time.sleep(2.1)  # what was written a moment ago is not trusted yet
     for expected in (200, 0):
         read.clear()

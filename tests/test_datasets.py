@@ -12,7 +12,7 @@ from PIL import Image
 from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.datasets.media import IMAGES, open_image
 from featcache.datasets.source import dataset_name, open_dataset
-from featcache.filememo import FileMemo
+from featcache.samples.file_memo import FileMemo
 from featcache.testing.sources import DatasetSourceContract
 
 

@@ -28,7 +28,7 @@ from featcache import (
 )
 from featcache.datasets.patterns import expand_braces
 from featcache.datasets.source import open_dataset
-from featcache.filememo import FileMemo
+from featcache.samples.file_memo import FileMemo
 from featcache.testing.sources import DatasetSourceContract
 
 GENERATOR = np.random.default_rng(0)

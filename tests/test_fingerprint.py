@@ -23,9 +23,9 @@ from PIL import Image
 from torch import nn
 
 from featcache import FingerprintError
-from featcache.filememo import FileMemo
 from featcache.identity.fingerprint import content_id, digest, identity, tensor_digest
 from featcache.identity.values import TAGS
+from featcache.samples.file_memo import FileMemo
 
 plain = st.recursive(
     st.none()

@@ -22,10 +22,10 @@ from hypothesis import given, settings, strategies as st
 import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
 from featcache.example import stored_example
+from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.savedheads import load_saved_head
 from featcache.shard import Ragged, Shard
 from featcache.shardwriter import shard_digest, write_shard
-from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.storages.storage import safe_path
 
 from . import hostile

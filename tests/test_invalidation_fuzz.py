@@ -84,7 +84,7 @@ class Edits(RuleBasedStateMachine):
         self.seen: dict[tuple, set[str]] = {}
         self.patch = pytest.MonkeyPatch()
         # Files that were written a moment ago are read again in any case; here the change time has to tell.
-        self.patch.setattr("featcache.filememo.RACY_NS", 20_000_000)
+        self.patch.setattr("featcache.samples.file_memo.RACY_NS", 20_000_000)
 
     def teardown(self) -> None:
         self.patch.undo()

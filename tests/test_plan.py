@@ -163,7 +163,7 @@ def test_the_command_prints_a_table_or_json_and_takes_budgets(image_folder, feat
 
 
 def test_pooled_vectors_and_random_views_are_planned_for_as_extract_stores_them(net, pairs, tmp_path) -> None:
-    flip = featcache.samples.Samples(pairs).augmented(lambda x: x)
+    flip = featcache.samples.samples.Samples(pairs).augmented(lambda x: x)
     (row,) = featcache.plan(net, flip, str(tmp_path / "s"), ["block"], pool="auto", views=3, dtype="float16").rows
     options = {"cut": "block", "pool": "auto", "views": 3, "dtype": "float16"}
     features = featcache.extract(net, flip, str(tmp_path / "s"), **options)

@@ -14,7 +14,7 @@ import featcache
 from featcache import DataError, UsageError
 from featcache.advise import transferability as scores
 from featcache.advise.shift import describe_shift, source_shift
-from featcache.samples import Samples
+from featcache.samples.samples import Samples
 
 from .conftest import TensorPairs
 

@@ -12,11 +12,11 @@ import pytest
 
 import featcache
 from featcache import DataError, FeatureStore, Recipe, TensorSpec
-from featcache.columns import CodedColumn, TextColumn
 from featcache.features import Features
 from featcache.rowindex import RowIndex, first_rows, row_keys
-from featcache.samples import Samples
-from featcache.snapshot import Snapshot, read_snapshot, write_snapshot
+from featcache.samples.columns import CodedColumn, TextColumn
+from featcache.samples.samples import Samples
+from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
 
 from .conftest import TensorPairs
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from featcache import CorruptError, DataError, FeatureStore, StaleError
 from featcache.identity.fingerprint import content_id
-from featcache.samples import Samples
-from featcache.snapshot import Snapshot
+from featcache.samples.samples import Samples
+from featcache.samples.snapshot import Snapshot
 
 names = st.lists(st.text(st.characters(exclude_categories=("Cs",)), max_size=12), min_size=1, max_size=20)
 

@@ -23,8 +23,8 @@ from ..heads import new_network, train_mode
 from ..job import CHECKED_ROWS
 from ..machine import exact_numerics, on_device, to_device
 from ..numerics import PrefixRunner
+from ..samples import pieces
 from ..splitting import Split, fold
-from ..stacking import pieces
 from ..store import StoreFiles
 from .subject import Subject
 

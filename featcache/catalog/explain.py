@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import CorruptError, StaleError
 from ..identity import Difference, Recipe
-from ..snapshot import Snapshot
+from ..samples import Snapshot
 from ..store import StoreFiles
 from .status import SetStatus, set_status
 

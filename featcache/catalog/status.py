@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..identity import Recipe
-from ..snapshot import Snapshot
+from ..samples import Snapshot
 from ..store import StoreFiles
 
 __all__ = ["SetStatus", "set_status"]

@@ -10,9 +10,9 @@ import numpy as np
 from ..errors import CorruptError, FeatCacheError, StaleError
 from ..example import EXAMPLE_FILE, check_example
 from ..identity import Recipe
+from ..samples import read_snapshot
 from ..seal import check_seal
 from ..shard import Shard
-from ..snapshot import read_snapshot
 from ..store import FeatureSet, StoreFiles
 
 __all__ = ["Damage", "VerifyReport", "verify"]

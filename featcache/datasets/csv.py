@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
-from ..filememo import FileMemo
 from ..identity import content_id
+from ..samples import FileMemo
 from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
 from .options import parse_options, split_name
 from .table import Table, pick, read_table

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, DataNotFoundError
-from ..filememo import FileMemo
+from ..samples import FileMemo
 from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
 
 __all__ = ["FolderDataset"]

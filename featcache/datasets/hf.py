@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..extras import need
-from ..filememo import FileMemo
 from ..identity import content_id
+from ..samples import FileMemo
 from .csv import TARGETS, TEXTS
 from .media import DECODING, decode, open_media
 from .options import parse_options, split_name

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnknownNameError, near_names
-from ..filememo import FileMemo
 from ..identity import content_id
+from ..samples import FileMemo
 
 __all__ = ["SklearnImages", "open_sklearn"]
 

@@ -15,7 +15,7 @@ from ..registry import Registry
 from .options import QUERY
 
 if TYPE_CHECKING:
-    from ..filememo import FileMemo
+    from ..samples import FileMemo
 
 __all__ = ["DatasetSource", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]
 

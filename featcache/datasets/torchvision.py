@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError, near_names
-from ..filememo import FileMemo
 from ..identity import content_id
+from ..samples import FileMemo
 from .media import DECODING, kind_of, open_media
 from .options import parse_options, split_name
 from .targets import encode_targets, target_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UnreadableSampleError, UsageError
-from ..filememo import FileMemo
+from ..samples import FileMemo
 from .media import DECODING, decode, kind_of
 from .options import SPLITS, parse_options
 from .patterns import find_files

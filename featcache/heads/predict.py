@@ -15,8 +15,7 @@ import torch
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..samples import Unreadable
-from ..stacking import stack_inputs
+from ..samples import Unreadable, stack_inputs
 from .head import TrainedHead
 from .tasks import Task, output_tensor
 

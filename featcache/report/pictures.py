@@ -19,7 +19,7 @@ from ..heads import confusion_plot, curves_plot
 if TYPE_CHECKING:
     from ..features import Features
     from ..heads import EpochRecord, Metrics
-    from ..snapshot import Snapshot
+    from ..samples import Snapshot
 
 __all__ = [
     "balance_picture",

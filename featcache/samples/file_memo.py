@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .identity import encoded_id, file_id
+from ..identity import encoded_id, file_id
 
 __all__ = ["FileMemo"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 __all__ = ["TargetStack", "length_of", "pieces", "stack_inputs"]
 

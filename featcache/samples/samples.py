@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError, FingerprintError
+from ..identity import content_id, identity
+from ..progress import ProgressCallback, ProgressEvent, silent
 from .augment import view_of
 from .columns import CodedColumn, TextColumn
-from .errors import DataError, FingerprintError
-from .filememo import FileMemo
-from .identity import content_id, identity
-from .progress import ProgressCallback, ProgressEvent, silent
+from .file_memo import FileMemo
 from .snapshot import Snapshot
 from .stacking import TargetStack, length_of, stack_inputs
 from .transforms import apply

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import CorruptError
+from ..hdf5 import create_file, open_file, read_array, read_attributes
 from .columns import CodedColumn, TextColumn
-from .errors import CorruptError
-from .hdf5 import create_file, open_file, read_array, read_attributes
 
 __all__ = ["Snapshot", "read_snapshot", "write_snapshot"]
 

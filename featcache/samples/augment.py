@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnknownNameError, UsageError, near_names
-from .factories import call_factory, looks_like_factory
+from ..errors import UnknownNameError, UsageError, near_names
+from ..factories import call_factory, looks_like_factory
 
 __all__ = ["AUGMENTS", "load_augment", "view_of"]
 
@@ -46,7 +46,7 @@ def view_of(item: Any, augment: Callable[[Any], Any], sample_id: bytes, view: in
     """
     import torch
 
-    from .machine import seeded
+    from ..machine import seeded
 
     digest = hashlib.sha256(b"view:%d:%d:" % (seed, view) + sample_id).digest()
     python_before, numpy_before = random.getstate(), np.random.get_state()

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .identity import content_id
+from ..errors import DataError
+from ..identity import content_id
 from .samples import Samples
 from .transforms import apply
 

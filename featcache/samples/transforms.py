@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError, FeatCacheError, UsageError
-from .factories import call_factory, factory_takes, looks_like_factory
+from ..errors import DataError, FeatCacheError, UsageError
+from ..factories import call_factory, factory_takes, looks_like_factory
 
 if TYPE_CHECKING:
-    from .backbones import Backbone
+    from ..backbones import Backbone
 
 __all__ = ["apply", "load_transform"]
 

@@ -1,0 +1,31 @@
+"""One view of any dataset: its ids, names, targets, transforms and random views, and the snapshot of them that a store keeps.
+
+It reads samples and never runs a network on them."""
+
+from __future__ import annotations
+
+from .augment import load_augment
+from .columns import CodedColumn, TextColumn
+from .file_memo import FileMemo
+from .random_check import refuse_random
+from .samples import Samples, Unreadable
+from .snapshot import Snapshot, read_snapshot, write_snapshot
+from .stacking import length_of, pieces, stack_inputs
+from .transforms import load_transform
+
+__all__ = [
+    "CodedColumn",
+    "FileMemo",
+    "Samples",
+    "Snapshot",
+    "TextColumn",
+    "Unreadable",
+    "length_of",
+    "load_augment",
+    "load_transform",
+    "pieces",
+    "read_snapshot",
+    "refuse_random",
+    "stack_inputs",
+    "write_snapshot",
+]
