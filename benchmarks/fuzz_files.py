@@ -17,8 +17,8 @@ import numpy as np
 with atheris.instrument_imports(include=["featcache"]):
     from featcache import CorruptError, Recipe, TensorSpec
     from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
-    from featcache.shard import Shard
-    from featcache.shardwriter import write_shard
+    from featcache.store.shard import Shard
+    from featcache.store.shard_writer import write_shard
 
 RECIPE = Recipe("layer1", "structure", {"w": "1"}, (TensorSpec("layer1", (3, 2), "float32"),), None, {})
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 3, 2)

@@ -25,7 +25,7 @@ import featcache
 from featcache import FeatureStore, Recipe, TensorSpec
 from featcache.features import Features
 from featcache.samples.snapshot import Snapshot
-from featcache.shardwriter import write_shard
+from featcache.store.shard_writer import write_shard
 
 SHARD_ROWS = 1000
 RECIPE = Recipe("cut", "structure", {}, (TensorSpec("cut", (16,), "float32"),), None, {})

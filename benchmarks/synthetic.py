@@ -9,7 +9,7 @@ import numpy as np
 from featcache import Features, Recipe, TensorSpec
 from featcache.buffer import ShardBuffer
 from featcache.samples.snapshot import Snapshot
-from featcache.store import FeatureSet, StoreFiles
+from featcache.store.files import FeatureSet, StoreFiles
 
 
 def feature_set(

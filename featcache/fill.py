@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .claims import claim
 from .engines import load_engine
 from .example import save_example
 from .identity import Recipe
@@ -18,11 +17,9 @@ from .machine import Timings
 from .missing import ExtractReport, among_skipped, describe, missing_rows, samples_among
 from .progress import ProgressCallback, ProgressEvent
 from .request import Request, views_recipe
-from .rowindex import claim_keys
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
-from .store import FeatureSet, StoreFiles
-from .uses import hold
+from .store import FeatureSet, StoreFiles, claim, claim_keys, hold
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from .machine import Timings
-from .rowindex import RowIndex, row_keys
 from .samples import Samples, Snapshot, Unreadable
-from .store import FeatureSet
+from .store import FeatureSet, RowIndex, row_keys
 
 __all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]
 

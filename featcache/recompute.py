@@ -15,8 +15,7 @@ from .errors import StaleError
 from .job import Batches, Destination, ExtractJob
 from .machine import HostCopy, exact_numerics, on_device
 from .request import Request, views_recipe
-from .shard import Ragged, Shard
-from .store import FeatureSet, StoreFiles
+from .store import FeatureSet, Ragged, Shard, StoreFiles
 
 if TYPE_CHECKING:
     import torch

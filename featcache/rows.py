@@ -13,9 +13,7 @@ from .codecs import FLOATING, MASK, load_codec
 from .errors import CorruptError
 from .hdf5 import CompressedArray, Ragged, gather
 from .memory import Empty, in_large_pages
-from .shard import Shard
-from .store import FeatureSet
-from .uses import hold, keep_alive
+from .store import FeatureSet, Shard, hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 

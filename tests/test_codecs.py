@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as arrays
 import featcache
 from featcache import CorruptError, FeatureStore, NonFiniteError, Recipe, TensorSpec, UsageError
 from featcache.codecs.codec import codecs, load_codec
-from featcache.shard import Shard
-from featcache.shardwriter import write_shard
+from featcache.store.shard import Shard
+from featcache.store.shard_writer import write_shard
 
 from .test_ragged import Encoder, Texts
 

@@ -20,8 +20,8 @@ import torch
 
 import featcache
 from featcache import FeatCacheError, FeatureStore, StaleError, StoreError
-from featcache.claims import claim, claimed_sets
 from featcache.storages.local import LocalStorage
+from featcache.store.claims import claim, claimed_sets
 
 from .conftest import SmallNet, TensorPairs
 from .kill_harness import Harness, rows_of

@@ -32,7 +32,7 @@ def expected(folder: Path) -> dict[str, str]:
 
 
 def test_there_is_a_golden_store_of_the_present_format() -> None:
-    from featcache.store import STORE_FORMAT
+    from featcache.store.files import STORE_FORMAT
 
     assert f"format-{STORE_FORMAT}" in FORMATS
     assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) < 100_000 * len(FORMATS)

@@ -24,9 +24,9 @@ from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, Tensor
 from featcache.example import stored_example
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.savedheads import load_saved_head
-from featcache.shard import Ragged, Shard
-from featcache.shardwriter import shard_digest, write_shard
 from featcache.storages.storage import safe_path
+from featcache.store.shard import Ragged, Shard
+from featcache.store.shard_writer import shard_digest, write_shard
 
 from . import hostile
 

@@ -13,10 +13,10 @@ import pytest
 import featcache
 from featcache import DataError, FeatureStore, Recipe, TensorSpec
 from featcache.features import Features
-from featcache.rowindex import RowIndex, first_rows, row_keys
 from featcache.samples.columns import CodedColumn, TextColumn
 from featcache.samples.samples import Samples
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
+from featcache.store.row_index import RowIndex, first_rows, row_keys
 
 from .conftest import TensorPairs
 

@@ -11,9 +11,9 @@ from hypothesis.extra import numpy as arrays
 
 import featcache
 from featcache import CorruptError, FeatureStore, Recipe, TensorSpec
-from featcache.rowindex import RowIndex, row_keys
-from featcache.shard import Shard
-from featcache.shardwriter import write_shard
+from featcache.store.row_index import RowIndex, row_keys
+from featcache.store.shard import Shard
+from featcache.store.shard_writer import write_shard
 
 from .conftest import TensorPairs
 
@@ -168,7 +168,7 @@ def test_a_shard_that_the_caller_has_open_in_h5py_is_read_all_the_same(tmp_path:
 @pytest.fixture
 def many(net, pairs, tmp_path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     """A store whose set has so many shards that its index is kept in a file."""
-    monkeypatch.setattr("featcache.store.MANY_SHARDS", 3)
+    monkeypatch.setattr("featcache.store.files.MANY_SHARDS", 3)
     store = FeatureStore(str(tmp_path / "s"))
     featcache.extract(net, pairs, store, cut="block", batch_size=8, shard_bytes=1)
     assert store.sets()[0].shards == 7
@@ -207,7 +207,7 @@ def test_a_shard_that_is_new_or_gone_since_the_index_was_kept_counts(net, pairs,
 
 
 def test_extractions_that_add_a_few_shards_each_keep_the_index_too(net, pairs, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("featcache.store.MANY_SHARDS", 3)
+    monkeypatch.setattr("featcache.store.files.MANY_SHARDS", 3)
     for rows in (16, 32):
         some = TensorPairs(pairs.inputs[:rows], pairs.targets_of[:rows])
         featcache.extract(net, some, str(tmp_path / "s"), cut="block", batch_size=8, shard_bytes=1)

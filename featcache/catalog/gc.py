@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..claims import claimed_sets
 from ..errors import CorruptError
 from ..identity import Recipe
-from ..store import StoreFiles
-from ..uses import in_use, last_uses
+from ..store import StoreFiles, claimed_sets, in_use, last_uses
 from .pins import list_pins
 
 __all__ = ["Garbage", "GcReport", "Kept", "gc"]

@@ -11,9 +11,7 @@ from ..errors import CorruptError, FeatCacheError, StaleError
 from ..example import EXAMPLE_FILE, check_example
 from ..identity import Recipe
 from ..samples import read_snapshot
-from ..seal import check_seal
-from ..shard import Shard
-from ..store import FeatureSet, StoreFiles
+from ..store import FeatureSet, Shard, StoreFiles, check_seal
 
 __all__ = ["Damage", "VerifyReport", "verify"]
 

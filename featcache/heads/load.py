@@ -15,8 +15,8 @@ from ..codecs import Pool
 from ..errors import CorruptError, DataNotFoundError, FeatCacheError, HeadError
 from ..identity import Recipe
 from ..machine import pick_device
-from ..seal import check_seal
 from ..splitting import Split
+from ..store import check_seal
 from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind

@@ -16,8 +16,8 @@ from safetensors.torch import save
 
 from ..errors import HeadError, StorePermissionError
 from ..identity import versions
-from ..seal import SEAL, seal
 from ..storages import sync, temporary_beside
+from ..store import SEAL, seal
 from .estimators import save_estimator
 from .layers import EstimatorLayer
 from .metrics import EpochRecord, Metrics

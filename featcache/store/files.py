@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
-from .hdf5 import Ragged
-from .identity import Recipe
+from ..errors import CorruptError, NotAStoreError, StaleError, StoreError, StoreFormatError, UsageError
+from ..hdf5 import Ragged
+from ..identity import Recipe
+from ..samples import Snapshot, read_snapshot, write_snapshot
+from ..storages import Entry, Storage, open_storage
 from .peek import ids_of
-from .rowindex import PIECE, RowIndex, RowKeys, first_rows, row_keys
-from .samples import Snapshot, read_snapshot, write_snapshot
+from .row_index import PIECE, RowIndex, RowKeys, first_rows, row_keys
 from .shard import Shard
-from .shardwriter import write_shard
-from .storages import Entry, Storage, open_storage
+from .shard_writer import write_shard
 
 __all__ = ["STORE_FORMAT", "FeatureSet", "StoreFiles"]
 

@@ -17,8 +17,8 @@ import weakref
 from collections import deque
 from contextlib import suppress
 
-from .errors import StoreError
-from .storages import Storage, is_dead, owner_name
+from ..errors import StoreError
+from ..storages import Storage, is_dead, owner_name
 
 __all__ = ["hold", "in_use", "keep_alive", "last_uses"]
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StoreError
-from .storages import Storage, is_dead, owner_name
+from ..errors import StoreError
+from ..storages import Storage, is_dead, owner_name
 
 __all__ = ["Claim", "claim", "claimed_sets"]
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import CorruptError
+from ..errors import CorruptError
 
 __all__ = ["SEAL", "check_seal", "seal"]
 

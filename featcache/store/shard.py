@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .codecs import load_codec
-from .errors import CorruptError
-from .hdf5 import (
+from ..codecs import load_codec
+from ..errors import CorruptError
+from ..hdf5 import (
     Blocks,
     CompressedArray,
     Ragged,
@@ -39,8 +39,8 @@ from .hdf5 import (
     stored,
     stored_chunks,
 )
-from .identity import Recipe
-from .shardwriter import SHARD_FORMAT, shard_digest
+from ..identity import Recipe
+from .shard_writer import SHARD_FORMAT, shard_digest
 
 __all__ = ["Ragged", "Shard", "read_ids"]
 

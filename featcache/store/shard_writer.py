@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .hdf5 import Ragged, block_checksums, block_of, compressed_chunks, create_file, worth_shuffling
-from .identity import Recipe
+from ..hdf5 import Ragged, block_checksums, block_of, compressed_chunks, create_file, worth_shuffling
+from ..identity import Recipe
 
 __all__ = ["SHARD_FORMAT", "shard_digest", "write_shard"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CorruptError
-from .hdf5 import open_file, stored
+from ..errors import CorruptError
+from ..hdf5 import open_file, stored
+from ..storages import Entry, Storage
 from .shard import read_ids
-from .storages import Entry, Storage
 
 __all__ = ["ids_of"]
 
