@@ -15,12 +15,12 @@ import argparse
 import statistics
 import tempfile
 
+import featcache.loader
 import numpy as np
 import torch
 
 import featcache
 import featcache.features
-import featcache.loader
 
 EPOCHS, BATCH = 20, 64
 # Rows of a block and blocks of a window; None is the whole shuffle.
@@ -39,10 +39,10 @@ def imbalance(features: featcache.Features) -> float:
 def arrange(features: featcache.Features, order: tuple[int, int] | None) -> None:
     """Have loaders of such features shuffle in this way."""
     rows, blocks = order or (1, 1)
-    featcache.loader.BLOCK_BYTES = rows * sum(spec.size_bytes for spec in features.frontier)
-    featcache.loader.WINDOW_BLOCKS = blocks
+    featcache.features.loader.BLOCK_BYTES = rows * sum(spec.size_bytes for spec in features.frontier)
+    featcache.features.loader.WINDOW_BLOCKS = blocks
     available = 1 << 40 if order is None else 0
-    featcache.features.available_memory_bytes = lambda: available
+    featcache.features.features.available_memory_bytes = lambda: available
 
 
 def race(name: str, cut: str, head: str, project: featcache.Project, seeds: int) -> None:

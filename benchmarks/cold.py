@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     rows = parser.parse_args().rows
     torch.set_num_threads(1)
-    known = featcache.features.available_memory_bytes
+    known = featcache.features.features.available_memory_bytes
     taken: dict[str, list[tuple[float, float]]] = {}
     rates, arounds = [], []
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -80,7 +80,7 @@ def main() -> None:
             arounds.append(min(readings) / around)
             rates.append(path.stat().st_size / min(readings) / 1e9)
             for name, available in (("larger than memory", lambda: 0), ("that fits into the page cache", known)):
-                featcache.features.available_memory_bytes = available
+                featcache.features.features.available_memory_bytes = available
                 loader = joined(made, ids).loader(BATCH, shuffle="blocks")
                 for which in ("first", "a later"):
                     dropped(path)

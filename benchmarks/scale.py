@@ -23,7 +23,7 @@ import torch
 
 import featcache
 from featcache import FeatureStore, Recipe, TensorSpec
-from featcache.features import Features
+from featcache.features.features import Features
 from featcache.samples.snapshot import Snapshot
 from featcache.store.shard_writer import write_shard
 

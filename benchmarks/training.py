@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import featcache.loader
 import torch
 import torchvision
 from torch import nn
 
 import featcache
 import featcache.features
-import featcache.loader
 
 EPOCHS = 4
 
@@ -67,12 +67,12 @@ def loop(suffix: nn.Module, values: torch.Tensor, targets: torch.Tensor, batch: 
 @contextmanager
 def larger_than_memory() -> Iterator[None]:
     """Have sets streamed as if they exceeded the memory, in windows that are small beside them, as real ones are."""
-    known = featcache.features.available_memory_bytes, featcache.loader.WINDOW_BLOCKS
-    featcache.features.available_memory_bytes, featcache.loader.WINDOW_BLOCKS = lambda: 0, 8
+    known = featcache.features.features.available_memory_bytes, featcache.features.loader.WINDOW_BLOCKS
+    featcache.features.features.available_memory_bytes, featcache.features.loader.WINDOW_BLOCKS = lambda: 0, 8
     try:
         yield
     finally:
-        featcache.features.available_memory_bytes, featcache.loader.WINDOW_BLOCKS = known
+        featcache.features.features.available_memory_bytes, featcache.features.loader.WINDOW_BLOCKS = known
 
 
 def race(

@@ -19,10 +19,10 @@ import torch
 from .batches import Batch, SampleBatches
 from .codecs import load_codec
 from .errors import FeatCacheError, StaleError, UsageError
+from .features import ShardRows
 from .identity import Recipe
 from .machine import to_device
 from .request import Request, Stored, make_recipe, views_recipe
-from .rows import ShardRows
 from .store import FeatureSet, StoreFiles
 
 if TYPE_CHECKING:

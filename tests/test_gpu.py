@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import featcache
-from featcache.devicerows import DeviceRows
+from featcache.features.device_rows import DeviceRows
 
 from .conftest import TensorPairs
 
@@ -108,7 +108,7 @@ def test_the_ways_of_computing_run_on_cuda(made, pairs, tmp_path, numerics) -> N
 def test_batches_on_cuda_are_those_of_the_host_whether_they_are_held_there_or_sent(
     features, monkeypatch, free_bytes
 ) -> None:
-    monkeypatch.setattr("featcache.loader.free_memory_bytes", lambda device: free_bytes)
+    monkeypatch.setattr("featcache.features.loader.free_memory_bytes", lambda device: free_bytes)
     there, here = features.loader(16, seed=2, device="cuda"), features.loader(16, seed=2)
     for _ in range(2):
         batches = list(there)
@@ -118,9 +118,9 @@ def test_batches_on_cuda_are_those_of_the_host_whether_they_are_held_there_or_se
 
 @pytest.mark.gpu
 def test_what_exceeds_the_memory_is_streamed_to_cuda(net, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
-    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 4)
-    monkeypatch.setattr("featcache.features.available_memory_bytes", lambda: 0)
+    monkeypatch.setattr("featcache.features.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
+    monkeypatch.setattr("featcache.features.loader.WINDOW_BLOCKS", 4)
+    monkeypatch.setattr("featcache.features.features.available_memory_bytes", lambda: 0)
     pairs = TensorPairs(torch.randn(300, 3, 12, 12), torch.arange(300) % 4)
     features = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block", device="cuda")
     there, here = features.loader(24, seed=3, device="cuda"), features.loader(24, seed=3)

@@ -23,13 +23,13 @@ def many(net, tmp_path) -> featcache.Features:
 
 @pytest.fixture
 def small_windows(monkeypatch) -> None:
-    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
-    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 8)
+    monkeypatch.setattr("featcache.features.loader.BLOCK_BYTES", 16 * 8 * 36 * 4)
+    monkeypatch.setattr("featcache.features.loader.WINDOW_BLOCKS", 8)
 
 
 @pytest.fixture
 def no_memory(monkeypatch) -> None:
-    monkeypatch.setattr("featcache.features.available_memory_bytes", lambda: 0)
+    monkeypatch.setattr("featcache.features.features.available_memory_bytes", lambda: 0)
 
 
 def test_larger_than_memory_every_row_comes_once_an_epoch_in_the_order_that_is_told(
@@ -68,7 +68,7 @@ def test_blocks_are_mixed_within_windows_and_stay_whole(many, small_windows) -> 
 
 
 def test_of_many_windows_the_first_and_the_last_are_small(many, small_windows, monkeypatch) -> None:
-    monkeypatch.setattr("featcache.loader.BLOCK_BYTES", 2 * 8 * 36 * 4)
+    monkeypatch.setattr("featcache.features.loader.BLOCK_BYTES", 2 * 8 * 36 * 4)
     loader = many.loader(8, shuffle="blocks", seed=5)
     # 150 blocks of two rows: windows of 1, 2 and 4 blocks, then of at most 8, then of 4, 2 and 1
     sizes = [2, 4, 8] + [16] * 17 + [8, 4, 2]
@@ -107,8 +107,8 @@ def test_in_sequence_larger_than_memory_rows_come_in_sequence(many, small_window
 def test_rows_with_gaps_in_any_order_are_streamed_alike_around_the_page_cache_and_through_it(
     monkeypatch, tmp_path, dtype, available
 ) -> None:
-    monkeypatch.setattr("featcache.features.available_memory_bytes", lambda: available)
-    monkeypatch.setattr("featcache.loader.WINDOW_BLOCKS", 3)
+    monkeypatch.setattr("featcache.features.features.available_memory_bytes", lambda: available)
+    monkeypatch.setattr("featcache.features.loader.WINDOW_BLOCKS", 3)
     generator = torch.Generator().manual_seed(2)
     # Rows of 27 values, which end nowhere near the boundaries of a disk's blocks, in shards of some hundreds of kB.
     net = torch.nn.Sequential(torch.nn.Linear(9, 27), torch.nn.Linear(27, 4)).eval()

@@ -12,7 +12,7 @@ import pytest
 
 import featcache
 from featcache import DataError, FeatureStore, Recipe, TensorSpec
-from featcache.features import Features
+from featcache.features.features import Features
 from featcache.samples.columns import CodedColumn, TextColumn
 from featcache.samples.samples import Samples
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot

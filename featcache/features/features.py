@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import UsageError
-from .identity import Recipe
+from ..errors import UsageError
+from ..identity import Recipe
+from ..machine import HostCopy, available_memory_bytes, pick_device, to_device
+from ..samples import CodedColumn, Snapshot, TextColumn
+from ..store import FeatureSet
+from ..tensorspec import TensorSpec
 from .loader import FeatureLoader
-from .machine import HostCopy, available_memory_bytes, pick_device, to_device
 from .memory import Empty, in_large_pages
 from .rows import ResidentRows, Rows, ShardRows
-from .samples import CodedColumn, Snapshot, TextColumn
-from .store import FeatureSet
-from .tensorspec import TensorSpec
 
 __all__ = ["FeatureLoader", "Features"]
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .codecs import FLOATING, MASK, load_codec
-from .errors import CorruptError
-from .hdf5 import CompressedArray, Ragged, gather
+from ..codecs import FLOATING, MASK, load_codec
+from ..errors import CorruptError
+from ..hdf5 import CompressedArray, Ragged, gather
+from ..store import FeatureSet, Shard, hold, keep_alive
 from .memory import Empty, in_large_pages
-from .store import FeatureSet, Shard, hold, keep_alive
 
 __all__ = ["ResidentRows", "Rows", "ShardRows"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .devicerows import DeviceRows
-from .errors import UsageError
-from .machine import free_memory_bytes, pick_device, transferred
+from ..errors import UsageError
+from ..machine import free_memory_bytes, pick_device, transferred
+from .device_rows import DeviceRows
 from .memory import Empty, RecycledMemory, pinned
 from .windows import Windows, in_blocks, window_sizes
 

@@ -1,0 +1,10 @@
+"""The read side: cached rows as a map-style dataset, as arrays, and as batches for training.
+
+It joins rows to targets and reads them as fast as the machine can. It never computes a feature and never writes to a store."""
+
+from __future__ import annotations
+
+from .features import FeatureLoader, Features
+from .rows import ShardRows
+
+__all__ = ["FeatureLoader", "Features", "ShardRows"]
