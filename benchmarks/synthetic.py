@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from featcache import Features, Recipe, TensorSpec
-from featcache.buffer import ShardBuffer
+from featcache.extraction.buffer import ShardBuffer
 from featcache.samples.snapshot import Snapshot
 from featcache.store.files import FeatureSet, StoreFiles
 

@@ -46,7 +46,7 @@ from .errors import (
     UsageError as UsageError,
 )
 from .export import ExportReport as ExportReport, export_features as export_features, export_head as export_head
-from .extract import (
+from .extraction import (
     ExtractReport as ExtractReport,
     MissingTask as MissingTask,
     extract as extract,

@@ -14,8 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from .backbones import load_backbone
 from .codecs import pooled_spec
 from .errors import DataError
-from .example import example_of
-from .extract import extract
+from .extraction import example_of, extract
 from .samples import Samples, load_transform
 from .splitting import Split, split
 

@@ -19,17 +19,27 @@ from .config import Settings
 from .datasets import dataset_name, open_dataset
 from .engines import load_engine
 from .errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
-from .example import Example, example_of, stored_example
-from .extract import MissingTask, extract, missing_tasks
+from .extraction import (
+    Example,
+    ExtractReport,
+    MissingTask,
+    Stored,
+    TaskSlice,
+    example_of,
+    extract,
+    make_recipe,
+    missing_tasks,
+    remembered_snapshot,
+    report_if_complete,
+    stored_example,
+    views_recipe,
+)
 from .hdf5 import check_compression
 from .identity import Recipe
-from .missing import ExtractReport, report_if_complete
 from .progress import ProgressCallback, silent
 from .quantity import parse_size
 from .recipememory import read_recipe, write_recipe
-from .request import Stored, make_recipe, remembered_snapshot, views_recipe
 from .samples import Samples, Snapshot, load_augment, load_transform
-from .slices import TaskSlice
 from .storages import LocalStorage, put_folder
 from .store import check_name
 
@@ -132,7 +142,7 @@ class Project:
             if recipe is None:
                 return None
             if self.settings.from_lossy:
-                from .derive import lossy_recipe
+                from .extraction import lossy_recipe
 
                 recipe = lossy_recipe(recipe, self.store)
             self._recipes[cut] = recipe

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import SampleBatches
-from .buffer import ShardBuffer
 from .codecs import load_codec
-from .derive import cached_source
 from .errors import StaleError
-from .job import Batches, Destination, ExtractJob
+from .extraction import (
+    Batches,
+    Destination,
+    ExtractJob,
+    Request,
+    SampleBatches,
+    ShardBuffer,
+    cached_source,
+    views_recipe,
+)
 from .machine import HostCopy, exact_numerics, on_device
-from .request import Request, views_recipe
 from .store import FeatureSet, Ragged, Shard, StoreFiles
 
 if TYPE_CHECKING:

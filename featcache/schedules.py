@@ -82,7 +82,7 @@ def train_freezing(
     alone. For the rest see :func:`train_unfreezing`. The head that is returned belongs behind the first cut, so that it
     holds all that was trained.
     """
-    from .extract import extract
+    from .extraction import extract
     from .heads import behind, parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule, freezing=True)

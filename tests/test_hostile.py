@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 
 import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
-from featcache.example import stored_example
+from featcache.extraction.example import stored_example
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.savedheads import load_saved_head
 from featcache.storages.storage import safe_path

@@ -14,7 +14,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatCacheError, Features, FeatureStore
-from featcache.example import stored_example
+from featcache.extraction.example import stored_example
 
 from .conftest import CommandLine, SmallNet, TensorPairs
 

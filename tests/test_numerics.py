@@ -9,7 +9,7 @@ from torch import nn
 
 import featcache
 from featcache import UsageError
-from featcache.numerics import PrefixRunner
+from featcache.extraction.numerics import PrefixRunner
 
 
 def relative(found: np.ndarray, exact: np.ndarray) -> float:

@@ -17,7 +17,7 @@ import torch
 
 import featcache
 from featcache.engines.processes import ProcessesEngine
-from featcache.slices import TaskSlice
+from featcache.extraction.slices import TaskSlice
 
 from .conftest import TensorPairs
 

@@ -17,12 +17,10 @@ import torch
 import xxhash
 from torch import nn
 
-from ..batches import default_workers
 from ..errors import DataError, HeadError
+from ..extraction import CHECKED_ROWS, PrefixRunner, default_workers
 from ..heads import new_network, train_mode
-from ..job import CHECKED_ROWS
 from ..machine import exact_numerics, on_device, to_device
-from ..numerics import PrefixRunner
 from ..samples import pieces
 from ..splitting import Split, fold
 from ..store import StoreFiles

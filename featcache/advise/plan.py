@@ -12,12 +12,9 @@ import numpy as np
 from ..catalog import FeatureStore
 from ..codecs import load_codec
 from ..errors import UsageError
-from ..extract import DEFAULT_SHARD_BYTES
+from ..extraction import DEFAULT_SHARD_BYTES, Stored, check_numerics, make_recipe, stored_row_bytes
 from ..machine import pick_device
-from ..numerics import check_numerics
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..request import Stored, make_recipe
-from ..space import stored_row_bytes
 from ..splitting import Split, split_at
 from .estimate import Estimate, Storing, break_even, choose_stored, estimate
 from .measure import CutCost, measure_cut, measure_data

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..catalog import FeatureStore
 from ..errors import DataError, UsageError
-from ..extract import extract
+from ..extraction import extract
 from ..features import Features
 from ..heads import divide, find_task
 from ..machine import on_device, pick_device

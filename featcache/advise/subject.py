@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets import open_dataset
 from ..errors import UnknownCutError, UsageError, near_names
-from ..example import Example, example_of
+from ..extraction import Example, example_of
 from ..samples import Samples
 from ..splitting import Cut, cuts
 

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from ..catalog import FeatureStore
-from ..extract import extract
+from ..extraction import extract, stored_row_bytes
 from ..features import Features
 from ..heads import plain_loss, train_head, train_heads
 from ..progress import ProgressCallback, ProgressEvent
-from ..space import stored_row_bytes
 from ..splitting import Cut, Split, split_at
 from .compare import Trial
 from .folds import some_rows, validation_rows

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..extraction import make_request, views_recipe
 from ..identity import Recipe
 from ..quantity import parse_size
-from ..request import make_request, views_recipe
 from ..store import StoreFiles
 from .explain import Explanation, explain
 from .gc import Garbage, GcReport, Kept, gc
@@ -93,7 +93,7 @@ class FeatureStore(StoreFiles):
 
         request = make_request(model, dataset, self, **options)
         if from_lossy:
-            from ..derive import lossy_recipe
+            from ..extraction import lossy_recipe
 
             request = replace(request, recipes=tuple(lossy_recipe(recipe, self) for recipe in request.recipes))
         return recompute(request, self, rows, batch_size, pick_device(device))

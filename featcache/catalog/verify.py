@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import CorruptError, FeatCacheError, StaleError
-from ..example import EXAMPLE_FILE, check_example
+from ..extraction import EXAMPLE_FILE, check_example
 from ..identity import Recipe
 from ..samples import read_snapshot
 from ..store import FeatureSet, Shard, StoreFiles, check_seal

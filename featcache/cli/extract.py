@@ -11,7 +11,7 @@ from .options import command, configured_cuts, cut_option, project_options, the_
 from .output import count, document, duration, progress_bar, size, table, tell
 
 if TYPE_CHECKING:
-    from ..extract import ExtractReport, MissingTask
+    from ..extraction import ExtractReport, MissingTask
 
 SHOWN = 5
 

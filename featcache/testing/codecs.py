@@ -110,7 +110,7 @@ class CodecContract:
         """One by one, in batches and as an array, features are what decoding gives; the next extraction finds them."""
         import torch
 
-        from ..extract import extract
+        from ..extraction import extract
         from ..splitting import split
         from .small import SAMPLES, SmallSamples, small_network
 

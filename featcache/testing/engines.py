@@ -19,7 +19,7 @@ class EngineContract:
 
     def test_it_gives_what_one_process_gives_bit_for_bit(self, tmp_path: Path) -> None:
         """Every row of several cuts is computed once, in shards of the same bytes, whatever runs them."""
-        from ..extract import extract
+        from ..extraction import extract
         from .small import SAMPLES, SmallSamples, small_network
 
         network, dataset = small_network(), SmallSamples()
@@ -35,7 +35,7 @@ class EngineContract:
 
     def test_what_is_there_is_not_computed_again(self, tmp_path: Path) -> None:
         """A second run, and one of a part that is done, compute nothing."""
-        from ..extract import extract
+        from ..extraction import extract
         from .small import SAMPLES, SmallSamples, small_network
 
         network, dataset, store = small_network(), SmallSamples(), str(tmp_path / "store")
@@ -50,7 +50,7 @@ class EngineContract:
     def test_an_error_comes_back_as_it_was_and_what_was_done_is_kept(self, tmp_path: Path) -> None:
         """A sample without finite features is named; the rows before it need not be computed again."""
         from ..errors import NonFiniteError
-        from ..extract import extract
+        from ..extraction import extract
         from .small import SAMPLES, SmallSamples, small_network
 
         network, bad, store = small_network(), SmallSamples(bad=SAMPLES - 1), str(tmp_path / "store")
@@ -64,7 +64,7 @@ class EngineContract:
 
     def test_it_can_be_cancelled(self, tmp_path: Path) -> None:
         """What the progress callback raises ends the extraction, and the next one goes on from there."""
-        from ..extract import extract
+        from ..extraction import extract
         from ..progress import ProgressEvent
         from .small import SAMPLES, SmallSamples, small_network
 

@@ -26,7 +26,7 @@ class HeadContract:
 
     def made(self, folder: Path, seed: int = 0) -> tuple[Split, Features, TrainedHead]:
         """Return a split, its features, and a head trained from them."""
-        from ..extract import extract
+        from ..extraction import extract
         from ..heads import train_head
         from ..splitting import split
         from .small import SmallSamples, small_network

@@ -150,7 +150,7 @@ class StorageContract:
         import numpy as np
 
         from ..catalog import FeatureStore
-        from ..extract import extract
+        from ..extraction import extract
         from ..heads import train_head
         from ..splitting import split
         from .small import SAMPLES, SmallSamples, small_network

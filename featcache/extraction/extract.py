@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from .engines import load_engine
-from .errors import UsageError
+from ..engines import load_engine
+from ..errors import UsageError
+from ..progress import ProgressCallback, silent
+from ..quantity import parse_size
+from ..samples import load_augment
+from ..store import StoreFiles, check_name
 from .missing import ExtractReport
-from .progress import ProgressCallback, silent
-from .quantity import parse_size
 from .request import make_request, remember_files
-from .samples import load_augment
 from .slices import MissingTask, TaskSlice
-from .store import StoreFiles, check_name
 
 if TYPE_CHECKING:
     import torch
 
-    from .features import Features
+    from ..features import Features
+    from ..splitting import Split
     from .fill import FillOptions
     from .request import Request
-    from .splitting import Split
 
 __all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "MissingTask", "extract", "missing_tasks"]
 
@@ -87,7 +87,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
-    from .features import Features
+    from ..features import Features
     from .fill import fill
 
     started_s = time.perf_counter()
@@ -178,9 +178,9 @@ def _options(
     store_budget_bytes: int | None = None,
     codec: str | None = None,
 ) -> FillOptions:
+    from ..hdf5 import check_compression
+    from ..machine import pick_device
     from .fill import FillOptions
-    from .hdf5 import check_compression
-    from .machine import pick_device
 
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageError
+from ..errors import UsageError
 
 __all__ = ["MissingTask", "TaskSlice", "task_count", "task_numbers"]
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .codecs import load_codec
-from .datasets import open_dataset
-from .errors import UsageError
+from ..codecs import load_codec
+from ..datasets import open_dataset
+from ..errors import UsageError
+from ..identity import Recipe
+from ..progress import ProgressCallback, silent
+from ..samples import FileMemo, Samples, Snapshot
+from ..store import StoreFiles
 from .example import Example, example_of
-from .identity import Recipe
-from .progress import ProgressCallback, silent
-from .samples import FileMemo, Samples, Snapshot
-from .store import StoreFiles
 
 if TYPE_CHECKING:
     import torch
 
-    from .splitting import Split
+    from ..splitting import Split
 
 __all__ = [
     "Request",
@@ -118,7 +118,7 @@ def make_request(
     Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
     is written.
     """
-    from .samples import refuse_random
+    from ..samples import refuse_random
 
     load_codec(dtype)
     samples = _samples(dataset, transform, name)
@@ -147,7 +147,7 @@ def _samples(dataset: Any, transform: Callable[[Any], Any] | None, name: str | N
 def _splits(
     model: torch.nn.Module | Split | Sequence[Split], cut: str | Sequence[str] | None, samples: Samples
 ) -> Sequence[Split]:
-    from .splitting import Split, split_at
+    from ..splitting import Split, split_at
 
     if isinstance(model, Split):
         if cut not in (None, model.cut):
@@ -173,7 +173,7 @@ def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) ->
     stored = stored or Stored()
     frontier = tuple(split.frontier)
     if stored.pool is not None:
-        from .codecs import pooled_spec
+        from ..codecs import pooled_spec
 
         frontier = (pooled_spec(stored.pool, split.cut, frontier),)
     return Recipe(

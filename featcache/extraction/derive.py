@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..codecs import load_codec
+from ..errors import FeatCacheError, StaleError, UsageError
+from ..features import ShardRows
+from ..identity import Recipe
+from ..machine import to_device
+from ..store import FeatureSet, StoreFiles
 from .batches import Batch, SampleBatches
-from .codecs import load_codec
-from .errors import FeatCacheError, StaleError, UsageError
-from .features import ShardRows
-from .identity import Recipe
-from .machine import to_device
 from .request import Request, Stored, make_recipe, views_recipe
-from .store import FeatureSet, StoreFiles
 
 if TYPE_CHECKING:
-    from .splitting import Split
+    from ..splitting import Split
 
 __all__ = ["CachedBatches", "cached_source", "lossy_recipe"]
 
@@ -170,7 +170,7 @@ def _exact(recipe: Recipe) -> bool:
 
 def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontier], Frontier] | None:
     """Return the section from a cached set to a cut of the request, None where the set is not what the model makes now."""
-    from .splitting import middle
+    from ..splitting import middle
 
     deep = request.splits[number]
     try:

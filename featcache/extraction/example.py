@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import CorruptError, DataError
-from .samples import Samples, length_of
-from .store import FeatureSet
+from ..errors import CorruptError, DataError
+from ..samples import Samples, length_of
+from ..store import FeatureSet
 
 __all__ = ["EXAMPLE_FILE", "Example", "check_example", "example_of", "save_example", "stored_example"]
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .errors import SplitError, UsageError, near_names
-from .samples import pieces
+from ..errors import SplitError, UsageError, near_names
+from ..samples import pieces
 
 if TYPE_CHECKING:
-    from .splitting import Split
+    from ..splitting import Split
 
 __all__ = ["NUMERICS", "PrefixRunner", "check_numerics"]
 
@@ -80,7 +80,7 @@ class PrefixRunner:
 
 
 def _run(model: nn.Module, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
-    from .splitting import prefixes
+    from ..splitting import prefixes
 
     return prefixes(splits, inputs, model)
 

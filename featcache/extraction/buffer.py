@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .codecs import Pool, load_codec
-from .hdf5 import Ragged
-from .identity import Recipe
+from ..codecs import Pool, load_codec
+from ..hdf5 import Ragged
+from ..identity import Recipe
 
 __all__ = ["ShardBuffer"]
 

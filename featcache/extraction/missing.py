@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .machine import Timings
-from .samples import Samples, Snapshot, Unreadable
-from .store import FeatureSet, RowIndex, row_keys
+from ..machine import Timings
+from ..samples import Samples, Snapshot, Unreadable
+from ..store import FeatureSet, RowIndex, row_keys
 
 __all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]
 

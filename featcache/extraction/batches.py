@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .machine import transferred, usable_cores
+from ..machine import transferred, usable_cores
+from ..samples import Samples, Unreadable, length_of
 from .numerics import PrefixRunner
-from .samples import Samples, Unreadable, length_of
 
 if TYPE_CHECKING:
-    from .splitting import Split
+    from ..splitting import Split
 
 __all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
 

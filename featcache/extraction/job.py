@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from ..errors import NonFiniteError, SplitError, UnreadableSampleError
+from ..machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
+from ..samples import Snapshot, Unreadable, pieces
+from ..store import FeatureSet
 from .batches import Batch, any_finite
 from .buffer import ShardBuffer
-from .errors import NonFiniteError, SplitError, UnreadableSampleError
-from .machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
 from .provenance import surroundings
-from .samples import Snapshot, Unreadable, pieces
-from .store import FeatureSet
 
 if TYPE_CHECKING:
-    from .splitting import Split
+    from ..splitting import Split
 
 __all__ = ["Batches", "Destination", "ExtractJob", "Receipt", "Task"]
 
@@ -292,7 +292,7 @@ def _job(
     *places: Any,
 ) -> ExtractJob:
     """Return the job that another process pickled, its model recorded again; raises :class:`SplitError` if that differs."""
-    from .splitting import split_at
+    from ..splitting import split_at
 
     model, inputs, other_length = example
     splits = {each.cut: each for each in split_at(model, list(dict.fromkeys(cuts)), inputs, other_length)}

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engines import load_engine
+from ..engines import load_engine
+from ..identity import Recipe
+from ..machine import Timings
+from ..progress import ProgressCallback, ProgressEvent
+from ..store import FeatureSet, StoreFiles, claim, claim_keys, hold
 from .example import save_example
-from .identity import Recipe
-from .machine import Timings
 from .missing import ExtractReport, among_skipped, describe, missing_rows, samples_among
-from .progress import ProgressCallback, ProgressEvent
 from .request import Request, views_recipe
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
-from .store import FeatureSet, StoreFiles, claim, claim_keys, hold
 
 if TYPE_CHECKING:
     import torch

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .codecs import load_codec
-from .errors import StoreError
-from .identity import Recipe
-from .quantity import size_in_words
-from .samples import Snapshot
-from .store import FeatureSet, StoreFiles
+from ..codecs import load_codec
+from ..errors import StoreError
+from ..identity import Recipe
+from ..quantity import size_in_words
+from ..samples import Snapshot
+from ..store import FeatureSet, StoreFiles
 
 __all__ = ["buffered_row_bytes", "check_space", "new_set_bytes", "shard_bytes", "stored_row_bytes"]
 
