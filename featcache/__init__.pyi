@@ -55,26 +55,29 @@ from .extraction import (
 from .features import FeatureLoader as FeatureLoader, Features as Features
 from .frozen import FrozenFeatures as FrozenFeatures
 from .heads import (
-    DenseMetrics as DenseMetrics,
-    Metrics as Metrics,
-    MultiLabelMetrics as MultiLabelMetrics,
     Predictions as Predictions,
-    RegressionMetrics as RegressionMetrics,
-    Task as Task,
     TrainedHead as TrainedHead,
     load_head as load_head,
     merge as merge,
     predict as predict,
+    train_freezing as train_freezing,
     train_head as train_head,
     train_heads as train_heads,
+    train_unfreezing as train_unfreezing,
 )
 from .identity import Recipe as Recipe
 from .machine import Bound as Bound, Timings as Timings
 from .progress import ProgressEvent as ProgressEvent
 from .project import Project as Project
 from .recompute import Recomputed as Recomputed
-from .schedules import train_freezing as train_freezing, train_unfreezing as train_unfreezing
 from .splitting import Cut as Cut, Split as Split, cuts as cuts, split as split
 from .tensorspec import TensorSpec as TensorSpec
+from .training import (
+    DenseMetrics as DenseMetrics,
+    Metrics as Metrics,
+    MultiLabelMetrics as MultiLabelMetrics,
+    RegressionMetrics as RegressionMetrics,
+    Task as Task,
+)
 
 __version__: str

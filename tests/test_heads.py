@@ -11,7 +11,7 @@ from torch import nn
 
 import featcache
 from featcache import DataError, HeadError, StaleError, UnknownNameError, UsageError
-from featcache.heads.tasks import output_tensor
+from featcache.training.tasks import output_tensor
 
 from .conftest import SmallNet, TensorPairs
 from .reference import usual_loop

@@ -11,9 +11,9 @@ from sklearn import metrics
 
 import featcache
 from featcache import HeadError, UsageError
-from featcache.heads import products
-from featcache.heads.metrics import measure_heads
-from featcache.heads.tasks import Task
+from featcache.training import products
+from featcache.training.metrics import measure_heads
+from featcache.training.tasks import Task
 
 GRID = [
     {"learning_rate": rate, "weight_decay": decay, "seed": seed}

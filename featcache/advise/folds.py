@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import HeadError
 from ..features import Features
-from ..heads import VALIDATION
+from ..training import VALIDATION
 from .judge import Judge
 
 __all__ = ["some_rows", "validation_rows"]

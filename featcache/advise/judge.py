@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..features import Features
-from ..heads import Task, find_task
+from ..training import Task, find_task
 
 __all__ = ["Judge", "judge_of"]
 

@@ -13,9 +13,9 @@ from ..catalog import FeatureStore
 from ..errors import DataError, UsageError
 from ..extraction import extract
 from ..features import Features
-from ..heads import divide, find_task
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
+from ..training import divide, find_task
 from . import transferability as scores
 from .shift import LOOKED_AT, describe_shift, source_shift
 from .subject import Subject, subject

@@ -13,9 +13,10 @@ import torch
 from ..catalog import FeatureStore
 from ..extraction import extract, stored_row_bytes
 from ..features import Features
-from ..heads import plain_loss, train_head, train_heads
+from ..heads import train_head, train_heads
 from ..progress import ProgressCallback, ProgressEvent
 from ..splitting import Cut, Split, split_at
+from ..training import plain_loss
 from .compare import Trial
 from .folds import some_rows, validation_rows
 from .judge import Judge, judge_of

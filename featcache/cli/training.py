@@ -64,8 +64,7 @@ def train_stages(project: Project, options: dict[str, Any], progress: Show) -> t
         if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} does not go with a schedule, which says what is trained and for how long.")
-    from ..heads import parse_schedule
-    from ..schedules import train_freezing, train_unfreezing
+    from ..heads import parse_schedule, train_freezing, train_unfreezing
 
     if unfreezing:
         cuts = [stage.cut for stage in parse_schedule(unfreezing)]

@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import HeadError, UsageError
-from ..heads import EstimatorLayer, HeadNetwork, TrainedHead, differing_layers, output_tensor
+from ..heads import EstimatorLayer, HeadNetwork, TrainedHead, differing_layers
+from ..training import output_tensor
 from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra, whole_file
 
 __all__ = ["export_head"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
 from ..machine import available_memory_bytes
-from .tasks import Task
+from ..training import Task
 
 __all__ = [
     "estimator_names",

@@ -18,13 +18,23 @@ from ..identity import Recipe
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split
+from ..training import (
+    IGNORE_INDEX,
+    AnyMetrics,
+    Division,
+    EpochRecord,
+    Task,
+    TrainOptions,
+    check_scorer,
+    default_learning_rate,
+    divide,
+    find_task,
+    measure,
+    measure_heads,
+    score,
+    scores,
+)
 from .kinds import HeadParts, find_kind
-from .metrics import AnyMetrics, EpochRecord, measure, measure_heads
-from .options import TrainOptions
-from .rows import Division, divide
-from .scorers import check_scorer, score
-from .tasks import IGNORE_INDEX, Task, find_task
-from .train import default_learning_rate, scores
 
 __all__ = ["TrainedHead", "check_finite", "check_origin", "fit_head", "outputs_of", "pool_of", "scored", "train_head"]
 

@@ -18,16 +18,12 @@ from ..machine import available_memory_bytes
 from ..progress import ProgressCallback
 from ..registry import Registry
 from ..splitting import Split, fold
+from ..training import Division, EpochRecord, Task, TrainOptions, fit
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
 from .linear import HeadNetwork, pooled_network
-from .metrics import EpochRecord
 from .network import choose_trainable, new_network, train_mode
-from .options import TrainOptions
-from .rows import Division
-from .tasks import Task
-from .train import fit
 
 __all__ = ["HeadKind", "HeadParts", "LaterParts", "find_kind", "head_kinds", "suffix_parts"]
 

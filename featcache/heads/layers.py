@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import HeadError
 from ..machine import seeded
-from .tasks import Task
+from ..training import Task
 
 __all__ = ["EstimatorLayer", "as_layer"]
 

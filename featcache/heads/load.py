@@ -17,14 +17,12 @@ from ..identity import Recipe
 from ..machine import pick_device
 from ..splitting import Split
 from ..store import check_seal
+from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, metrics_from
 from .estimators import load_estimator
 from .head import TrainedHead
 from .kinds import HeadParts, find_kind
 from .linear import pooled_width
-from .metrics import AnyMetrics, EpochRecord, metrics_from
-from .options import TrainOptions
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
-from .tasks import Task
 
 __all__ = ["check_backbone", "load_head", "read_head"]
 

@@ -17,16 +17,21 @@ from ..errors import HeadError, UsageError
 from ..features import Features
 from ..machine import pick_device
 from ..splitting import Split
+from ..training import (
+    Division,
+    EpochRecord,
+    Task,
+    TaskLoss,
+    TrainOptions,
+    divide,
+    find_task,
+    make_optimizer,
+    make_schedule,
+    product,
+)
 from .head import TrainedHead, check_finite, check_origin, pool_of, scored
 from .kinds import LINEAR, LaterParts
 from .linear import HeadNetwork, linear_head
-from .losses import TaskLoss
-from .metrics import EpochRecord
-from .options import TrainOptions
-from .products import product
-from .rows import Division, divide
-from .tasks import Task, find_task
-from .train import make_optimizer, make_schedule
 
 __all__ = ["train_heads"]
 

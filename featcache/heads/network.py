@@ -13,7 +13,7 @@ from torch import fx, nn
 from ..errors import HeadError, UsageError, near_names
 from ..machine import seeded, to_device
 from ..splitting import Split
-from .tasks import output_tensor
+from ..training import output_tensor
 
 __all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
-from .metrics import EpochRecord, Metrics
+from ..training import EpochRecord, Metrics
 
 __all__ = ["confusion_plot", "curves_plot"]
 

@@ -16,8 +16,8 @@ from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageErro
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable, stack_inputs
+from ..training import Task, output_tensor
 from .head import TrainedHead
-from .tasks import Task, output_tensor
 
 __all__ = ["Predictions", "predict"]
 

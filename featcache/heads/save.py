@@ -18,9 +18,9 @@ from ..errors import HeadError, StorePermissionError
 from ..identity import versions
 from ..storages import sync, temporary_beside
 from ..store import SEAL, seal
+from ..training import EpochRecord, Metrics
 from .estimators import save_estimator
 from .layers import EstimatorLayer
-from .metrics import EpochRecord, Metrics
 
 if TYPE_CHECKING:
     from .head import TrainedHead

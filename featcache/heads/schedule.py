@@ -12,12 +12,10 @@ from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..progress import ProgressCallback
 from ..splitting import Split
+from ..training import LR_SCHEDULES, EpochRecord, TrainOptions, find_task
 from .head import TrainedHead, fit_head
 from .kinds import suffix_parts
-from .metrics import EpochRecord
 from .network import last_layers
-from .options import LR_SCHEDULES, TrainOptions
-from .tasks import find_task
 
 __all__ = ["HEAD", "Stage", "behind", "parse_schedule", "run_stages", "schedule_options"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError
-from ..heads import divide
+from ..training import divide
 
 if TYPE_CHECKING:
     from ..features import Features

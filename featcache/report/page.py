@@ -90,7 +90,7 @@ def _also(commands: list[str]) -> str:
 
 
 def _add_head(sections: dict[str, Any], project: Project, trained: TrainedHead) -> None:
-    from ..heads import Metrics
+    from ..training import Metrics
     from . import pictures
     from .mistakes import judged_rows, worst_mistakes
 

@@ -18,8 +18,8 @@ from ..heads import confusion_plot, curves_plot
 
 if TYPE_CHECKING:
     from ..features import Features
-    from ..heads import EpochRecord, Metrics
     from ..samples import Snapshot
+    from ..training import EpochRecord, Metrics
 
 __all__ = [
     "balance_picture",

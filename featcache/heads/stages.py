@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
-from .machine import pick_device
-from .progress import ProgressCallback, silent
+from ..errors import UsageError
+from ..machine import pick_device
+from ..progress import ProgressCallback, silent
 
 if TYPE_CHECKING:
-    from .features import Features
-    from .heads import Stage, TrainedHead
-    from .splitting import Split
-    from .store import StoreFiles
+    from ..features import Features
+    from ..splitting import Split
+    from ..store import StoreFiles
+    from .head import TrainedHead
+    from .schedule import Stage
 
 __all__ = ["train_freezing", "train_unfreezing"]
 
@@ -40,7 +41,7 @@ def train_unfreezing(
     optimizer and learning-rate schedule, from the weights of the stage before (its best ones, where rows are validated by).
     The head that is returned belongs behind the earliest cut. Raises as :func:`train_head` does.
     """
-    from .heads import parse_schedule, run_stages, schedule_options
+    from .schedule import parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule)
     missing = [stage.cut for stage in stages if stage.cut not in features]
@@ -82,8 +83,8 @@ def train_freezing(
     alone. For the rest see :func:`train_unfreezing`. The head that is returned belongs behind the first cut, so that it
     holds all that was trained.
     """
-    from .extraction import extract
-    from .heads import behind, parse_schedule, run_stages, schedule_options
+    from ..extraction import extract
+    from .schedule import behind, parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule, freezing=True)
     first = stages[0].cut
@@ -109,7 +110,7 @@ def train_freezing(
 
 
 def _at(split: Split, cut: str) -> Split:
-    from .splitting import split as split_at
+    from ..splitting import split as split_at
 
     return split_at(split.model, cut, split.example_inputs, split.other_length)
 

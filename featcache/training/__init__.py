@@ -1,0 +1,55 @@
+"""Training from cached features: tasks, losses, metrics, the division of rows, and the loop.
+
+It takes any network and features. It does not know where a head is saved or how a backbone is built."""
+
+from __future__ import annotations
+
+from .loop import default_learning_rate, fit, make_optimizer, make_schedule, scores
+from .losses import TaskLoss, plain_loss
+from .metrics import (
+    AnyMetrics,
+    DenseMetrics,
+    EpochRecord,
+    Metrics,
+    MultiLabelMetrics,
+    RegressionMetrics,
+    measure,
+    measure_heads,
+    metrics_from,
+)
+from .options import LR_SCHEDULES, TrainOptions
+from .products import product
+from .rows import VALIDATION, Division, divide
+from .scorers import check_scorer, score
+from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
+
+__all__ = [
+    "IGNORE_INDEX",
+    "LR_SCHEDULES",
+    "VALIDATION",
+    "AnyMetrics",
+    "DenseMetrics",
+    "Division",
+    "EpochRecord",
+    "Metrics",
+    "MultiLabelMetrics",
+    "RegressionMetrics",
+    "Task",
+    "TaskLoss",
+    "TrainOptions",
+    "check_scorer",
+    "default_learning_rate",
+    "divide",
+    "find_task",
+    "fit",
+    "make_optimizer",
+    "make_schedule",
+    "measure",
+    "measure_heads",
+    "metrics_from",
+    "output_tensor",
+    "plain_loss",
+    "product",
+    "score",
+    "scores",
+]
