@@ -19,6 +19,7 @@ from .catalog import (
     GcReport as GcReport,
     Kept as Kept,
     Pin as Pin,
+    Recomputed as Recomputed,
     SetInfo as SetInfo,
     SetStatus as SetStatus,
     VerifyReport as VerifyReport,
@@ -53,7 +54,6 @@ from .extraction import (
     missing_tasks as missing_tasks,
 )
 from .features import FeatureLoader as FeatureLoader, Features as Features
-from .frozen import FrozenFeatures as FrozenFeatures
 from .heads import (
     Predictions as Predictions,
     TrainedHead as TrainedHead,
@@ -66,10 +66,10 @@ from .heads import (
     train_unfreezing as train_unfreezing,
 )
 from .identity import Recipe as Recipe
+from .integrations import FrozenFeatures as FrozenFeatures
 from .machine import Bound as Bound, Timings as Timings
 from .progress import ProgressEvent as ProgressEvent
 from .project import Project as Project
-from .recompute import Recomputed as Recomputed
 from .splitting import Cut as Cut, Split as Split, cuts as cuts, split as split
 from .tensorspec import TensorSpec as TensorSpec
 from .training import (

@@ -45,9 +45,9 @@ from .store import check_name
 
 if TYPE_CHECKING:
     from .backbones import Backbone
+    from .catalog import Recomputed
     from .features import Features
     from .heads import TrainedHead
-    from .recompute import Recomputed
     from .splitting import Cut, Split
 
 __all__ = ["Project"]

@@ -9,6 +9,7 @@ from .feature_store import FeatureStore
 from .gc import Garbage, GcReport, Kept
 from .ls import SetInfo
 from .pins import Pin
+from .recompute import Recomputed
 from .status import SetStatus, set_status
 from .verify import Damage, VerifyReport
 
@@ -20,6 +21,7 @@ __all__ = [
     "GcReport",
     "Kept",
     "Pin",
+    "Recomputed",
     "SetInfo",
     "SetStatus",
     "VerifyReport",

@@ -20,8 +20,8 @@ from .verify import Damage, VerifyReport, verify
 if TYPE_CHECKING:
     import torch
 
-    from ..recompute import Recomputed
     from ..splitting import Split
+    from .recompute import Recomputed
 
 __all__ = [
     "Damage",
@@ -89,7 +89,7 @@ class FeatureStore(StoreFiles):
         ``options`` are those of :meth:`status`.
         """
         from ..machine import pick_device
-        from ..recompute import recompute
+        from .recompute import recompute
 
         request = make_request(model, dataset, self, **options)
         if from_lossy:

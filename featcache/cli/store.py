@@ -12,8 +12,7 @@ from .options import command, cut_option, project_options, store_option, stored_
 from .output import count, document, size, table, tell
 
 if TYPE_CHECKING:
-    from ..catalog import VerifyReport
-    from ..recompute import Recomputed
+    from ..catalog import Recomputed, VerifyReport
 
 
 @command("ls")

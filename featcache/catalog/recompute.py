@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .codecs import load_codec
-from .errors import StaleError
-from .extraction import (
+from ..codecs import load_codec
+from ..errors import StaleError
+from ..extraction import (
     Batches,
     Destination,
     ExtractJob,
@@ -19,8 +19,8 @@ from .extraction import (
     cached_source,
     views_recipe,
 )
-from .machine import HostCopy, exact_numerics, on_device
-from .store import FeatureSet, Ragged, Shard, StoreFiles
+from ..machine import HostCopy, exact_numerics, on_device
+from ..store import FeatureSet, Ragged, Shard, StoreFiles
 
 if TYPE_CHECKING:
     import torch

@@ -11,12 +11,12 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .backbones import load_backbone
-from .codecs import pooled_spec
-from .errors import DataError
-from .extraction import example_of, extract
-from .samples import Samples, load_transform
-from .splitting import Split, split
+from ..backbones import load_backbone
+from ..codecs import pooled_spec
+from ..errors import DataError
+from ..extraction import example_of, extract
+from ..samples import Samples, load_transform
+from ..splitting import Split, split
 
 if TYPE_CHECKING:
     from torch import nn
