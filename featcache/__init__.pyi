@@ -24,7 +24,6 @@ from .catalog import (
     SetStatus as SetStatus,
     VerifyReport as VerifyReport,
 )
-from .config import Settings as Settings
 from .errors import (
     ConfigError as ConfigError,
     CorruptError as CorruptError,
@@ -69,7 +68,7 @@ from .identity import Recipe as Recipe
 from .integrations import FrozenFeatures as FrozenFeatures
 from .machine import Bound as Bound, Timings as Timings
 from .progress import ProgressEvent as ProgressEvent
-from .project import Project as Project
+from .project import Project as Project, Settings as Settings
 from .splitting import Cut as Cut, Split as Split, cuts as cuts, split as split
 from .tensorspec import TensorSpec as TensorSpec
 from .training import (

@@ -22,8 +22,8 @@ from hypothesis import given, settings, strategies as st
 import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
 from featcache.extraction.example import stored_example
+from featcache.project.heads import load_saved_head
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
-from featcache.savedheads import load_saved_head
 from featcache.storages.storage import safe_path
 from featcache.store.shard import Ragged, Shard
 from featcache.store.shard_writer import shard_digest, write_shard
@@ -365,7 +365,7 @@ def test_no_pickle_is_ever_read() -> None:
 
 def test_a_head_cannot_have_code_run_that_came_with_the_store(tmp_path: Path) -> None:
     from featcache import HeadError
-    from featcache.savedheads import load_saved_head
+    from featcache.project.heads import load_saved_head
 
     folder = tmp_path / "s" / "heads" / "mine"
     folder.mkdir(parents=True)

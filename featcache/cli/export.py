@@ -56,7 +56,7 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
 
 
 def _export_head(path: Path, kind: str, head: str | None, store: str) -> ExportReport:
-    from ..savedheads import load_saved_head
+    from ..project import load_saved_head
 
     trained, _, project = load_saved_head(store, head)
     from ..export import export_head

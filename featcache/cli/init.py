@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..config import CONFIG_NAME
 from ..errors import UsageError
+from ..project import CONFIG_NAME
 from .output import tell
 
 TEMPLATE = """\

@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from ..config import Settings
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
 from ..machine import keep_freed_memory
+from ..project import Settings
 from .logs import log_plainly
 from .output import tell
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..config import Settings, read_config
 from ..errors import UsageError
+from ..project import Settings, read_config
 
 if TYPE_CHECKING:
     from ..project import Project

@@ -42,7 +42,7 @@ def predict_command(
         raise UsageError("no input was given: name images or other files, or folders of them.")
     if kind == "npz" and (out is None or as_json):
         raise UsageError("--format npz holds arrays and goes to a file: add --out FILE.npz.")
-    from ..savedheads import load_saved_head
+    from ..project import load_saved_head
 
     trained, transform, _ = load_saved_head(store, head)
     from ..datasets import ImageFiles

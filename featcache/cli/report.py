@@ -43,7 +43,7 @@ def report_command(as_json: bool, head: str | None, out: str, **options: Any) ->
 
 def _subject(head: str | None, options: dict[str, Any]) -> tuple[Project, TrainedHead | None]:
     """Return the project and the head to report on; without a head, the project that the options describe."""
-    from ..savedheads import load_saved_head
+    from ..project import load_saved_head
 
     try:
         trained, _, project = load_saved_head(options["store"], head)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .backbones import backbone_identity
-from .config import Settings
-from .errors import CorruptError, DataNotFoundError
-from .identity import Recipe, digest_json, versions
-from .store import StoreFiles
+from ..backbones import backbone_identity
+from ..errors import CorruptError, DataNotFoundError
+from ..identity import Recipe, digest_json, versions
+from ..store import StoreFiles
+from .settings import Settings
 
 __all__ = ["read_recipe", "write_recipe"]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .catalog import FeatureStore
-from .config import Settings
-from .errors import DataNotFoundError, HeadError, UnknownNameError, near_names
-from .identity import Recipe
+from ..catalog import FeatureStore
+from ..errors import DataNotFoundError, HeadError, UnknownNameError, near_names
+from ..identity import Recipe
+from ..samples import Samples, load_transform
 from .project import Project
-from .samples import Samples, load_transform
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from .heads import TrainedHead
+    from ..heads import TrainedHead
 
 __all__ = ["find_head", "load_saved_head"]
 
@@ -24,7 +24,7 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
     ``head`` is a name in the store or a folder; None is the head that was trained last. Raises :class:`DataNotFoundError`
     where there is none, :class:`HeadError` where the backbone is not the one that it was trained on.
     """
-    from .heads import load_head, read_head
+    from ..heads import load_head, read_head
 
     folder = find_head(store, head)
     described = read_head(folder)

@@ -12,14 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbones import load_backbone
-from .catalog import Explanation, FeatureStore, SetStatus, explain, set_status
-from .codecs import load_codec
-from .config import Settings
-from .datasets import dataset_name, open_dataset
-from .engines import load_engine
-from .errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
-from .extraction import (
+from ..backbones import load_backbone
+from ..catalog import Explanation, FeatureStore, SetStatus, explain, set_status
+from ..codecs import load_codec
+from ..datasets import dataset_name, open_dataset
+from ..engines import load_engine
+from ..errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
+from ..extraction import (
     Example,
     ExtractReport,
     MissingTask,
@@ -34,21 +33,22 @@ from .extraction import (
     stored_example,
     views_recipe,
 )
-from .hdf5 import check_compression
-from .identity import Recipe
-from .progress import ProgressCallback, silent
-from .quantity import parse_size
-from .recipememory import read_recipe, write_recipe
-from .samples import Samples, Snapshot, load_augment, load_transform
-from .storages import LocalStorage, put_folder
-from .store import check_name
+from ..hdf5 import check_compression
+from ..identity import Recipe
+from ..progress import ProgressCallback, silent
+from ..quantity import parse_size
+from ..samples import Samples, Snapshot, load_augment, load_transform
+from ..storages import LocalStorage, put_folder
+from ..store import check_name
+from .remembered import read_recipe, write_recipe
+from .settings import Settings
 
 if TYPE_CHECKING:
-    from .backbones import Backbone
-    from .catalog import Recomputed
-    from .features import Features
-    from .heads import TrainedHead
-    from .splitting import Cut, Split
+    from ..backbones import Backbone
+    from ..catalog import Recomputed
+    from ..features import Features
+    from ..heads import TrainedHead
+    from ..splitting import Cut, Split
 
 __all__ = ["Project"]
 
@@ -112,7 +112,7 @@ class Project:
     def split(self, cut: str) -> Split:
         """Return the backbone split at a cut, recorded on a few samples, or on inputs that the store keeps of them."""
         if cut not in self._splits:
-            from .splitting import split
+            from ..splitting import split
 
             example = self._example(cut)
             self._splits[cut] = split(self.backbone.model, cut, example.inputs, example.other_length)
@@ -120,7 +120,7 @@ class Project:
 
     def cuts(self) -> list[Cut]:
         """Return the candidate cuts of the backbone, in the order in which they are computed."""
-        from .splitting import cuts
+        from ..splitting import cuts
 
         example = example_of(self.samples)
         return cuts(self.backbone.model, example.inputs, example.other_length)
@@ -142,7 +142,7 @@ class Project:
             if recipe is None:
                 return None
             if self.settings.from_lossy:
-                from .extraction import lossy_recipe
+                from ..extraction import lossy_recipe
 
                 recipe = lossy_recipe(recipe, self.store)
             self._recipes[cut] = recipe
@@ -288,7 +288,7 @@ class Project:
 
     def features(self, cut: str) -> Features:
         """Return the cached features of all samples; raises :class:`StaleError` unless every row is there."""
-        from .features import Features
+        from ..features import Features
 
         status = self.status(cut)
         if not status.fresh:

@@ -1,0 +1,3 @@
+from .heads import load_saved_head as load_saved_head
+from .project import Project as Project
+from .settings import CONFIG_NAME as CONFIG_NAME, Settings as Settings, read_config as read_config
