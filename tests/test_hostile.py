@@ -22,6 +22,7 @@ from hypothesis import given, settings, strategies as st
 import featcache
 from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
 from featcache.extraction.example import stored_example
+from featcache.hdf5 import open_file, read_attributes
 from featcache.project.heads import load_saved_head
 from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
 from featcache.storages.storage import safe_path
@@ -325,6 +326,15 @@ def test_names_of_samples_classes_and_splits_are_only_text(tmp_path: Path) -> No
     back = store.snapshot("d")
     assert (list(back.names), list(back.splits), back.classes) == (["../../x"], ["/y"], ["../z"])
     assert all((tmp_path / "s") in path.parents for path in tmp_path.rglob("*.h5"))
+
+
+def test_an_attribute_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        text = h5py.h5t.C_S1.copy()
+        text.set_size(4)
+        h5py.h5a.create(file.id, b"cut\x80", text, h5py.h5s.create(h5py.h5s.SCALAR))
+    with open_file(tmp_path / "x.h5") as file, pytest.raises(CorruptError, match="not named by text"):
+        read_attributes(file)
 
 
 @settings(max_examples=150, deadline=None)

@@ -94,6 +94,8 @@ def read_attributes(file: h5py.File, names: Sequence[str] | None = None) -> dict
             raise _corrupt(_path_of(file), f"it has {h5py.h5a.get_num_attrs(root)} attributes")
         names = list(file.attrs)
     for name in names:
+        if not isinstance(name, str):  # h5py hands out as bytes what is not UTF-8
+            raise _corrupt(_path_of(file), f"its attribute {name!r} is not named by text")
         if not h5py.h5a.exists(root, name.encode()):
             continue
         attribute = h5py.h5a.open(root, name.encode())
