@@ -101,7 +101,7 @@ def test_a_set_of_each_precision_is_read_alike_in_batches_in_memory_and_over_sha
     whole = features.numpy()[0]
     assert np.abs(whole - exact).max() <= np.ptp(exact) * ERRORS[dtype]
     assert np.array_equal(features.batch(order)[0].numpy(), whole[order])
-    assert np.array_equal(features.resident().batch(order)[0].numpy(), whole[order])
+    assert np.array_equal(features.load().batch(order)[0].numpy(), whole[order])
     again = featcache.extract(net, pairs, str(tmp_path / "s"), cut="block", dtype=dtype)
     assert again.report.computed == 0
     assert FeatureStore(str(tmp_path / "s")).verify().damaged == []
@@ -117,7 +117,7 @@ def test_samples_of_varying_length_come_back_at_each_precision(tmp_path, dtype, 
         encoder, texts, str(tmp_path / "t"), cut="layers.1", dtype=dtype, codec=codec, batch_size=4, shard_bytes=1
     )
     span = float(exact["layers.1"].max() - exact["layers.1"].min())
-    for found in (features.batch(np.arange(40))[0], features.resident().batch(np.arange(40))[0]):
+    for found in (features.batch(np.arange(40))[0], features.load().batch(np.arange(40))[0]):
         assert torch.equal(found["mask"], exact["mask"])
         assert torch.equal(found["attention_mask"], exact["attention_mask"])
         assert (found["layers.1"] - exact["layers.1"]).abs().max() <= span * ERRORS[dtype]

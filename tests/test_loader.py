@@ -121,7 +121,7 @@ def test_rows_with_gaps_in_any_order_are_streamed_alike_around_the_page_cache_an
         loader = part.loader(1000, shuffle="blocks")
         expected = part.batch(loader.order(0))[0]
         assert torch.equal(torch.cat([frontier for frontier, _ in loader]), expected)
-        assert torch.equal(part.resident().batch(loader.order(0))[0], expected)
+        assert torch.equal(part.load().batch(loader.order(0))[0], expected)
 
 
 def test_a_file_system_that_refuses_to_read_around_the_page_cache_is_read_through_it(

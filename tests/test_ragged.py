@@ -110,12 +110,12 @@ def test_in_memory_and_over_many_shards_the_same_batches_come_back(encoder, tmp_
     assert FeatureStore(str(tmp_path / "many")).sets()[0].shards == 10
     rows = np.random.default_rng(1).permutation(40)[:13]
     expected = one.batch(rows)[0]
-    for other in (many, one.resident(), many.resident(), one.resident().subset(rows)):
+    for other in (many, one.load(), many.load(), one.load().subset(rows)):
         found = other.batch(rows if len(other) == 40 else np.arange(13))[0]
         assert list(found) == list(expected)
         for name, values in expected.items():
             assert torch.allclose(found[name].float(), values.float(), atol=1e-6)
-    assert one.size_bytes == one.resident().size_bytes
+    assert one.size_bytes == one.load().size_bytes
 
 
 def test_the_suffix_trained_from_the_cache_follows_the_padded_loop(encoder, tmp_path) -> None:

@@ -4,11 +4,12 @@ It extracts and trains through the rooms below. It recommends, and changes nothi
 
 from __future__ import annotations
 
+from .choice import SweepRow
 from .plan import PlanResult, PlanRow, plan
 from .plots import sweep_plot
 from .probe import ProbeResult, ProbeRow, probe
 from .saved import load_advice, save_advice
-from .sweep import SweepResult, SweepRow, sweep
+from .sweep import SweepResult, sweep
 
 __all__ = [
     "PlanResult",

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from .sweep import SweepRow
+__all__ = ["SweepRow", "choose", "reason"]
 
-__all__ = ["choose", "reason"]
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What training behind one cut gave: the mean score of validation rows with its interval, and what it cost.
+
+    ``difference`` is the paired difference of the score to the recommended cut's with its interval, None for that cut
+    itself. ``extract_s`` and ``train_s`` are the seconds that it took, the latter over all ``trainings``; the time of a pass
+    that computed several cuts is shared out among them. ``learning_rate`` is the best of those tried, None for the default.
+    """
+
+    cut: str
+    flops_share: float
+    parameters_share: float
+    score: float
+    score_half_width: float
+    difference: float | None
+    difference_half_width: float | None
+    learning_rate: float | None
+    extract_s: float
+    train_s: float
+    trainings: int
+    disk_bytes: int
 
 
 def choose(means: Mapping[str, float], tolerance: float) -> str:

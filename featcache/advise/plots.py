@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
-from .sweep import SweepRow
+from .choice import SweepRow
 
 __all__ = ["sweep_plot"]
 

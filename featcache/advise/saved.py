@@ -41,9 +41,10 @@ def load_advice(store: StoreFiles, backbone: str, dataset: str) -> dict[str, dic
 
     So are those of another version of featcache, whose fields are others.
     """
+    from .choice import SweepRow
     from .plan import PlanResult, PlanRow
     from .probe import ProbeResult, ProbeRow
-    from .sweep import SweepResult, SweepRow
+    from .sweep import SweepResult
 
     kinds = {"plan": (PlanResult, PlanRow), "probe": (ProbeResult, ProbeRow), "sweep": (SweepResult, SweepRow)}
     found = {}

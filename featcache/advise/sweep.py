@@ -11,7 +11,7 @@ from ..catalog import FeatureStore
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
 from ..splitting import Cut
-from .choice import choose, reason
+from .choice import SweepRow, choose, reason
 from .compare import mean_interval, paired_gain
 from .halving import keep_best
 from .subject import subject
@@ -20,33 +20,10 @@ from .trials import Trained, Trials
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SweepResult", "SweepRow", "sweep"]
+__all__ = ["SweepResult", "sweep"]
 
 EPOCHS = 4
 LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to converge
-
-
-@dataclass(frozen=True)
-class SweepRow:
-    """What training behind one cut gave: the mean score of validation rows with its interval, and what it cost.
-
-    ``difference`` is the paired difference of the score to the recommended cut's with its interval, None for that cut
-    itself. ``extract_s`` and ``train_s`` are the seconds that it took, the latter over all ``trainings``; the time of a pass
-    that computed several cuts is shared out among them. ``learning_rate`` is the best of those tried, None for the default.
-    """
-
-    cut: str
-    flops_share: float
-    parameters_share: float
-    score: float
-    score_half_width: float
-    difference: float | None
-    difference_half_width: float | None
-    learning_rate: float | None
-    extract_s: float
-    train_s: float
-    trainings: int
-    disk_bytes: int
 
 
 @dataclass(frozen=True)

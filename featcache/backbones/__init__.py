@@ -4,6 +4,7 @@ A source loads a network, its weights and its transform. It never cuts, runs or 
 
 from __future__ import annotations
 
-from .source import Backbone, BackboneSource, backbone_identity, backbone_sources, load_backbone
+from .load import backbone_identity, backbone_sources, load_backbone
+from .source import Backbone, BackboneSource
 
 __all__ = ["Backbone", "BackboneSource", "backbone_identity", "backbone_sources", "load_backbone"]

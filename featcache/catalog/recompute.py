@@ -9,21 +9,12 @@ import numpy as np
 
 from ..codecs import load_codec
 from ..errors import StaleError
-from ..extraction import (
-    Batches,
-    Destination,
-    ExtractJob,
-    Request,
-    SampleBatches,
-    ShardBuffer,
-    cached_source,
-    views_recipe,
-)
-from ..machine import HostCopy, exact_numerics, on_device
 from ..store import FeatureSet, Ragged, Shard, StoreFiles
 
 if TYPE_CHECKING:
     import torch
+
+    from ..extraction import Batches, Request, ShardBuffer
 
 __all__ = ["ROUNDING", "Recomputed", "recompute"]
 
@@ -62,6 +53,8 @@ def recompute(
 
     Raises :class:`StaleError` where a set has no rows of the samples.
     """
+    from ..extraction import views_recipe
+
     found = []
     for number, recipe in enumerate(request.recipes):
         found.append(_compare(request, number, store.set(recipe), store, rows, batch_size, device, seed))
@@ -81,6 +74,9 @@ def _compare(
     device: torch.device,
     seed: int,
 ) -> Recomputed:
+    from ..extraction import Destination, ExtractJob, SampleBatches, ShardBuffer, cached_source
+    from ..machine import HostCopy, exact_numerics, on_device
+
     recipe, split = feature_set.recipe, request.splits[number]
     rows = _drawn(request, feature_set, count, seed)
     source: Batches = SampleBatches(request.samples, batch_size, 0, device, recipe.numerics)

@@ -17,13 +17,13 @@ from ..store import FeatureSet
 from ..tensorspec import TensorSpec
 from .loader import FeatureLoader
 from .memory import Empty, in_large_pages
-from .rows import ResidentRows, Rows, ShardRows
+from .rows import LoadedRows, Rows, ShardRows
 
 __all__ = ["FeatureLoader", "Features"]
 
 Array = np.ndarray[Any, Any]
 Frontier = torch.Tensor | dict[str, torch.Tensor]
-RESIDENT_SHARE = 0.4  # of the free memory that a loader may fill with one set
+LOADED_SHARE = 0.4  # of the free memory that a loader may fill with one set
 
 
 class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
@@ -223,38 +223,38 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
-    def resident(self) -> Features:
+    def load(self) -> Features:
         """Return the same features with all rows in memory."""
-        if all(isinstance(rows, ResidentRows) for rows in self._rows):
+        if all(isinstance(rows, LoadedRows) for rows in self._rows):
             return self
-        return self._in_memory([rows.resident(self._positions) for rows in self._rows], self.frontier)
+        return self._with_rows([rows.load(self._positions) for rows in self._rows], self.frontier)
 
     @property
-    def in_memory(self) -> list[dict[str, torch.Tensor]]:
-        """Return what :meth:`resident` features of fixed length hold of each view, by tensor name: half precisions as such."""
-        held = [rows.values for rows in self._rows if isinstance(rows, ResidentRows)]
+    def loaded(self) -> list[dict[str, torch.Tensor]]:
+        """Return what loaded features of fixed length hold of each view, by tensor name: half precisions as such."""
+        held = [rows.values for rows in self._rows if isinstance(rows, LoadedRows)]
         found = [{name: values for name, values in view.items() if isinstance(values, torch.Tensor)} for view in held]
         positions = torch.from_numpy(self._positions)
         return [{name: _at(values, positions) for name, values in view.items()} for view in found]
 
-    def held(
+    def load_rows(
         self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages, direct: bool = False
     ) -> Features:
-        """Return some rows, whose length does not vary, held in memory of ``empty``: each in one view, as in :meth:`batch`.
+        """Return some rows, whose length does not vary, loaded into memory of ``empty``: each in one view, as in :meth:`batch`.
 
         ``direct`` reads them around the page cache where the system can.
         """
         part = self.subset(indices)
         if views is None and isinstance(self._rows[0], ShardRows):
-            return part._in_memory([self._rows[0].resident(part._positions, empty, direct)], self.frontier)
+            return part._with_rows([self._rows[0].load(part._positions, empty, direct)], self.frontier)
         frontier, _ = self.batch(indices, None if views is None else views[indices])
         values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
-        return part._in_memory([ResidentRows(values)], self.frontier)
+        return part._with_rows([LoadedRows(values)], self.frontier)
 
     @property
     def fits_in_memory(self) -> bool:
         """Return whether holding all rows takes a moderate share of the memory that is free now."""
-        return self.size_bytes <= RESIDENT_SHARE * available_memory_bytes()
+        return self.size_bytes <= LOADED_SHARE * available_memory_bytes()
 
     @property
     def fits_in_page_cache(self) -> bool:
@@ -274,7 +274,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
             for name, values in mapped[0].items()
         ]
-        return self._in_memory([ResidentRows(values) for values in mapped], specs)
+        return self._with_rows([LoadedRows(values) for values in mapped], specs)
 
     def _mapped(
         self, module: Callable[[Any], Any], batch_size: int, where: torch.device, view: int
@@ -290,7 +290,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
                     parts.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _in_memory(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
+    def _with_rows(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
         positions = self._positions
         return Features(
             rows,

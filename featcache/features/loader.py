@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ..errors import UsageError
 from ..machine import free_memory_bytes, pick_device, transferred
+from ..tensorspec import TensorSpec
 from .device_rows import DeviceRows
 from .memory import Empty, RecycledMemory, pinned
 from .windows import Windows, in_blocks, window_sizes
 
-if TYPE_CHECKING:
-    from .features import Features
-
-__all__ = ["FeatureLoader"]
+__all__ = ["FeatureLoader", "LoadableRows"]
 
 GATHER_BYTES = 2 << 20  # of rows that are gathered at once: they are given out from the processor's cache
 BLOCK_BYTES = 512 << 10  # of rows that lie side by side; reading fewer at a time from a disk is much slower
@@ -29,6 +27,58 @@ AHEAD = 2  # windows that are read while one is used: the disk goes on while one
 
 Array = np.ndarray[Any, Any]
 Batch = tuple[Any, torch.Tensor]
+
+
+class LoadableRows(Protocol):
+    """What a loader asks of features; :class:`featcache.Features` says what each of these is."""
+
+    frontier: tuple[TensorSpec, ...]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """Return the number of random views."""
+        ...
+
+    @property
+    def ragged(self) -> bool:
+        """Return whether samples vary in length."""
+        ...
+
+    @property
+    def targets(self) -> Array:
+        """Return the targets."""
+        ...
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Return whether the rows may be held in memory."""
+        ...
+
+    @property
+    def fits_in_page_cache(self) -> bool:
+        """Return whether the operating system can keep the files in memory."""
+        ...
+
+    @property
+    def loaded(self) -> list[dict[str, torch.Tensor]]:
+        """Return the rows of each view that is loaded, by tensor."""
+        ...
+
+    def load(self) -> LoadableRows:
+        """Return the same rows, held in memory."""
+        ...
+
+    def load_rows(self, indices: Array, views: Array | None, empty: Empty, direct: bool) -> LoadableRows:
+        """Return some rows, each in one view, held in memory."""
+        ...
+
+    def batch(self, indices: Array, views: Array | None, empty: Empty) -> Batch:
+        """Return a batch of rows."""
+        ...
 
 
 class FeatureLoader:
@@ -43,7 +93,7 @@ class FeatureLoader:
 
     def __init__(
         self,
-        features: Features,
+        features: LoadableRows,
         batch_size: int,
         shuffle: bool | str = True,
         seed: int = 0,
@@ -68,7 +118,7 @@ class FeatureLoader:
         self.world_size = world_size
         self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
-        self._held: Features | None = None
+        self._loaded: LoadableRows | None = None
         self._on_device: DeviceRows | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
         self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
@@ -115,29 +165,34 @@ class FeatureLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         views = self.views(epoch)
-        self._hold()
+        self._load()
         if self._on_device is not None:
             yield from self._on_device.batches(self.order(epoch), views, self.batch_size)
         else:
             yield from transferred(self._batches(epoch, views), self.device)
 
-    def _hold(self) -> None:
+    def _load(self) -> None:
         """Read what fits into memory, once."""
-        if self.blockwise or self._held is not None or self._on_device is not None or not self.features.fits_in_memory:
+        if (
+            self.blockwise
+            or self._loaded is not None
+            or self._on_device is not None
+            or not self.features.fits_in_memory
+        ):
             return
-        held = self.features.resident()
-        if self.device.type != "cpu" and not held.ragged:
-            views = held.in_memory
+        loaded = self.features.load()
+        if self.device.type != "cpu" and not loaded.ragged:
+            views = loaded.loaded
             size_bytes = sum(values.nbytes for view in views for values in view.values())
             if size_bytes <= DEVICE_SHARE * free_memory_bytes(self.device):
-                self._on_device = DeviceRows(views, torch.from_numpy(held.targets), self.device)
+                self._on_device = DeviceRows(views, torch.from_numpy(loaded.targets), self.device)
                 return
-        self._held = held
+        self._loaded = loaded
 
     def _batches(self, epoch: int, views: Array | None) -> Iterator[Batch]:
         scattered = self.shuffle and not self.blockwise
-        if self._held is not None or scattered or self.features.ragged:
-            batches = self._gathered(self.features if self._held is None else self._held, self.order(epoch), views)
+        if self._loaded is not None or scattered or self.features.ragged:
+            batches = self._gathered(self.features if self._loaded is None else self._loaded, self.order(epoch), views)
         elif self.blockwise:
             batches = self._streamed(self._by_blocks(epoch), views)
         else:
@@ -149,7 +204,7 @@ class FeatureLoader:
         for frontier, targets in batches:
             yield _pinned(frontier), targets.pin_memory()
 
-    def _gathered(self, features: Features, order: Array, views: Array | None) -> Iterator[Batch]:
+    def _gathered(self, features: LoadableRows, order: Array, views: Array | None) -> Iterator[Batch]:
         """Yield batches; several small ones are gathered at once, which costs little more than one."""
         row_bytes = sum(spec.size_bytes for spec in features.frontier)
         together = 1 if features.ragged else max(1, GATHER_BYTES // max(1, self.batch_size * row_bytes))
@@ -180,13 +235,13 @@ class FeatureLoader:
         if begun:
             yield _joined(begun)
 
-    def _read(self, windows: Windows, views: Array | None) -> Iterator[tuple[Features, Array]]:
+    def _read(self, windows: Windows, views: Array | None) -> Iterator[tuple[LoadableRows, Array]]:
         """Yield the rows of each window in memory, and the places there of its part of the order."""
         direct = not self.features.fits_in_page_cache
 
-        def read(number: int) -> tuple[Features, Array]:
+        def read(number: int) -> tuple[LoadableRows, Array]:
             rows, places = windows.window(number)
-            return self.features.held(rows, views, self._window_memory, direct), places
+            return self.features.load_rows(rows, views, self._window_memory, direct), places
 
         with ThreadPoolExecutor(AHEAD) as readers:
             waiting = deque(readers.submit(read, number) for number in range(min(AHEAD, len(windows))))
@@ -198,7 +253,7 @@ class FeatureLoader:
                 del window
 
 
-def _batch(features: Features, rows: Array, views: Array | None, empty: Empty) -> Batch:
+def _batch(features: LoadableRows, rows: Array, views: Array | None, empty: Empty) -> Batch:
     return features.batch(rows, None if views is None else views[rows], empty)
 
 

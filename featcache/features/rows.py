@@ -15,7 +15,7 @@ from ..hdf5 import CompressedArray, Ragged, gather
 from ..store import FeatureSet, Shard, hold, keep_alive
 from .memory import Empty, in_large_pages
 
-__all__ = ["ResidentRows", "Rows", "ShardRows"]
+__all__ = ["LoadedRows", "Rows", "ShardRows"]
 
 HELD = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # held in memory as they are stored
 AS_STORED = ("float32", *HELD)  # precisions whose decoding changes no more than the type
@@ -31,14 +31,14 @@ class Rows(Protocol):
     def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the decoded rows at ``positions``, by tensor name, in memory of ``empty`` where that can be."""
 
-    def resident(self, positions: Array) -> ResidentRows:
+    def load(self, positions: Array) -> LoadedRows:
         """Return the decoded rows at ``positions``, held in memory."""
 
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""
 
 
-class ResidentRows:
+class LoadedRows:
     """Rows in memory: of each tensor one array, or where samples vary in length all their steps and where each ends.
 
     Half precisions are held as such, and given out as float32.
@@ -62,7 +62,7 @@ class ResidentRows:
                 gather(values.numpy(), positions, gathered[name].numpy())
         return _with_mask(gathered, masks)
 
-    def resident(self, positions: Array) -> ResidentRows:
+    def load(self, positions: Array) -> LoadedRows:
         """Return the rows at ``positions``, copied."""
         taken: dict[str, torch.Tensor | Ragged] = {}
         for name, values in self.values.items():
@@ -70,7 +70,7 @@ class ResidentRows:
                 taken[name] = values.take(positions)
             else:
                 taken[name] = values[torch.from_numpy(positions)]
-        return ResidentRows(taken)
+        return LoadedRows(taken)
 
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""
@@ -118,13 +118,13 @@ class ShardRows:
                 gathered[name] = torch.from_numpy(values)
         return _with_mask(gathered, masks)
 
-    def resident(self, positions: Array, empty: Empty = in_large_pages, direct: bool = False) -> ResidentRows:
+    def load(self, positions: Array, empty: Empty = in_large_pages, direct: bool = False) -> LoadedRows:
         """Return the decoded rows at ``positions``, held in memory of ``empty``; those that vary in length without padding.
 
         ``direct`` reads around the page cache where the system can.
         """
         if self._ragged or not len(positions):
-            return ResidentRows(
+            return LoadedRows(
                 {
                     name: each if isinstance(each, Ragged) else torch.from_numpy(each)
                     for name, each in self._decoded(positions).items()
@@ -148,7 +148,7 @@ class ShardRows:
                         values[torch.from_numpy(where[part])] = decoded.to(values.dtype)
                 else:
                     shard.load(name, rows, where, self._plain(values), self._codec.name in AS_STORED, direct)
-        return ResidentRows(held)
+        return LoadedRows(held)
 
     def _plain(self, values: torch.Tensor) -> Array:
         """Return memory for rows as numpy knows its type: what is held as stored, as what it is stored as."""

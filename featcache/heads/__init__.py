@@ -4,7 +4,6 @@ A head refers to its features by their recipe. Nothing that a saved head says is
 
 from __future__ import annotations
 
-from .head import TrainedHead, train_head
 from .kinds import HeadKind, HeadParts, LinearHead, head_kinds
 from .layers import EstimatorLayer
 from .linear import HeadNetwork
@@ -16,6 +15,8 @@ from .plots import confusion_plot, curves_plot
 from .predict import Predictions, predict
 from .schedule import parse_schedule
 from .stages import train_freezing, train_unfreezing
+from .train import train_head
+from .trained import TrainedHead
 
 __all__ = [
     "EstimatorLayer",

@@ -19,10 +19,10 @@ from ..splitting import Split
 from ..store import check_seal
 from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, metrics_from
 from .estimators import load_estimator
-from .head import TrainedHead
 from .kinds import HeadParts, find_kind
 from .linear import pooled_width
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
+from .trained import TrainedHead
 
 __all__ = ["check_backbone", "load_head", "read_head"]
 

@@ -29,9 +29,10 @@ from ..training import (
     make_schedule,
     product,
 )
-from .head import TrainedHead, check_finite, check_origin, pool_of, scored
 from .kinds import LINEAR, LaterParts
 from .linear import HeadNetwork, linear_head
+from .train import check_origin, pool_of, scored
+from .trained import TrainedHead, check_finite
 
 __all__ = ["train_heads"]
 

@@ -14,9 +14,9 @@ from torch import nn
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
 from ..splitting import Split, weight_digests
-from .head import TrainedHead
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS
+from .trained import TrainedHead
 
 __all__ = ["differing_layers", "merge"]
 

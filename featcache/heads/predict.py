@@ -17,7 +17,7 @@ from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable, stack_inputs
 from ..training import Task, output_tensor
-from .head import TrainedHead
+from .trained import TrainedHead
 
 __all__ = ["Predictions", "predict"]
 

@@ -7,35 +7,40 @@ import dataclasses
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save
 
 from ..errors import HeadError, StorePermissionError
-from ..identity import versions
 from ..storages import sync, temporary_beside
 from ..store import SEAL, seal
-from ..training import EpochRecord, Metrics
+from ..training import EpochRecord
 from .estimators import save_estimator
+from .kinds import HeadParts
 from .layers import EstimatorLayer
-
-if TYPE_CHECKING:
-    from .head import TrainedHead
 
 __all__ = ["ESTIMATOR", "HEAD_FORMAT", "TENSORS", "save_head"]
 
 HEAD_FORMAT = 2  # 1 has no task but single labels; heads of these are written so, for older readers
 TENSORS, ESTIMATOR, DESCRIPTION = "head.safetensors", "head.skops", "head.json"
-PACKAGES = ("featcache", "torch", "torchvision", "scikit-learn", "skops", "numpy")
 
 
-def save_head(head: TrainedHead, folder: Path, origin: Mapping[str, Any]) -> Path:
-    """Write a head's files to a new folder beside ``folder``, which takes its place when it is whole."""
+def save_head(
+    folder: Path,
+    parts: HeadParts,
+    description: Mapping[str, Any],
+    *,
+    history: Sequence[EpochRecord],
+    plots: Mapping[str, bytes],
+) -> Path:
+    """Write a head's files to a new folder beside ``folder``, which takes its place when it is whole.
+
+    Raises :class:`HeadError` where the folder holds something other than a head, or cannot be written.
+    """
     _refuse_foreign(folder)
-    parts = head.parts
     files: dict[str, bytes] = {}
     tensors = {
         parts.stored_at + name: value.detach().cpu().contiguous().clone()
@@ -44,10 +49,10 @@ def save_head(head: TrainedHead, folder: Path, origin: Mapping[str, Any]) -> Pat
     files[TENSORS] = save(tensors)
     if isinstance(parts.stored, EstimatorLayer):
         files[ESTIMATOR] = save_estimator(parts.stored.estimator)
-    described = json.dumps(_description(head, origin), indent=1, default=_plain)
+    described = json.dumps(description, indent=1, default=_plain)
     files[DESCRIPTION] = (described + "\n").encode()
-    files["history.csv"] = _history(head.history).encode()
-    files.update(_plots(head))
+    files["history.csv"] = _history(history).encode()
+    files.update(plots)
     files[SEAL] = seal(files)
     try:
         _write_folder(folder, files)
@@ -93,29 +98,6 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _description(head: TrainedHead, origin: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "format": 1 if head.task.kind == "single_label" else HEAD_FORMAT,
-        "head": head.head,
-        "classes": head.classes,
-        "task": head.task.to_dict(),
-        "tensors": len(head.parts.stored.state_dict()),
-        "cut": head.recipe.cut,
-        "dataset": head.dataset,
-        "snapshot": head.snapshot,
-        "seed": head.options.seed,
-        "metrics": _fields(head.metrics),
-        "validation_metrics": _fields(head.validation_metrics),
-        "options": _fields(head.options),
-        "origin": dict(origin),
-        "elapsed_s": head.elapsed_s,
-        "versions": versions(*PACKAGES),
-        "history": [_fields(each) for each in head.history],
-        "recipe_fingerprint": head.recipe.fingerprint,
-        "recipe": head.recipe.to_dict(),
-    }
-
-
 def _plain(value: Any) -> Any:
     """Return numbers and arrays as JSON has them, paths and objects (an estimator's parameters) as text."""
     if isinstance(value, np.generic | np.ndarray):
@@ -123,27 +105,10 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _fields(value: Any) -> Any:
-    return None if value is None else dataclasses.asdict(value)
-
-
-def _history(history: list[EpochRecord]) -> str:
+def _history(history: Sequence[EpochRecord]) -> str:
     out = io.StringIO()
     names = [each.name for each in dataclasses.fields(EpochRecord)]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(each) for each in history)
     return out.getvalue()
-
-
-def _plots(head: TrainedHead) -> dict[str, bytes]:
-    try:
-        from .plots import confusion_plot, curves_plot
-    except ImportError:  # matplotlib is an extra; the numbers are in history.csv and head.json
-        return {}
-    made = {}
-    if head.history:
-        made["curves.svg"] = curves_plot(head.history)
-    if isinstance(head.metrics, Metrics):
-        made["confusion_matrix.svg"] = confusion_plot(head.metrics, head.classes)
-    return made

@@ -13,9 +13,10 @@ from ..features import Features
 from ..progress import ProgressCallback
 from ..splitting import Split
 from ..training import LR_SCHEDULES, EpochRecord, TrainOptions, find_task
-from .head import TrainedHead, fit_head
 from .kinds import suffix_parts
 from .network import last_layers
+from .train import fit_head
+from .trained import TrainedHead
 
 __all__ = ["HEAD", "Stage", "behind", "parse_schedule", "run_stages", "schedule_options"]
 

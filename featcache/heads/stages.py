@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ..features import Features
     from ..splitting import Split
     from ..store import StoreFiles
-    from .head import TrainedHead
     from .schedule import Stage
+    from .trained import TrainedHead
 
 __all__ = ["train_freezing", "train_unfreezing"]
 

@@ -4,124 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..errors import HeadError, StaleError, UsageError
+from ..errors import HeadError, UsageError
 from ..features import Features
-from ..identity import Recipe
-from ..machine import on_device, pick_device
+from ..machine import pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split
 from ..training import (
     IGNORE_INDEX,
-    AnyMetrics,
     Division,
-    EpochRecord,
-    Task,
     TrainOptions,
     check_scorer,
     default_learning_rate,
     divide,
     find_task,
-    measure,
     measure_heads,
     score,
-    scores,
 )
-from .kinds import HeadParts, find_kind
+from .kinds import find_kind
+from .trained import TrainedHead, check_same_prefix, outputs_of
 
-__all__ = ["TrainedHead", "check_finite", "check_origin", "fit_head", "outputs_of", "pool_of", "scored", "train_head"]
-
-
-@dataclass
-class TrainedHead:
-    """A trained head; :attr:`model` is the whole network, a copy in evaluation mode on the device that it was trained on.
-
-    ``metrics`` are on the dataset's test split, or on the validation rows where it has none; None if there are neither.
-    ``recipe`` is that of the features, ``dataset`` and ``snapshot`` name the rows.
-    """
-
-    parts: HeadParts = field(repr=False)
-    task: Task
-    options: TrainOptions
-    recipe: Recipe = field(repr=False)
-    dataset: str
-    snapshot: str
-    history: list[EpochRecord] = field(default_factory=list, repr=False)
-    metrics: AnyMetrics | None = None
-    validation_metrics: AnyMetrics | None = None
-    elapsed_s: float = 0.0
-
-    @property
-    def classes(self) -> list[str]:
-        """Return the names of the outputs: of classes or labels, or of values."""
-        return list(self.task.classes)
-
-    @property
-    def head(self) -> str:
-        """Return the kind of the head: ``suffix``, ``linear`` or ``sklearn:NAME``."""
-        return self.options.head
-
-    @property
-    def model(self) -> nn.Module:
-        """Return the whole network: the backbone's input in, class scores (batch, classes) out."""
-        return self.parts.model
-
-    @property
-    def split(self) -> Split:
-        """Return the cut through the head's copy of the backbone, where the features were taken."""
-        return self.parts.split
-
-    @property
-    def layers(self) -> nn.Module:
-        """Return the module from what crosses the cut to class scores (batch, classes)."""
-        return self.parts.layers
-
-    @property
-    def estimator(self) -> Any:
-        """Return the fitted scikit-learn classifier, None for other heads and for a linear one that was loaded."""
-        return self.parts.estimator
-
-    def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
-        """Return the probabilities (rows, classes) of cached features, float64: they add up to 1, but those of labels.
-
-        Raises :class:`StaleError` for features of another network, :class:`HeadError` where they are not finite,
-        :class:`UsageError` for values and dense targets, of which :meth:`predict_values` gives what there is.
-        """
-        return self.task.probabilities(self.outputs(features, device))
-
-    def predict_values(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
-        """Return predictions as the targets are written: class numbers, rows of 0 and 1, values, or masks."""
-        return self.task.decoded(self.outputs(features, device))
-
-    def outputs(self, features: Features, device: str | None = None) -> torch.Tensor:
-        """Return the network's output of cached features, on the CPU; of dense ones only the likeliest classes.
-
-        Raises :class:`StaleError` for features of another network, :class:`HeadError` where it is not finite.
-        """
-        _check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
-        return outputs_of(self.parts, self.task, features, pick_device(device))
-
-    def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
-        """Return the metrics on cached features; raises :class:`DataError` where their targets or classes are others."""
-        self.task.check_classes(features.classes, features.dataset)
-        self.task.check(features.targets, features.dataset)
-        return measure(split_name, self.task, features.targets, self.outputs(features, device))
-
-    def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:
-        """Write the head to a folder, in one step, and return the folder; ``origin`` records how to rebuild the backbone.
-
-        Raises :class:`HeadError` where the folder holds something other than a head.
-        """
-        from .save import save_head
-
-        return save_head(self, Path(folder), dict(origin or {}))
+__all__ = ["check_origin", "fit_head", "pool_of", "scored", "train_head"]
 
 
 def train_head(
@@ -222,7 +130,7 @@ def fit_head(
         parts = kind.build(split, task, options, device)
         if start is not None:
             parts.model.load_state_dict(start)
-            _check_same_prefix(features, split.cut, split.structure, parts.split.weights)
+            check_same_prefix(features, split.cut, split.structure, parts.split.weights)
         history = kind.train(parts, rows, options, task, progress)
     parts.model.eval()
     parts.layers.eval()
@@ -253,31 +161,13 @@ def scored(heads: Sequence[TrainedHead], rows: Division, outputs: Callable[[Feat
                 head.validation_metrics = metrics
 
 
-def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.device) -> torch.Tensor:
-    """Return what the task keeps of a head's output, for features at its cut; raises :class:`HeadError` if not finite."""
-    if not len(features):
-        return torch.zeros((0, task.outputs))
-    with on_device(parts.layers, device):
-        outputs = scores(parts.layers, features, device, task)
-    check_finite(outputs, features)
-    return outputs
-
-
-def check_finite(outputs: torch.Tensor, features: Features) -> None:
-    """Raise :class:`HeadError` where a head's output of some features is not finite."""
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
-    if not finite.all():
-        bad = features.names[int(torch.nonzero(~finite)[0])]
-        raise HeadError(f"the head's scores of {bad!r} are not finite: train with a smaller --learning-rate.")
-
-
 def check_origin(split: Split, features: Features) -> None:
     """Raise :class:`UsageError`, :class:`HeadError` or :class:`StaleError` where the features are not those of the split."""
     if split.cut != features.recipe.cut:
         raise UsageError(f"the features are those at {features.recipe.cut!r}, but the split is cut at {split.cut!r}.")
     if len(features) == 0:
         raise HeadError("there are no rows to train on.")
-    _check_same_prefix(features, split.cut, split.structure, split.weights)
+    check_same_prefix(features, split.cut, split.structure, split.weights)
 
 
 def pool_of(features: Features, head: str, pool: str) -> str:
@@ -310,15 +200,4 @@ def _refuse_unmasked(split: Split, features: Features) -> None:
             f"the samples of {features.dataset!r} vary in length, and no mask crosses the cut {cut!r}: what lies behind it "
             "would take padding for content. Give the model its mask with the inputs (a transform that returns it), or use "
             "--head linear, or pooled features."
-        )
-
-
-def _check_same_prefix(features: Features, cut: str, structure: str, weights: Mapping[str, str]) -> None:
-    recipe = features.recipe
-    if cut != recipe.cut:
-        raise StaleError(f"the features are those at {recipe.cut!r}, but the head belongs behind {cut!r}.")
-    if structure != recipe.structure or weights != dict(recipe.weights):
-        raise StaleError(
-            f"the features at {recipe.cut!r} were computed by a network with other weights or another structure up to the "
-            "cut: run extract with this network, then train."
         )
