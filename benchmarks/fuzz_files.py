@@ -15,7 +15,8 @@ import atheris
 import numpy as np
 
 with atheris.instrument_imports(include=["featcache"]):
-    from featcache import CorruptError, Recipe, TensorSpec
+    from featcache import Recipe, TensorSpec
+    from featcache.errors import CorruptError
     from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
     from featcache.store.shard import Shard
     from featcache.store.shard_writer import write_shard

@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 
 import featcache
 from featcache.advise.probe import SCORES
-from featcache.backbones.source import load_backbone
+from featcache.backbones import load_backbone
 from featcache.machine.allocator import keep_freed_memory
 
 EPOCHS, SEEDS = 20, 3  # of the truth: the budget of train-head

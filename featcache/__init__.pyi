@@ -1,5 +1,6 @@
 """The public names, once: ``__init__.py`` loads them from here on first use, and editors and mypy read them here."""
 
+from . import errors as errors
 from .advise import (
     PlanResult as PlanResult,
     PlanRow as PlanRow,
@@ -11,6 +12,7 @@ from .advise import (
     probe as probe,
     sweep as sweep,
 )
+from .backbones import load_backbone as load_backbone
 from .catalog import (
     Damage as Damage,
     Explanation as Explanation,
@@ -24,27 +26,8 @@ from .catalog import (
     SetStatus as SetStatus,
     VerifyReport as VerifyReport,
 )
-from .errors import (
-    ConfigError as ConfigError,
-    CorruptError as CorruptError,
-    DataError as DataError,
-    DataNotFoundError as DataNotFoundError,
-    FeatCacheError as FeatCacheError,
-    FingerprintError as FingerprintError,
-    HeadError as HeadError,
-    MissingDependencyError as MissingDependencyError,
-    NonFiniteError as NonFiniteError,
-    NotAStoreError as NotAStoreError,
-    SplitError as SplitError,
-    StaleError as StaleError,
-    StoreError as StoreError,
-    StoreFormatError as StoreFormatError,
-    StorePermissionError as StorePermissionError,
-    UnknownCutError as UnknownCutError,
-    UnknownNameError as UnknownNameError,
-    UnreadableSampleError as UnreadableSampleError,
-    UsageError as UsageError,
-)
+from .datasets import open_dataset as open_dataset
+from .errors import FeatCacheError as FeatCacheError
 from .export import ExportReport as ExportReport, export_features as export_features, export_head as export_head
 from .extraction import (
     ExtractReport as ExtractReport,

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from featcache import DataNotFoundError, UnknownNameError, UsageError
+from featcache.backbones import backbone_identity, load_backbone
 from featcache.backbones.bundled import card
-from featcache.backbones.source import backbone_identity, load_backbone
+from featcache.errors import DataNotFoundError, UnknownNameError, UsageError
 from featcache.identity.fingerprint import digest, identity
 from featcache.samples.transforms import load_transform
 from featcache.testing.sources import BackboneSourceContract

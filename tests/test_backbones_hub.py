@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import featcache
-from featcache import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
-from featcache.backbones.source import backbone_identity, load_backbone
+from featcache.backbones import backbone_identity, load_backbone
 from featcache.datasets.source import open_dataset
+from featcache.errors import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
 from featcache.identity.fingerprint import digest, identity
 from featcache.testing.sources import BackboneSourceContract
 

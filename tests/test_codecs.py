@@ -14,8 +14,9 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import featcache
-from featcache import CorruptError, FeatureStore, NonFiniteError, Recipe, TensorSpec, UsageError
+from featcache import FeatureStore, Recipe, TensorSpec
 from featcache.codecs.codec import codecs, load_codec
+from featcache.errors import CorruptError, NonFiniteError, UsageError
 from featcache.store.shard import Shard
 from featcache.store.shard_writer import write_shard
 

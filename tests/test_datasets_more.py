@@ -18,7 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from featcache import (
+from featcache.datasets.patterns import expand_braces
+from featcache.datasets.source import open_dataset
+from featcache.errors import (
     DataError,
     DataNotFoundError,
     MissingDependencyError,
@@ -26,8 +28,6 @@ from featcache import (
     UnreadableSampleError,
     UsageError,
 )
-from featcache.datasets.patterns import expand_braces
-from featcache.datasets.source import open_dataset
 from featcache.samples.file_memo import FileMemo
 from featcache.testing.sources import DatasetSourceContract
 

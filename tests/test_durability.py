@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import featcache
-from featcache import FeatCacheError, FeatureStore, StaleError, StoreError
+from featcache import FeatCacheError, FeatureStore
+from featcache.errors import StaleError, StoreError
 from featcache.storages.local import LocalStorage
 from featcache.store.claims import claim, claimed_sets
 

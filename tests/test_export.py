@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import DataError, DataNotFoundError, HeadError, MissingDependencyError, UsageError
+from featcache.errors import DataError, DataNotFoundError, HeadError, MissingDependencyError, UsageError
 from featcache.heads.network import new_network
 
 from .conftest import SmallNet

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 import featcache
-from featcache import DataError, FeatureStore, NonFiniteError, SplitError, UnreadableSampleError, UsageError
+from featcache import FeatureStore
+from featcache.errors import DataError, NonFiniteError, SplitError, UnreadableSampleError, UsageError
 
 from .conftest import SmallNet, TensorPairs
 

@@ -22,7 +22,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from torch import nn
 
-from featcache import FingerprintError
+from featcache.errors import FingerprintError
 from featcache.identity.fingerprint import content_id, digest, identity, tensor_digest
 from featcache.identity.values import TAGS
 from featcache.samples.file_memo import FileMemo

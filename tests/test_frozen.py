@@ -12,7 +12,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 import featcache
-from featcache import DataError, FrozenFeatures, UnknownCutError
+from featcache import FrozenFeatures
+from featcache.errors import DataError, UnknownCutError
 
 from .test_several_cuts import count_calls
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import CorruptError, FeatureStore, StoreError, UnknownNameError, UsageError
+from featcache import FeatureStore
+from featcache.errors import CorruptError, StoreError, UnknownNameError, UsageError
 from featcache.storages.owner import owner_name
 
 from .conftest import CommandLine, SmallNet, TensorPairs

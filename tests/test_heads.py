@@ -10,7 +10,7 @@ from sklearn import metrics
 from torch import nn
 
 import featcache
-from featcache import DataError, HeadError, StaleError, UnknownNameError, UsageError
+from featcache.errors import DataError, HeadError, StaleError, UnknownNameError, UsageError
 from featcache.training.tasks import output_tensor
 
 from .conftest import SmallNet, TensorPairs

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import featcache
-from featcache import DataError, HeadError, MissingDependencyError, UsageError
+from featcache.errors import DataError, HeadError, MissingDependencyError, UsageError
 from featcache.heads.estimators import load_estimator, save_estimator
 from featcache.heads.load import read_head
 

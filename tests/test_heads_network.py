@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import HeadError, StaleError, UnknownNameError, UsageError
+from featcache.errors import HeadError, StaleError, UnknownNameError, UsageError
 from featcache.heads.kinds import LinearHead, head_kinds
 from featcache.heads.linear import Pool
 from featcache.heads.network import new_network
@@ -196,7 +196,7 @@ def test_an_unreadable_input_is_named_or_skipped(made, features, pairs) -> None:
 
     trained = featcache.train_head(made, features, head="linear", epochs=1)
     broken = Broken(pairs.inputs, pairs.targets_of)
-    with pytest.raises(featcache.UnreadableSampleError, match=r"item 4.*truncated"):
+    with pytest.raises(featcache.errors.UnreadableSampleError, match=r"item 4.*truncated"):
         featcache.predict(trained, broken)
     found = featcache.predict(trained, broken, on_error="skip", batch_size=3)
     assert len(found.labels) == len(found.names) == 49

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import featcache
-from featcache import CorruptError, FeatCacheError, FeatureStore, Recipe, TensorSpec, UsageError
+from featcache import FeatCacheError, FeatureStore, Recipe, TensorSpec
+from featcache.errors import CorruptError, UsageError
 from featcache.extraction.example import stored_example
 from featcache.hdf5 import open_file, read_attributes
 from featcache.project.heads import load_saved_head
@@ -374,7 +375,7 @@ def test_no_pickle_is_ever_read() -> None:
 
 
 def test_a_head_cannot_have_code_run_that_came_with_the_store(tmp_path: Path) -> None:
-    from featcache import HeadError
+    from featcache.errors import HeadError
     from featcache.project.heads import load_saved_head
 
     folder = tmp_path / "s" / "heads" / "mine"

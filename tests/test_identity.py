@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.transforms import v2
 
-from featcache import FingerprintError
+from featcache.errors import FingerprintError
 from featcache.identity.fingerprint import content_id, digest, identity
 
 ASK = "import user, json; from featcache.fingerprint import digest; print(digest(user.subject))"

@@ -246,12 +246,12 @@ def test_a_damaged_snapshot_is_not_replaced_by_an_older_one_and_extract_mends_it
     digest = store.snapshot("pairs").digest
     (bench.folder / "snapshots" / "pairs" / f"{digest}.h5").write_bytes(b"no file")
     store.verify(repair=True)
-    with pytest.raises(featcache.CorruptError, match="featcache extract"):
+    with pytest.raises(featcache.errors.CorruptError, match="featcache extract"):
         store.snapshot("pairs")
     bench.extract()
     assert np.array_equal(store.snapshot("pairs").targets, bench.targets)
     (bench.folder / "snapshots" / "pairs" / "latest.json").write_text('{"latest": "../../x"}')
-    with pytest.raises(featcache.CorruptError, match=r"latest\.json"):
+    with pytest.raises(featcache.errors.CorruptError, match=r"latest\.json"):
         store.snapshot("pairs")
     bench.extract()
     assert store.snapshot("pairs").digest == digest

@@ -17,7 +17,8 @@ from torch import nn
 from torchvision.transforms import InterpolationMode, v2
 
 import featcache
-from featcache import ExtractReport, FeatureStore, FingerprintError
+from featcache import ExtractReport, FeatureStore
+from featcache.errors import FingerprintError
 
 from .conftest import SmallNet, TensorPairs
 

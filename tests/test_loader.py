@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import featcache
-from featcache import CorruptError, UsageError
+from featcache.errors import CorruptError, UsageError
 
 from .conftest import TensorPairs
 

@@ -10,7 +10,7 @@ import torch
 from sklearn import metrics
 
 import featcache
-from featcache import HeadError, UsageError
+from featcache.errors import HeadError, UsageError
 from featcache.training import products
 from featcache.training.metrics import measure_heads
 from featcache.training.tasks import Task

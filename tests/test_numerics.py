@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import UsageError
+from featcache.errors import UsageError
 from featcache.extraction.numerics import PrefixRunner
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 import featcache
-from featcache import UsageError
 from featcache.advise.estimate import Estimate, break_even, choose_stored, estimate
 from featcache.advise.measure import CutCost, DataCost
 from featcache.advise.subject import boundaries
+from featcache.errors import UsageError
 from featcache.splitting.candidates import Cut
 
 FREE_DISK = DataCost(decode_s=0.001, hash_s=0.0, write_s_a_byte=0.0, read_s_a_byte=0.0)
@@ -74,7 +74,7 @@ def test_a_time_budget_keeps_the_deepest_cuts_of_a_sweep(net, pairs, tmp_path) -
 
 
 def test_wrong_questions_are_refused_with_what_would_have_worked(net, pairs, tmp_path) -> None:
-    with pytest.raises(featcache.UnknownCutError, match="block"):
+    with pytest.raises(featcache.errors.UnknownCutError, match="block"):
         featcache.plan(net, pairs, str(tmp_path / "s"), ["blok"])
     with pytest.raises(UsageError, match="epochs"):
         featcache.plan(net, pairs, str(tmp_path / "s"), epochs=0)

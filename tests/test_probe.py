@@ -11,9 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import featcache
-from featcache import DataError, UsageError
 from featcache.advise import transferability as scores
 from featcache.advise.shift import describe_shift, source_shift
+from featcache.errors import DataError, UsageError
 from featcache.samples.samples import Samples
 
 from .conftest import TensorPairs

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import FeatureStore, HeadError
+from featcache import FeatureStore
+from featcache.errors import HeadError
 
 
 class Encoder(nn.Module):

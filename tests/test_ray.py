@@ -81,5 +81,5 @@ def test_two_actors_one_of_them_killed_give_what_one_process_gives(cluster, net,
 def test_an_error_in_an_actor_comes_back_as_it_was(cluster, made, pairs, tmp_path) -> None:
     bad = TensorPairs(pairs.inputs.clone(), pairs.targets_of)
     bad.inputs[7] = float("nan")
-    with pytest.raises(featcache.NonFiniteError, match="7"):
+    with pytest.raises(featcache.errors.NonFiniteError, match="7"):
         featcache.extract(made, bad, str(tmp_path / "s"), engine="ray:1")

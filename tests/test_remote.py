@@ -149,7 +149,7 @@ def test_a_store_that_stays_down_is_one_clear_error_and_what_was_committed_is_us
     shards = featcache.FeatureStore(bucket).sets()[0].shards
     assert shards == 2
     server.fails("500", "GET", 1000)
-    with pytest.raises(featcache.StoreError, match="tried 6 times") as raised:
+    with pytest.raises(featcache.errors.StoreError, match="tried 6 times") as raised:
         featcache.FeatureStore(bucket).sets()
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"] not in str(raised.value)
     server.fails("500", "GET", 0)
@@ -158,7 +158,7 @@ def test_a_store_that_stays_down_is_one_clear_error_and_what_was_committed_is_us
 
 def test_denied_access_is_not_tried_again_and_names_the_environment(server, bucket, quick) -> None:
     server.fails("403", "GET", 1000)
-    with pytest.raises(featcache.StorePermissionError, match="AWS_PROFILE"):
+    with pytest.raises(featcache.errors.StorePermissionError, match="AWS_PROFILE"):
         RemoteStorage(bucket).list("sets")
     assert server.failed == 1
 
@@ -175,7 +175,7 @@ def test_a_request_without_an_answer_ends_and_is_tried_again(server, bucket, qui
 
 
 def test_a_bucket_that_does_not_exist_is_named(server, made, pairs, quick) -> None:
-    with pytest.raises(featcache.StoreError, match="s3://no-such-bucket/x"):
+    with pytest.raises(featcache.errors.StoreError, match="s3://no-such-bucket/x"):
         featcache.extract(made, pairs, "s3://no-such-bucket/x")
 
 
@@ -310,12 +310,12 @@ def test_things_are_put_once_touched_and_removed() -> None:
 
 @pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "az://box/x?sig=secret", "s3://"])
 def test_a_url_with_credentials_or_without_a_bucket_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(featcache.UsageError) as raised:
+    with pytest.raises(featcache.errors.UsageError) as raised:
         featcache.FeatureStore(url)
     assert "secret" not in str(raised.value)
 
 
 def test_a_missing_client_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(featcache.MissingDependencyError, match="remote"):
+    with pytest.raises(featcache.errors.MissingDependencyError, match="remote"):
         featcache.FeatureStore("gs://bucket/x")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import featcache
-from featcache import DataError, FeatureStore, Recipe, TensorSpec
+from featcache import FeatureStore, Recipe, TensorSpec
+from featcache.errors import DataError
 from featcache.features.features import Features
 from featcache.samples.columns import CodedColumn, TextColumn
 from featcache.samples.samples import Samples

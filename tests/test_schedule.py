@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import FeatureStore, HeadError, UsageError
+from featcache import FeatureStore
+from featcache.errors import HeadError, UsageError
 from featcache.heads.network import new_network
 from featcache.heads.schedule import Stage, parse_schedule
 

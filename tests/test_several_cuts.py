@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import FeatureStore, StaleError, UsageError
+from featcache import FeatureStore
+from featcache.errors import StaleError, UsageError
 from featcache.splitting.splitting import split_at
 
 from .conftest import TensorPairs
@@ -69,7 +70,7 @@ def test_a_cut_that_is_overwritten_later_is_kept_as_it_was(pairs, tmp_path) -> N
 
 
 def test_a_wrong_cut_among_several_leaves_nothing_behind(net, pairs, tmp_path) -> None:
-    with pytest.raises(featcache.UnknownCutError, match="block"):
+    with pytest.raises(featcache.errors.UnknownCutError, match="block"):
         featcache.extract(net, pairs, str(tmp_path / "s"), cut=["stem", "blok"])
     assert not (tmp_path / "s").exists()
 
@@ -169,7 +170,7 @@ def test_a_linear_head_trains_on_pooled_features_as_on_whole_ones(net, pairs, tm
 def test_pooled_features_cannot_train_the_suffix_and_wrong_pools_are_named(net, pairs, tmp_path) -> None:
     split = featcache.split(net, "block", (pairs.inputs[:2],))
     features = featcache.extract(split, pairs, str(tmp_path / "s"), pool="auto")
-    with pytest.raises(featcache.HeadError, match="pooled"):
+    with pytest.raises(featcache.errors.HeadError, match="pooled"):
         featcache.train_head(split, features, epochs=1)
     with pytest.raises(UsageError, match="channels_first"):
         featcache.extract(split, pairs, str(tmp_path / "s"), pool="mean")

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import featcache
-from featcache import CorruptError, FeatureStore, Recipe, TensorSpec
+from featcache import FeatureStore, Recipe, TensorSpec
+from featcache.errors import CorruptError
 from featcache.store.row_index import RowIndex, row_keys
 from featcache.store.shard import Shard
 from featcache.store.shard_writer import write_shard

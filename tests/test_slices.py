@@ -53,7 +53,7 @@ def test_slices_of_several_cuts_and_views_leave_nothing_out(net, pairs, tmp_path
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "1/2/3"])
 def test_a_task_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(featcache.UsageError, match="K/N"):
+    with pytest.raises(featcache.errors.UsageError, match="K/N"):
         TaskSlice.parse(text)
 
 
@@ -172,7 +172,7 @@ def test_what_does_not_pickle_is_refused_before_a_worker_starts(made, pairs, tmp
     class Local(TensorPairs):
         pass
 
-    with pytest.raises(featcache.UsageError, match="top of a module"):
+    with pytest.raises(featcache.errors.UsageError, match="top of a module"):
         featcache.extract(made, Local(pairs.inputs, pairs.targets_of), str(tmp_path / "s"), engine="processes:2")
 
 
@@ -180,11 +180,11 @@ def test_what_does_not_pickle_is_refused_before_a_worker_starts(made, pairs, tmp
 def test_an_error_in_a_worker_comes_back_as_it_was(made, pairs, tmp_path) -> None:
     bad = TensorPairs(pairs.inputs.clone(), pairs.targets_of)
     bad.inputs[7] = float("nan")
-    with pytest.raises(featcache.NonFiniteError, match="7"):
+    with pytest.raises(featcache.errors.NonFiniteError, match="7"):
         featcache.extract(made, bad, str(tmp_path / "s"), engine="processes:1")
 
 
 @pytest.mark.parametrize("engine", ["local:2", "processes:0", "processes:x", "nowhere"])
 def test_an_engine_that_is_none_is_refused(made, pairs, tmp_path, engine: str) -> None:
-    with pytest.raises(featcache.UsageError):
+    with pytest.raises(featcache.errors.UsageError):
         featcache.extract(made, pairs, str(tmp_path / "s"), engine=engine)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from featcache import CorruptError, DataError, FeatureStore, StaleError
+from featcache import FeatureStore
+from featcache.errors import CorruptError, DataError, StaleError
 from featcache.identity.fingerprint import content_id
 from featcache.samples.samples import Samples
 from featcache.samples.snapshot import Snapshot

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 import featcache
-from featcache import SplitError, UnknownCutError
+from featcache.errors import SplitError, UnknownCutError
 from featcache.splitting.candidates import cuts
 from featcache.splitting.fold import fold
 from featcache.splitting.splitting import split

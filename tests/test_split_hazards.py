@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 import featcache
-from featcache import SplitError
+from featcache.errors import SplitError
 
 from .conftest import SmallNet
 

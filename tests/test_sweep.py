@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import FeatureStore, HeadError, UsageError
+from featcache import FeatureStore
 from featcache.advise import SweepRow
 from featcache.advise.choice import choose, reason
 from featcache.advise.compare import Gain, Trial, mean_interval, paired_gain
 from featcache.advise.folds import validation_rows
 from featcache.advise.judge import judge_of
 from featcache.advise.saved import load_advice, save_advice
+from featcache.errors import HeadError, UsageError
 
 from .conftest import TensorPairs
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import featcache
-from featcache import DataError, UsageError
 from featcache.advise.judge import judge_of
+from featcache.errors import DataError, UsageError
 
 from .conftest import SmallNet, TensorPairs
 from .test_sweep import Blind

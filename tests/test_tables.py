@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.datasets.source import dataset_name, open_dataset
+from featcache.errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.samples.file_memo import FileMemo
 from featcache.testing.sources import DatasetSourceContract
 

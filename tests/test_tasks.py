@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import featcache
-from featcache import DataError, HeadError, UnknownNameError, UsageError
+from featcache.errors import DataError, HeadError, UnknownNameError, UsageError
 from featcache.heads.network import new_network
 
 from .conftest import SmallNet

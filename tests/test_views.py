@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import featcache
-from featcache import DataError, FeatureStore, UsageError
+from featcache import FeatureStore
+from featcache.errors import DataError, UsageError
 
 from .conftest import TensorPairs
 

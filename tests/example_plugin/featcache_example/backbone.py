@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcache import UnknownNameError
 from featcache.backbones.source import Backbone
+from featcache.errors import UnknownNameError
 
 
 class ExampleSource:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache import UsageError
+from featcache.errors import UsageError
 
 
 class Stripes:

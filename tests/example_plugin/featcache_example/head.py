@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from featcache import UsageError
+from featcache.errors import UsageError
 from featcache.heads.kinds import HeadParts, LinearHead
 
 
