@@ -138,6 +138,11 @@ class MissingDependencyError(FeatCacheError, ImportError):
     """An optional package that is needed and not installed."""
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """Return what an error says without line breaks, at most so many characters of it, without a full stop."""
+    return " ".join(str(error).split())[:most].rstrip(".")
+
+
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the names near to this one, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)

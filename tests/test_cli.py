@@ -253,7 +253,9 @@ def test_a_killed_extract_goes_on_at_its_last_whole_shard(command: CommandLine) 
         "def make():\n"
         "    return Slow()\n"
     )
-    killer = "import featcache.fill; featcache.extraction.fill.MAX_SHARD_ROWS = 16\nfrom featcache.cli.main import main; main()\n"
+    killer = (
+        "from featcache.extraction import fill; fill.MAX_SHARD_ROWS = 16\nfrom featcache.cli.main import main; main()\n"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", killer, *arguments, "--transform", "slow.py:make"],
         cwd=command.folder,

@@ -94,7 +94,7 @@ def test_what_happens_goes_to_the_callers_logging_and_callback(net, pairs, tmp_p
 def test_a_process_of_ones_own_can_keep_the_memory_that_it_frees_as_the_command_line_does() -> None:
     code = """
 import resource, numpy
-from featcache.allocator import keep_freed_memory
+from featcache.machine.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -45,7 +45,7 @@ def fingerprint(store: FeatureStore, cut: str) -> str:
 def test_gc_says_what_nothing_refers_to_and_deletes_only_when_told(three_sets: FeatureStore) -> None:
     report = three_sets.gc()
     assert not report.deleted
-    assert [each.words.split(":")[0] for each in report.garbage] == ["stem", "block", "tail"]
+    assert [each.description.split(":")[0] for each in report.garbage] == ["stem", "block", "tail"]
     assert report.garbage[0].unused_s > 2900
     assert report.garbage_bytes == sum(each.size_bytes for each in report.garbage) > 0
     assert cuts(three_sets) == {"stem", "block", "tail"}
@@ -79,7 +79,7 @@ def test_a_head_that_cannot_be_read_stops_gc(three_sets: FeatureStore, tmp_path:
 def test_max_size_evicts_the_least_recently_used_until_the_rest_fits(three_sets: FeatureStore) -> None:
     sizes = {info.cut: info.size_bytes for info in three_sets.sets()}
     report = three_sets.gc(max_size=three_sets.gc().store_bytes - sizes["stem"] // 2)
-    assert [each.words.split(":")[0] for each in report.garbage] == ["stem"]
+    assert [each.description.split(":")[0] for each in report.garbage] == ["stem"]
     three_sets.gc(max_size=three_sets.gc().store_bytes - sizes["stem"] // 2, delete=True)
     assert cuts(three_sets) == {"block", "tail"}
     assert three_sets.gc(["block"], max_size="1 GB", delete=True).garbage == []
@@ -90,7 +90,7 @@ def test_max_size_evicts_the_least_recently_used_until_the_rest_fits(three_sets:
 
 def test_using_a_set_makes_it_the_last_to_be_evicted(three_sets, net, pairs) -> None:
     featcache.extract(net, pairs, three_sets, cut="stem", name="pairs").numpy()
-    assert [each.words.split(":")[0] for each in three_sets.gc().garbage if each.kind == "set"] == [
+    assert [each.description.split(":")[0] for each in three_sets.gc().garbage if each.kind == "set"] == [
         "block",
         "tail",
         "stem",
@@ -101,7 +101,7 @@ USER = """
 import sys, torch, featcache
 from tests.test_gc import SmallNet
 store = featcache.FeatureStore(sys.argv[1])
-from featcache.rows import ShardRows
+from featcache.features.rows import ShardRows
 import numpy as np
 rows = ShardRows(store.set(next(each for each in store.recipes() if each.cut == "block")), np.zeros((1, 16), np.uint8))
 print("ready", flush=True)

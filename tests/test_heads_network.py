@@ -152,9 +152,9 @@ def test_the_kind_of_pooling_is_saved_with_the_head(made, features, pairs, tmp_p
 
 def test_a_kind_of_head_can_be_added(made, features, tmp_path) -> None:
     class Wide(LinearHead):
-        def train(self, parts, rows, options, classes, progress):
+        def train(self, built, rows, options, classes, progress):
             with torch.no_grad():
-                parts.stored.bias.fill_(float(options.head.partition(":")[2]))
+                built.stored.bias.fill_(float(options.head.partition(":")[2]))
             return []
 
     head_kinds.register("filled", Wide())

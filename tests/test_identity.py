@@ -26,10 +26,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torchvision.transforms import v2
 
+import featcache
 from featcache.errors import FingerprintError
 from featcache.identity.fingerprint import content_id, digest, identity
 
-ASK = "import user, json; from featcache.fingerprint import digest; print(digest(user.subject))"
+ASK = "import user, json; from featcache.identity.fingerprint import digest; print(digest(user.subject))"
 
 
 def user_digest(folder: Path, files: dict[str, str], seed: int = 0, ask: str = ASK) -> str:
@@ -165,7 +166,7 @@ def test_neither_hash_seed_nor_order_in_a_set_nor_the_folder_counts(tmp_path: Pa
     def f(x): return x
     def g(x): return f(x) + 1
     class T:
-        def __init__(self): self.parts = {f, g, "a", "b", ("c", 1)}
+        def __init__(self): self.built = {f, g, "a", "b", ("c", 1)}
         def __call__(self, x): return x in {"p", "q", "r"}
     subject = T()
     """
@@ -174,7 +175,7 @@ def test_neither_hash_seed_nor_order_in_a_set_nor_the_folder_counts(tmp_path: Pa
         folder.mkdir()
     asked = {user_digest(folder, {"user.py": source}, seed) for folder in folders for seed in (0, 1, 2)}
     by_path = (
-        "from featcache.factories import call_factory; from featcache.fingerprint import digest;"
+        "from featcache.factories import call_factory; from featcache.identity.fingerprint import digest;"
         "print(digest(call_factory('user.py:T', 'thing')))"
     )
     asked.add(user_digest(folders[0], {}, ask=by_path))
@@ -381,8 +382,13 @@ def other_pythons() -> list[str]:
 
 def test_every_python_gives_a_piece_of_code_the_same_digest(tmp_path: Path) -> None:
     (tmp_path / "code.txt").write_text(SYNTAX, encoding="utf-8")
+    # Other Pythons have none of the packages that featcache needs: its own packages stand in without their names.
+    folder = Path(featcache.__file__).parent
     ask = (
-        "import ast, pathlib; from featcache.sources import tree_digest;"
+        "import ast, pathlib, sys, types\n"
+        "for name, place in (('featcache', ''), ('featcache.identity', '/identity')):\n"
+        f"    sys.modules[name] = types.ModuleType(name); sys.modules[name].__path__ = [{str(folder)!r} + place]\n"
+        "from featcache.identity.syntax import tree_digest\n"
         f"print(tree_digest(ast.parse(pathlib.Path({str(tmp_path / 'code.txt')!r}).read_text(encoding='utf-8'))))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -60,7 +60,7 @@ def test_several_precisions_are_planned_for_at_once(net, pairs, tmp_path) -> Non
 def test_a_cut_beyond_the_disk_budget_is_not_worth_it_and_the_words_say_so(net, pairs, tmp_path) -> None:
     found = featcache.plan(net, pairs, str(tmp_path / "s"), ["block"], epochs=10**6, disk_budget_bytes=10)
     assert not found.rows[0].worth_it
-    assert "disk" in found.rows[0].words
+    assert "disk" in found.rows[0].verdict
     assert found.store_cuts == ()
     assert any("does not pay" in note for note in found.notes)
 
@@ -68,7 +68,7 @@ def test_a_cut_beyond_the_disk_budget_is_not_worth_it_and_the_words_say_so(net, 
 def test_a_time_budget_keeps_the_deepest_cuts_of_a_sweep(net, pairs, tmp_path) -> None:
     found = featcache.plan(net, pairs, str(tmp_path / "s"), ["stem", "block"], time_budget_s=0.0)
     assert found.sweep_cuts == ()
-    assert all("allowed" in row.words for row in found.rows if row.break_even_epoch and row.break_even_epoch <= 20)
+    assert all("allowed" in row.verdict for row in found.rows if row.break_even_epoch and row.break_even_epoch <= 20)
     free = featcache.plan(net, pairs, str(tmp_path / "s"), ["stem", "block"])
     assert free.sweep_cuts == ("block", "stem")
 

@@ -113,16 +113,16 @@ def test_a_head_that_was_trained_in_stages_is_saved_whole_and_loads_behind_its_e
 
 
 def test_rows_to_validate_by_stay_out_of_every_stage(net, split, data, store, monkeypatch) -> None:
-    from featcache.heads import head
+    from featcache.heads import train
 
     seen = []
-    real = head.divide
+    real = train.divide
 
     def noted(*arguments):
         seen.append(real(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(head, "divide", noted)
+    monkeypatch.setattr(train, "divide", noted)
     features = extracted(net, data, store, "tail", "block")
     featcache.train_unfreezing(split, features, "tail:1,block:1", seed=3)
     assert seen[0].validation.names == seen[1].validation.names

@@ -334,7 +334,7 @@ def test_weights_that_are_used_without_the_input_are_digested_too() -> None:
 def test_digests_are_equal_in_another_process_with_another_hash_seed(net: SmallNet) -> None:
     made = split(net, "block", (torch.randn(2, 3, 12, 12),))
     code = (
-        "import torch; from tests.conftest import SmallNet; from featcache.split import split;"
+        "import torch; from tests.conftest import SmallNet; from featcache.splitting import split;"
         "m = SmallNet().eval(); print(split(m, 'block', (torch.randn(3, 3, 12, 12),)).structure)"
     )
     for seed in ("1", "2"):

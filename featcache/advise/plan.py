@@ -28,7 +28,7 @@ __all__ = ["PlanResult", "PlanRow", "plan"]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What caching at one cut will cost; times are predicted from a few batches, and ``words`` say what follows.
+    """What caching at one cut will cost; times are predicted from a few batches, and ``verdict`` say what follows.
 
     ``break_even_epoch`` is the first number of epochs at which the cache is the quicker way, None for never;
     ``worth_it`` says whether it is for the epochs that were asked for, within the budgets.
@@ -47,7 +47,7 @@ class PlanRow:
     cached_total_s: float
     plain_total_s: float
     worth_it: bool
-    words: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,12 @@ def _row(
 ) -> PlanRow:
     even = break_even(found)
     total_s = found.cached_total_s(epochs)
-    worth_it, words = _judged(found, even, disk_bytes, row_bytes, epochs, budget)
+    worth_it, verdict = _judged(found, even, disk_bytes, row_bytes, epochs, budget)
     if worth_it and time_budget_s is not None and total_s > time_budget_s:
-        worth_it, words = False, f"takes {total_s:.0f} s in all, more than the {time_budget_s:.0f} s allowed"
+        worth_it, verdict = False, f"takes {total_s:.0f} s in all, more than the {time_budget_s:.0f} s allowed"
     return PlanRow(
         cost.cut, dtype, cost.flops_share, row_bytes, disk_bytes, cost.cached_rows, found.extract_s, found.cached_epoch_s,
-        found.plain_epoch_s, even, total_s, found.plain_total_s(epochs), worth_it, words,
+        found.plain_epoch_s, even, total_s, found.plain_total_s(epochs), worth_it, verdict,
     )  # fmt: skip
 
 

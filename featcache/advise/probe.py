@@ -52,7 +52,7 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A row for each cut, shallowest first; ``best`` names the best cut by each score, ``words`` say what follows."""
+    """A row for each cut, shallowest first; ``best`` names the best cut by each score, ``summary`` say what follows."""
 
     dataset: str
     samples: int
@@ -60,7 +60,7 @@ class ProbeResult:
     rows: tuple[ProbeRow, ...]
     best: dict[str, str]
     source_shift: float | None
-    words: str
+    summary: str
     elapsed_s: float
 
 
@@ -110,11 +110,11 @@ def probe(
         before = values
         progress(ProgressEvent("score", number + 1, len(names), "cuts"))
     best = {score: max(found, key=lambda row: getattr(row, score)).cut for score in SCORES}
-    words = f"{_best_words(best, found)}; {describe_shift(shifts)}"
+    summary = f"{_best_words(best, found)}; {describe_shift(shifts)}"
     mean_shift = float(np.mean(list(shifts.values()))) if shifts else None
     classes = len(find_task(made[names[0]], "single_label").classes)
     elapsed_s = time.perf_counter() - started_s
-    return ProbeResult(about.samples.name, len(rows_of), classes, tuple(found), best, mean_shift, words, elapsed_s)
+    return ProbeResult(about.samples.name, len(rows_of), classes, tuple(found), best, mean_shift, summary, elapsed_s)
 
 
 def chosen_rows(features: Features, most: int, seed: int) -> np.ndarray[Any, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataNotFoundError, UnknownNameError, UsageError
+from ..errors import DataNotFoundError, UnknownNameError, UsageError, one_line
 from ..extras import need
 from ..identity import is_weights_file, package_folder, states, versions
 from .source import Backbone
@@ -233,8 +233,7 @@ def _unsized(transform: Any, size: int | None, spec: str) -> Any:
 
 
 def _refused(spec: str, error: Exception) -> UsageError:
-    said = " ".join(str(error).split())
-    return UsageError(f"transformers cannot load {spec}: {type(error).__name__}: {said[:300]}")
+    return UsageError(f"transformers cannot load {spec}: {type(error).__name__}: {one_line(error)}")
 
 
 def _dtype_option() -> str:

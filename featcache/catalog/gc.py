@@ -18,11 +18,11 @@ __all__ = ["Garbage", "GcReport", "Kept", "gc"]
 
 @dataclass(frozen=True)
 class Garbage:
-    """A set or snapshot that nothing refers to: what it is in words, its bytes, and how long ago it was written and used."""
+    """A set or snapshot that nothing refers to: what it is, its bytes, and how long ago it was written and used."""
 
     path: str
     kind: str
-    words: str
+    description: str
     size_bytes: int
     age_s: float
     unused_s: float
@@ -145,9 +145,9 @@ def _sets(store: StoreFiles, reasons: dict[str, str], report: GcReport) -> Itera
             report.kept.append(Kept(name, "a process that uses it"))
         else:
             written_s = max([each.modified_s for each in files], default=entry.modified_s)
-            words = _in_words(recipes[name]) if name in recipes else "a set whose recipe is missing or damaged"
+            description = _in_words(recipes[name]) if name in recipes else "a set whose recipe is missing or damaged"
             unused_s = now_s - max(written_s, used.get(name, 0.0))
-            yield Garbage(f"sets/{name}", "set", words, size_bytes, now_s - written_s, unused_s)
+            yield Garbage(f"sets/{name}", "set", description, size_bytes, now_s - written_s, unused_s)
 
 
 def _snapshots(store: StoreFiles, report: GcReport) -> Iterator[Garbage]:
@@ -166,8 +166,10 @@ def _snapshots(store: StoreFiles, report: GcReport) -> Iterator[Garbage]:
             # What is newer than the latest is just about to become it.
             if digest != latest and digest not in needed and each.modified_s < written_s.get(str(latest), 0.0):
                 age_s = now_s - each.modified_s
-                words = f"an earlier state of the dataset {folder.name}"
-                yield Garbage(f"snapshots/{folder.name}/{each.name}", "snapshot", words, each.size_bytes, age_s, age_s)
+                description = f"an earlier state of the dataset {folder.name}"
+                yield Garbage(
+                    f"snapshots/{folder.name}/{each.name}", "snapshot", description, each.size_bytes, age_s, age_s
+                )
 
 
 def _delete(store: StoreFiles, garbage: Garbage) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .options import command, project_options, the_project
-from .output import document, size, table, tell
+from .output import print_json, print_line, print_table, size
 
 
 @command("cuts")
@@ -17,10 +17,10 @@ def cuts_command(as_json: bool, **options: Any) -> None:
     """
     cuts = the_project(options).cuts()
     if as_json:
-        document(cuts)
+        print_json(cuts)
         return
     usable = [cut for cut in cuts if cut.refused is None]
-    table(
+    print_table(
         ["cut", "features", "bytes a sample", "FLOPs before", "parameters before"],
         [
             [
@@ -35,4 +35,4 @@ def cuts_command(as_json: bool, **options: Any) -> None:
     )
     for cut in cuts:
         if cut.refused is not None:
-            tell(f"not at {cut.name}: {cut.refused}")
+            print_line(f"not at {cut.name}: {cut.refused}")

@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError
 from .options import command, project_options, the_project
-from .output import count, document, size, tell
+from .output import count, print_json, print_line, size
 
 if TYPE_CHECKING:
     from ..export import ExportReport
@@ -44,15 +44,15 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
     else:
         report = _export_head(path, chosen, head, options["store"])
     if as_json:
-        document(report)
+        print_json(report)
         return
     rows = "" if report.rows is None else f", {count(report.rows, 'sample')}"
     checked = (
         "" if report.difference is None else f", differs from the network by {report.difference:.1e} on real input"
     )
-    tell(f"wrote {report.path}: {report.format}, {size(report.size_bytes)}{rows}{checked}")
+    print_line(f"wrote {report.path}: {report.format}, {size(report.size_bytes)}{rows}{checked}")
     for note in report.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
 
 
 def _export_head(path: Path, kind: str, head: str | None, store: str) -> ExportReport:

@@ -8,7 +8,7 @@ import click
 
 from .logs import log_as_json
 from .options import command, configured_cuts, cut_option, project_options, the_project
-from .output import count, document, duration, progress_bar, size, table, tell
+from .output import count, duration, print_json, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from ..extraction import ExtractReport, MissingTask
@@ -71,21 +71,21 @@ def extract_command(
     for report in reports:
         _describe(report, options["store"])
     for note in project.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
     bound = next((report.timings.bound() for report in reports if report.timings.bound()), None)
     if bound is not None:
-        tell(f"bound by: {bound.part} ({100 * bound.share:.0f} %). To go faster, {bound.advice}.")
+        print_line(f"bound by: {bound.part} ({100 * bound.share:.0f} %). To go faster, {bound.advice}.")
     if as_json:
-        document(reports)
+        print_json(reports)
 
 
 def _list_tasks(tasks: list[MissingTask], as_json: bool) -> None:
     if as_json:
-        document(tasks)
+        print_json(tasks)
     elif tasks:
-        table(("task", "cuts", "rows"), [(each.task, ", ".join(each.cuts), f"{each.rows:,}") for each in tasks])
+        print_table(("task", "cuts", "rows"), [(each.task, ", ".join(each.cuts), f"{each.rows:,}") for each in tasks])
     else:
-        tell("nothing to compute.")
+        print_line("nothing to compute.")
 
 
 def _describe(report: ExtractReport, store: str) -> None:
@@ -102,10 +102,10 @@ def _describe(report: ExtractReport, store: str) -> None:
         done += f" in {duration(report.elapsed_s)} on {report.device} ({rate:,.0f} samples/s, {size(report.size_bytes)} written)"
     else:
         done += f" in {duration(report.elapsed_s)}: nothing to compute"
-    tell(f"{done}. Set {report.recipe} in {store}.")
+    print_line(f"{done}. Set {report.recipe} in {store}.")
     for note in report.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
     for bad in report.skipped_samples[:SHOWN]:
-        tell(f"skipped {bad.name}: {bad.reason}")
+        print_line(f"skipped {bad.name}: {bad.reason}")
     if report.skipped > SHOWN:
-        tell(f"skipped {report.skipped - SHOWN} more; --json lists them all.")
+        print_line(f"skipped {report.skipped - SHOWN} more; --json lists them all.")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import command, cut_option, project_options, store_option, the_project
-from .output import age, count, document, size, table, tell
+from .output import age, count, print_json, print_line, print_table, size
 
 
 @command("gc")
@@ -32,31 +32,31 @@ def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | N
     report = store.gc(keep, delete=yes, max_size=max_size)
     failed = bool(report.deleted and report.over_bytes)
     if as_json:
-        document(report)
+        print_json(report)
         return 1 if failed else 0
     if report.garbage:
-        table(
+        print_table(
             ["garbage", "size", "written", "last used", "what"],
             [
-                [each.path, size(each.size_bytes), age(each.age_s), age(each.unused_s), each.words]
+                [each.path, size(each.size_bytes), age(each.age_s), age(each.unused_s), each.description]
                 for each in report.garbage
             ],
         )
     for kept in report.kept:
-        tell(f"kept {kept.recipe}: {kept.reason} refers to it.")
+        print_line(f"kept {kept.recipe}: {kept.reason} refers to it.")
     if not keep:
-        tell("no configuration was given (backbone and data), so only heads, pins and processes keep a set.")
+        print_line("no configuration was given (backbone and data), so only heads, pins and processes keep a set.")
     verb = "deleted" if yes else "would delete"
-    tell(
+    print_line(
         f"{verb} {count(len(report.garbage), 'set or snapshot', 'sets and snapshots')} ({size(report.garbage_bytes)} of "
         f"{size(report.store_bytes)}) and {count(report.temporary_files, 'temporary file')} of dead writers."
     )
     if report.over_bytes:
-        tell(
+        print_line(
             f"what is left is {size(report.over_bytes)} above {max_size}: all of it is referred to. Unpin or delete heads."
         )
     if report.garbage and not yes:
-        tell("Nothing was deleted; `featcache gc --yes` does.")
+        print_line("Nothing was deleted; `featcache gc --yes` does.")
     return 1 if failed else 0
 
 
@@ -70,9 +70,9 @@ def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
 
     made = FeatureStore(store).pin(recipe, reason)
     if as_json:
-        document(made)
+        print_json(made)
     else:
-        tell(f"pinned {made.recipe}: gc keeps it.")
+        print_line(f"pinned {made.recipe}: gc keeps it.")
 
 
 @command("unpin")
@@ -84,6 +84,6 @@ def unpin_command(as_json: bool, store: str, recipe: str) -> None:
 
     found = FeatureStore(store).unpin(recipe)
     if as_json:
-        document({"recipe": found})
+        print_json({"recipe": found})
     else:
-        tell(f"unpinned {found}.")
+        print_line(f"unpinned {found}.")

@@ -8,7 +8,7 @@ import click
 
 from ..errors import UsageError
 from ..project import CONFIG_NAME
-from .output import tell
+from .output import print_line
 
 TEMPLATE = """\
 # Defaults for every option of featcache; flags on the command line override them.
@@ -44,4 +44,4 @@ def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None
         raise UsageError(f"{CONFIG_NAME} exists already: edit it, or replace it with --force.")
     line = f'cut = ["{cut}"]' if cut else '# cut = ["layer4"]            # `featcache cuts` lists the candidates'
     path.write_text(TEMPLATE.format(backbone=backbone, data=data, cut=line), encoding="utf-8")
-    tell(f"wrote {CONFIG_NAME}: check backbone and data in it, then run `featcache cuts`.")
+    print_line(f"wrote {CONFIG_NAME}: check backbone and data in it, then run `featcache cuts`.")

@@ -17,7 +17,7 @@ from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
 from ..machine import keep_freed_memory
 from ..project import Settings
 from .logs import log_plainly
-from .output import tell
+from .output import print_line
 
 __all__ = ["cli", "main"]
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _told(message: Warning | str, *_: Any, **__: Any) -> None:
-    tell(f"warning: {' '.join(str(message).split())}")
+    print_line(f"warning: {' '.join(str(message).split())}")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -104,21 +104,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
             result = cli.main(args=arguments, prog_name="featcache", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        tell(error.format_message())
+        print_line(error.format_message())
         return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context else "featcache"
-        tell(f"error: {' '.join(error.format_message().split())} See `{name} --help`.")
+        print_line(f"error: {' '.join(error.format_message().split())} See `{name} --help`.")
         return error.exit_code
     except FeatCacheError as error:
-        tell(f"error: {' '.join(str(error).split())}")
+        print_line(f"error: {' '.join(str(error).split())}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        tell("interrupted: everything computed so far is saved, and the next extract goes on from there.")
+        print_line("interrupted: everything computed so far is saved, and the next extract goes on from there.")
         return 130
     except _Terminated:
-        tell("terminated: everything computed so far is saved, and the next extract goes on from there.")
+        print_line("terminated: everything computed so far is saved, and the next extract goes on from there.")
         return 143
     except BrokenPipeError:
         return 1

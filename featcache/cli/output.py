@@ -17,12 +17,12 @@ from ..progress import ProgressEvent
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
 
-__all__ = ["age", "count", "document", "duration", "progress_bar", "size", "table", "tell"]
+__all__ = ["age", "count", "duration", "print_json", "print_line", "print_table", "progress_bar", "size"]
 
 PROGRESS_EVERY_S = 1.0  # in logs
 
 
-def tell(words: str) -> None:
+def print_line(words: str) -> None:
     """Write a sentence to stderr."""
     if is_json():
         logger.info(words)
@@ -30,7 +30,7 @@ def tell(words: str) -> None:
         click.echo(words, err=True)
 
 
-def document(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Write one JSON document to stdout; the keys of dataclasses are their field names."""
     click.echo(json.dumps(_plain(value), indent=1))
 
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
 NUMBER = re.compile(r"-?[\d.,]+( \S+)?")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write aligned columns to stdout; a column of numbers, with or without unit, is aligned right."""
     lines = [list(header), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]

@@ -8,7 +8,7 @@ import click
 
 from ..quantity import parse_duration, parse_size
 from .options import STORED, command, cut_option, project_options, quantity, the_project
-from .output import count, document, duration, progress_bar, size, table, tell
+from .output import count, duration, print_json, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from ..advise import PlanResult
@@ -61,14 +61,16 @@ def plan_command(
         )
     save_advice(project.store, project.settings.backbone, "plan", found)
     if as_json:
-        document(found)
+        print_json(found)
     else:
         _describe(found)
 
 
 def _describe(found: PlanResult) -> None:
-    tell(f"{count(found.samples, 'sample')} of {found.dataset}, {count(found.epochs, 'epoch')}, on {found.device}:")
-    table(
+    print_line(
+        f"{count(found.samples, 'sample')} of {found.dataset}, {count(found.epochs, 'epoch')}, on {found.device}:"
+    )
+    print_table(
         ["cut", "FLOPs before", "disk", "extract", "epoch cached", "epoch without", "pays from", "verdict"],
         [
             [
@@ -79,14 +81,14 @@ def _describe(found: PlanResult) -> None:
                 duration(row.cached_epoch_s),
                 duration(row.plain_epoch_s),
                 "-" if row.break_even_epoch is None else f"{row.break_even_epoch} epochs",
-                row.words,
+                row.verdict,
             ]
             for row in found.rows
         ],
     )
-    tell(
+    print_line(
         f"a sweep over these cuts, {count(found.epochs, 'epoch')} each: {duration(found.sweep_s)} with "
         f"{', '.join(found.store_cuts) or 'nothing'} stored, {duration(found.plain_sweep_s)} without a cache"
     )
     for note in found.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")

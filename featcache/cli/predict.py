@@ -9,7 +9,7 @@ import click
 
 from ..errors import DataError, DataNotFoundError, UsageError
 from .options import command, store_option
-from .output import progress_bar, tell
+from .output import print_line, progress_bar
 
 if TYPE_CHECKING:
     from ..heads import Predictions
@@ -70,9 +70,9 @@ def predict_command(
 
 def _told(out: str | None, predictions: Predictions) -> None:
     if out is not None:
-        tell(f"wrote {out}: {len(predictions.names)} predictions")
+        print_line(f"wrote {out}: {len(predictions.names)} predictions")
     for bad in predictions.skipped:
-        tell(f"skipped {bad.name}: {bad.reason}")
+        print_line(f"skipped {bad.name}: {bad.reason}")
 
 
 def _write_arrays(path: Path, predictions: Predictions) -> None:

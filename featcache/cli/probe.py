@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import command, cut_option, project_options, the_project
-from .output import count, document, duration, progress_bar, table, tell
+from .output import count, duration, print_json, print_line, print_table, progress_bar
 
 if TYPE_CHECKING:
     from ..advise import ProbeResult
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: int, **options: Any) -> None:
-    """Score how well features at each cut tell the classes apart.
+    """Score how well features at each cut print_line the classes apart.
 
     No network is trained: LogME, H-score, ridge regression and nearest neighbours with each row left out, and
     cross-validated logistic regression, on pooled features of all cuts from one pass over the data.
@@ -48,13 +48,13 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
         )
     save_advice(project.store, project.settings.backbone, "probe", found)
     if as_json:
-        document(found)
+        print_json(found)
     else:
         _describe(found)
 
 
 def _describe(found: ProbeResult) -> None:
-    table(
+    print_table(
         ["cut", "width", "LogME", "H-score", "ridge", "neighbours", "linear probe", "CKA to last", "shift"],
         [
             [
@@ -71,7 +71,7 @@ def _describe(found: ProbeResult) -> None:
             for row in found.rows
         ],
     )
-    tell(
+    print_line(
         f"{count(found.samples, 'sample')} of {found.dataset}, {found.classes} classes, in {duration(found.elapsed_s)}."
     )
-    tell(f"{found.words}.")
+    print_line(f"{found.summary}.")

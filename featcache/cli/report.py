@@ -9,7 +9,7 @@ import click
 
 from ..errors import DataError, DataNotFoundError
 from .options import command, project_options, the_project
-from .output import document, size, tell
+from .output import print_json, print_line, size
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
@@ -36,9 +36,9 @@ def report_command(as_json: bool, head: str | None, out: str, **options: Any) ->
         raise DataNotFoundError(f"cannot write {out}: there is no such folder.") from None
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}.") from error
-    tell(f"wrote {out} ({size(len(page))})")
+    print_line(f"wrote {out} ({size(len(page))})")
     if as_json:
-        document({"out": out, "size_bytes": len(page), "head": None if trained is None else trained.head})
+        print_json({"out": out, "size_bytes": len(page), "head": None if trained is None else trained.head})
 
 
 def _subject(head: str | None, options: dict[str, Any]) -> tuple[Project, TrainedHead | None]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import command, cut_option, project_options, stored_cuts, the_project
-from .output import document, size, table, tell
+from .output import print_json, print_line, print_table, size
 
 STALE = 3
 
@@ -23,11 +23,11 @@ def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     project = the_project(options)
     states = [project.status(name) for name in stored_cuts(project, cut)]
     for note in project.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
     if as_json:
-        document(states)
+        print_json(states)
     else:
-        table(
+        print_table(
             ["cut", "state", "samples", "cached", "missing", "skipped", "size", "set"],
             [
                 [
@@ -57,9 +57,9 @@ def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     project = the_project(options)
     explanations = [project.explain(name) for name in stored_cuts(project, cut)]
     for note in project.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
     if as_json:
-        document(explanations)
+        print_json(explanations)
     else:
         for explanation in explanations:
             for line in explanation.lines():

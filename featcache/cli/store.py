@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import command, cut_option, project_options, store_option, stored_cuts, the_project
-from .output import count, document, size, table, tell
+from .output import count, print_json, print_line, print_table, size
 
 if TYPE_CHECKING:
     from ..catalog import Recomputed, VerifyReport
@@ -23,12 +23,12 @@ def ls_command(as_json: bool, store: str) -> None:
 
     sets = FeatureStore(store).sets()
     if as_json:
-        document(sets)
+        print_json(sets)
         return
     if not sets:
-        tell(f"{store} holds no feature sets yet; `featcache extract` makes them.")
+        print_line(f"{store} holds no feature sets yet; `featcache extract` makes them.")
         return
-    table(
+    print_table(
         ["set", "cut", "dtype", "frontier", "rows", "shards", "size", "written"],
         [
             [
@@ -63,7 +63,7 @@ def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute:
     report = FeatureStore(options["store"]).verify(repair)
     compared = _recomputed(options, cut, recompute) if recompute is not None else []
     if as_json:
-        document({**{each.name: getattr(report, each.name) for each in fields(report)}, "recomputed": compared})
+        print_json({**{each.name: getattr(report, each.name) for each in fields(report)}, "recomputed": compared})
     else:
         _say(report, repair)
         for each in compared:
@@ -87,7 +87,7 @@ def _say(report: VerifyReport, repair: bool) -> None:
         done = f" Repaired: {damage.repair}." if damage.repair else ""
         click.echo(f"damaged: {damage.path}{rows}: {damage.reason}{done}")
     if report.unrepaired and not repair:
-        tell("`featcache verify --repair` drops what is damaged; `featcache extract` then recomputes just that.")
+        print_line("`featcache verify --repair` drops what is damaged; `featcache extract` then recomputes just that.")
 
 
 def _say_compared(found: Recomputed) -> None:

@@ -9,7 +9,7 @@ import click
 
 from ..errors import MissingDependencyError
 from .options import STORED, command, cut_option, project_options, the_project
-from .output import count, document, duration, progress_bar, size, table, tell
+from .output import count, duration, print_json, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from ..advise import SweepResult
@@ -89,19 +89,19 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
 
         Path(plot).write_bytes(sweep_plot(found.rows, found.recommended, found.score))
     if as_json:
-        document(found)
+        print_json(found)
     else:
         _describe(found)
     if plot is not None:
-        tell(f"plot: {plot}")
+        print_line(f"plot: {plot}")
 
 
 def _describe(found: SweepResult) -> None:
-    tell(
+    print_line(
         f"{count(found.samples, 'sample')} of {found.dataset}, {found.head} head, {count(found.epochs, 'epoch')}, "
         f"{count(found.seeds, 'seed')}, intervals of {100 * found.confidence:.0f} %:"
     )
-    table(
+    print_table(
         ["cut", "FLOPs before", found.score, f"to {found.recommended}", "extract", "train", "disk"],
         [
             [
@@ -119,12 +119,12 @@ def _describe(found: SweepResult) -> None:
         ],
     )
     click.echo(f"recommended: {found.recommended}")
-    tell(f"{found.reason}.")
+    print_line(f"{found.reason}.")
     if found.untried:
-        tell(f"not tried: {', '.join(found.untried)}; --all-cuts or a larger --patience tries them.")
+        print_line(f"not tried: {', '.join(found.untried)}; --all-cuts or a larger --patience tries them.")
     if found.dropped:
-        tell(f"dropped on few rows: {', '.join(found.dropped)}.")
-    tell(f"{duration(found.elapsed_s)} in all.")
+        print_line(f"dropped on few rows: {', '.join(found.dropped)}.")
+    print_line(f"{duration(found.elapsed_s)} in all.")
 
 
 def _need_matplotlib() -> None:

@@ -10,7 +10,7 @@ import click
 
 from ..errors import UsageError
 from .options import command, project_options, the_project
-from .output import count, document, duration, progress_bar, tell
+from .output import count, duration, print_json, print_line, progress_bar
 from .training import train_one, train_stages
 
 if TYPE_CHECKING:
@@ -80,15 +80,15 @@ def train_head_command(
             trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
     for note in project.notes:
-        tell(f"note: {note}.")
+        print_line(f"note: {note}.")
     if as_json:
-        document({"folder": str(folder), **_summary(trained)})
+        print_json({"folder": str(folder), **_summary(trained)})
     else:
         _describe(trained, rows, folder)
 
 
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
-    tell(
+    print_line(
         f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
         f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
     )
@@ -96,7 +96,7 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     for found in judged.values():
         named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
         click.echo(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
-    tell(f"head: {folder}")
+    print_line(f"head: {folder}")
 
 
 def _summary(trained: TrainedHead) -> dict[str, Any]:

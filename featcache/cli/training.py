@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..errors import DataError, DataNotFoundError, UsageError
+from ..errors import DataError, DataNotFoundError, UsageError, one_line
 from ..progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ def read_sample_weights(path: str | None) -> np.ndarray[Any, Any] | None:
     except FileNotFoundError:
         raise DataNotFoundError(f"there is no file {Path(path)} of sample weights.") from None
     except (OSError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path} holds no sample weights ({words}): give .npy, or text with one number a line."
+            f"{path} holds no sample weights ({one_line(error)}): give .npy, or text with one number a line."
         ) from error
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
+from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError, one_line
 from ..extras import need
 from ..identity import content_id
 from ..samples import FileMemo
@@ -158,7 +158,7 @@ def _load(library: Any, place: str, options: dict[str, str], spec: str) -> list[
     except (UsageError, DataError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split()).rstrip(".")[:300]
+        said = one_line(error)
         kind = DataError if path.exists() else DataNotFoundError
         hint = (
             "Check its files." if path.exists() else "Fetch it where there is a network, and give its folder or file."

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError, near_names
+from ..errors import (
+    DataError,
+    DataNotFoundError,
+    UnknownNameError,
+    UnreadableSampleError,
+    UsageError,
+    near_names,
+    one_line,
+)
 from ..identity import content_id
 from ..samples import FileMemo
 from .media import DECODING, kind_of, open_media
@@ -154,12 +162,11 @@ def _open(kind: Any, given: dict[str, Any], spec: str, *, probing: bool) -> Any:
     except ValueError as error:
         if probing:
             return None
-        raise UsageError(f"{spec} cannot be opened: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{spec} cannot be opened: {one_line(error)}.") from error
     except (RuntimeError, OSError, urllib.error.URLError) as error:
-        said = " ".join(str(error).split()).rstrip(".")
         raise DataNotFoundError(
-            f"{spec} is not in {given.get('root', '')} ({said[:200]}). Put it there (root=FOLDER names another place), or add "
-            "download=true where there is a network."
+            f"{spec} is not in {given.get('root', '')} ({one_line(error)}). Put it there (root=FOLDER names another place), or "
+            "add download=true where there is a network."
         ) from error
     except ImportError as error:
         raise UsageError(f"{spec} needs more packages: {error}.") from error

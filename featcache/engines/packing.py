@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from ..factories import load_file, loaded_files
 
 __all__ = ["pack", "unpack"]
@@ -18,10 +18,9 @@ def pack(value: Any, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
     try:
         return pickle.dumps((loaded_files(), list(sys.path), dumps(value)))
     except Exception as error:  # whatever pickling a stranger's class raises
-        said = " ".join(str(error).split())
         raise UsageError(
-            f"the job cannot be sent to other processes: {said}. Define the dataset, the transform and the model at the top "
-            "of a module, or use the engine local."
+            f"the job cannot be sent to other processes: {one_line(error, 1000)}. Define the dataset, the transform and "
+            "the model at the top of a module, or use the engine local."
         ) from error
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, one_line
 from ..heads import EstimatorLayer, HeadNetwork, TrainedHead, differing_layers
 from ..training import output_tensor
 from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra, whole_file
@@ -43,7 +43,7 @@ def export_head(
     """
     path = Path(path)
     chosen = find_format(path, format, HEAD_FORMATS)
-    if isinstance(head.parts.stored, EstimatorLayer):
+    if isinstance(head.built.stored, EstimatorLayer):
         name = head.head.partition(":")[2]
         raise UsageError(
             f"scikit-learn's {name} is no network of tensors and cannot be exported: use the suffix, a linear head, or a linear "
@@ -165,7 +165,7 @@ def _exported(network: nn.Module, inputs: tuple[Any, ...], report: ExportReport)
         lambda each: {0: free} if isinstance(each, torch.Tensor) and each.dim() and len(each) == batch else None,
         (inputs,),
     )
-    failure: Exception | None = None
+    failure: BaseException = HeadError("it was not tried")
     for dynamic in (shapes, None):
         try:
             program = torch.export.export(network, inputs, dynamic_shapes=dynamic, strict=False)
@@ -177,9 +177,8 @@ def _exported(network: nn.Module, inputs: tuple[Any, ...], report: ExportReport)
                 f"takes batches of {batch} samples only: the network does something else for other sizes"
             )
         return program, batch, dynamic is not None
-    words = " ".join(str(failure).split())[:300]
     raise HeadError(
-        f"torch.export cannot follow the network ({words}): export a state_dict instead, and load it into the model."
+        f"torch.export cannot follow the network ({one_line(failure)}): export a state_dict instead, and load it into the model."
     ) from failure
 
 
@@ -194,8 +193,9 @@ def _write_onnx(program: Any, names: list[str], path: Path) -> Any:
         made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["scores"])
         made.save(path, external_data=False)  # type: ignore[union-attr]
     except Exception as error:  # the exporter raises many kinds
-        words = " ".join(str(error).split())[:300]
-        raise HeadError(f"the network cannot be written as ONNX ({words}): use torch_export or state_dict.") from error
+        raise HeadError(
+            f"the network cannot be written as ONNX ({one_line(error)}): use torch_export or state_dict."
+        ) from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     taken = [each.name for each in session.get_inputs()]
 

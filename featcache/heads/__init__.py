@@ -4,7 +4,7 @@ A head refers to its features by their recipe. Nothing that a saved head says is
 
 from __future__ import annotations
 
-from .kinds import HeadKind, HeadParts, LinearHead, head_kinds
+from .kinds import BuiltHead, HeadKind, LinearHead, head_kinds
 from .layers import EstimatorLayer
 from .linear import HeadNetwork
 from .load import load_head, read_head
@@ -19,10 +19,10 @@ from .train import train_head
 from .trained import TrainedHead
 
 __all__ = [
+    "BuiltHead",
     "EstimatorLayer",
     "HeadKind",
     "HeadNetwork",
-    "HeadParts",
     "LinearHead",
     "Predictions",
     "TrainedHead",

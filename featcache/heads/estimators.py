@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names
+from ..errors import HeadError, MissingDependencyError, UnknownNameError, UsageError, near_names, one_line
 from ..machine import available_memory_bytes
 from ..training import Task
 
@@ -61,8 +61,7 @@ def fit_estimator(
             return _regressor(estimator, vectors, targets, given)
         return estimator.fit(vectors, targets, **given)
     except (ValueError, TypeError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise HeadError(f"scikit-learn's {name} could not be fitted: {words}") from error
+        raise HeadError(f"scikit-learn's {name} could not be fitted: {one_line(error)}.") from error
 
 
 def _takes_weights(estimator: Any) -> bool:
@@ -96,8 +95,7 @@ def _unfitted(name: str, parameters: Mapping[str, Any], seed: int, kind: str) ->
     try:
         return estimator.set_params(**parameters)
     except (ValueError, TypeError) as error:
-        words = " ".join(str(error).split())[:300]
-        raise HeadError(f"scikit-learn's {name} could not be fitted: {words}") from error
+        raise HeadError(f"scikit-learn's {name} could not be fitted: {one_line(error)}.") from error
 
 
 def _one_each(estimator: Any, vectors: Array, targets: Array, given: Mapping[str, Any]) -> Any:

@@ -25,14 +25,14 @@ from .layers import EstimatorLayer, as_layer
 from .linear import HeadNetwork, pooled_network
 from .network import choose_trainable, new_network, train_mode
 
-__all__ = ["HeadKind", "HeadParts", "LaterParts", "find_kind", "head_kinds", "suffix_parts"]
+__all__ = ["BuiltHead", "HeadKind", "SharedHead", "built_suffix", "find_kind", "head_kinds"]
 
 FOLDED_SHARE = 0.4  # of the free memory that folded features may fill
 STORED_AT = "head."  # where a network on pooled features has its last layer
 
 
 @dataclass
-class HeadParts:
+class BuiltHead:
     """What a head consists of.
 
     ``model`` is the whole network and ``split`` its cut; ``layers`` leads from what crosses the cut to class scores (batch,
@@ -48,8 +48,8 @@ class HeadParts:
     estimator: Any = None
 
 
-class LaterParts(HeadParts):
-    """The parts of one of many linear heads, whose network is copied when it is first asked for.
+class SharedHead(BuiltHead):
+    """One of many linear heads, whose network is copied when it is first asked for.
 
     ``network`` is that of another head, which nobody else may change.
     """
@@ -77,17 +77,17 @@ class LaterParts(HeadParts):
 class HeadKind(Protocol):
     """One kind of head; register an instance in :data:`head_kinds`, and ``head="name"`` or ``"name:detail"`` finds it."""
 
-    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return the untrained head on a copy of the split's model; seeded, and the same each time."""
         ...
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
+        self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the head in place, on the device that it is on, and return one record an epoch."""
         ...
 
-    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
+    def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Put a fitted estimator that was saved with the head into its place."""
         ...
 
@@ -95,24 +95,24 @@ class HeadKind(Protocol):
 class SuffixHead:
     """All that lies behind the cut, with its last layer made anew."""
 
-    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
         network = new_network(split, task.outputs, options.seed, device)
         choose_trainable(network.suffix, options.trainable)
-        return suffix_parts(network)
+        return built_suffix(network)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
+        self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the suffix; what training never changes is run once where its results fit into memory."""
-        suffix, device = parts.stored, _device(parts)
+        suffix, device = built.stored, _device(built)
         trainable = {name for name, parameter in suffix.named_parameters() if parameter.requires_grad}
 
         def prepare() -> None:
             train_mode(suffix, trainable, options.trainable is None)
 
         prepare()
-        rest, train, validation = parts.layers, rows.train, rows.validation
+        rest, train, validation = built.layers, rows.train, rows.validation
         if options.fold and rest is suffix:
             frozen, folded = fold(suffix, trainable)
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
@@ -120,7 +120,7 @@ class SuffixHead:
                 rest, (train, validation) = folded, mapped
         return fit(rest, prepare, train, validation, options, task, device, progress, rows.weights)
 
-    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
+    def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
         raise UsageError("a suffix head holds no scikit-learn estimator.")
 
@@ -128,21 +128,21 @@ class SuffixHead:
 class LinearHead:
     """One linear layer on pooled features, or of dense targets at each place of a map."""
 
-    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return prefix, pooling and a new linear layer."""
         return _pooled(split, task, options, device)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
+        self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Train the layer on features that are pooled once."""
-        network, device = _network(parts), _device(parts)
+        network, device = _network(built), _device(built)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
         layer = network.head
         return fit(layer, layer.train, train, validation, options, task, device, progress, rows.weights)
 
-    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
+    def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
         raise UsageError("a linear head holds no scikit-learn estimator.")
 
@@ -150,7 +150,7 @@ class LinearHead:
 class EstimatorHead:
     """A scikit-learn classifier on pooled features."""
 
-    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
         if task.kind == "dense":
             raise UsageError(
@@ -159,29 +159,29 @@ class EstimatorHead:
         return _pooled(split, task, options, device)
 
     def train(
-        self, parts: HeadParts, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
+        self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
         """Fit the estimator on the training rows, and on all their views where there are any."""
-        pooled = rows.train.map(_network(parts).pool, device=str(_device(parts)))
+        pooled = rows.train.map(_network(built).pool, device=str(_device(built)))
         views = [pooled.numpy(view) for view in range(pooled.views + 1)]
         vectors, targets = (np.concatenate(each) for each in zip(*views, strict=True))
         weights = None if rows.weights is None else np.tile(rows.weights, len(views))
         name = options.head.partition(":")[2]
         estimator = fit_estimator(name, options.parameters, vectors, targets, options.seed, task, weights)
-        self._put(parts, as_layer(estimator, task, vectors), estimator)
+        self._put(built, as_layer(estimator, task, vectors), estimator)
         return []
 
-    def restore(self, parts: HeadParts, estimator: Any, task: Task) -> None:
+    def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Put an estimator that was read from a folder in the linear layer's place."""
         if task.kind == "multi_label" and type(estimator).__name__ != "MultiOutputClassifier":
             raise HeadError("the saved estimator is not one for several labels: train the head again.")
-        self._put(parts, EstimatorLayer(estimator, task), estimator)
+        self._put(built, EstimatorLayer(estimator, task), estimator)
 
-    def _put(self, parts: HeadParts, layer: nn.Module, estimator: Any) -> None:
-        network = _network(parts)
-        layer.to(_device(parts))
+    def _put(self, built: BuiltHead, layer: nn.Module, estimator: Any) -> None:
+        network = _network(built)
+        layer.to(_device(built))
         network.head = layer
-        parts.layers, parts.stored, parts.estimator = nn.Sequential(network.pool, layer), layer, estimator
+        built.layers, built.stored, built.estimator = nn.Sequential(network.pool, layer), layer, estimator
 
 
 class Restored(nn.Module):
@@ -201,9 +201,9 @@ class Restored(nn.Module):
         return scores
 
 
-def suffix_parts(network: Split) -> HeadParts:
-    """Return the parts of a head that is all of a network that lies behind a cut."""
-    return HeadParts(network.model, network, _restored(network), network.suffix)
+def built_suffix(network: Split) -> BuiltHead:
+    """Return the head that is all of a network that lies behind a cut."""
+    return BuiltHead(network.model, network, _restored(network), network.suffix)
 
 
 def _restored(network: Split) -> nn.Module:
@@ -212,7 +212,7 @@ def _restored(network: Split) -> nn.Module:
     return Restored(network.suffix, dtypes) if odd else network.suffix
 
 
-def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> HeadParts:
+def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
     with torch.inference_mode(False):
@@ -221,16 +221,16 @@ def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.devic
         else:
             network = dense_network(split, task.outputs, task.size, options.seed).to(device)
     cut: Split = network.__dict__["_split"]
-    return HeadParts(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
+    return BuiltHead(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
 
 
-def _network(parts: HeadParts) -> HeadNetwork:
-    assert isinstance(parts.model, HeadNetwork)
-    return parts.model
+def _network(built: BuiltHead) -> HeadNetwork:
+    assert isinstance(built.model, HeadNetwork)
+    return built.model
 
 
-def _device(parts: HeadParts) -> torch.device:
-    return next((tensor.device for tensor in (*parts.model.parameters(), *parts.model.buffers())), torch.device("cpu"))
+def _device(built: BuiltHead) -> torch.device:
+    return next((tensor.device for tensor in (*built.model.parameters(), *built.model.buffers())), torch.device("cpu"))
 
 
 def _mapped(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import HeadError
+from ..errors import HeadError, one_line
 from ..machine import seeded
 from ..training import Task
 
@@ -37,7 +37,7 @@ class EstimatorLayer(nn.Module):
             scores = _SCORES[self.task.kind](self.estimator, values, self.task.outputs)
         except ValueError as error:  # such as a radius in which there are no neighbors
             name = type(self.estimator).__name__
-            raise HeadError(f"scikit-learn's {name} cannot predict: {' '.join(str(error).split())[:300]}") from error
+            raise HeadError(f"scikit-learn's {name} cannot predict: {one_line(error)}.") from error
         return torch.from_numpy(scores).to(vectors.device, torch.float32)
 
 

@@ -19,7 +19,7 @@ from ..splitting import Split
 from ..store import check_seal
 from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, metrics_from
 from .estimators import load_estimator
-from .kinds import HeadParts, find_kind
+from .kinds import BuiltHead, find_kind
 from .linear import pooled_width
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
 from .trained import TrainedHead
@@ -72,15 +72,15 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
     check_backbone(f"the head {folder}", recipe, split.cut, split.structure, split.weights)
-    parts = kind.build(split, task, options, pick_device(device))
+    built = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():
         width = pooled_width(split, Pool(options.pool, split.cut))
         name = options.head.partition(":")[2]
-        kind.restore(parts, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), task)
-    _load_tensors(folder / TENSORS, parts)
-    parts.model.eval()
-    parts.layers.eval()
-    return TrainedHead(parts, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s)
+        kind.restore(built, load_estimator((folder / ESTIMATOR).read_bytes(), name, width), task)
+    _load_tensors(folder / TENSORS, built)
+    built.model.eval()
+    built.layers.eval()
+    return TrainedHead(built, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s)
 
 
 def _options(described: dict[str, Any]) -> TrainOptions:
@@ -104,9 +104,9 @@ def _metrics(task: Task, described: dict[str, Any] | None) -> AnyMetrics | None:
     return None if described is None else metrics_from(task, described)
 
 
-def _load_tensors(path: Path, parts: HeadParts) -> None:
+def _load_tensors(path: Path, built: BuiltHead) -> None:
     """Copy the saved tensors into the head; names and shapes are compared before any value is read."""
-    wanted = {parts.stored_at + name: value for name, value in parts.stored.state_dict().items()}
+    wanted = {built.stored_at + name: value for name, value in built.stored.state_dict().items()}
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

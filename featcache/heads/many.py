@@ -29,7 +29,7 @@ from ..training import (
     make_schedule,
     product,
 )
-from .kinds import LINEAR, LaterParts
+from .kinds import LINEAR, SharedHead
 from .linear import HeadNetwork, linear_head
 from .train import check_origin, pool_of, scored
 from .trained import TrainedHead, check_finite
@@ -84,7 +84,7 @@ def train_heads(
             layers, histories = _fit(_first_layer(network, seed), rows, chosen, task, where)
         heads = [
             TrainedHead(
-                LaterParts(network, layer), task, each, features.recipe, features.dataset, features.snapshot, told
+                SharedHead(network, layer), task, each, features.recipe, features.dataset, features.snapshot, told
             )
             for layer, each, told in zip(layers, chosen, histories, strict=True)
         ]
@@ -105,8 +105,8 @@ def _options(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> TrainOption
 
 def _pooled(rows: Division, pool: nn.Module, device: torch.device) -> Division:
     """Return the rows pooled, once for all heads."""
-    parts = (rows.train, rows.validation, rows.test)
-    train, validation, test = (None if each is None else each.map(pool, device=str(device)) for each in parts)
+    divided = (rows.train, rows.validation, rows.test)
+    train, validation, test = (None if each is None else each.map(pool, device=str(device)) for each in divided)
     assert train is not None
     return Division(train, validation, test)
 
@@ -227,8 +227,8 @@ class _Steps:
         rates = torch.tensor(self.rates, device=self.decays.device) * float(self.schedule(self.taken))
         self.taken += 1
         with torch.no_grad():
-            parts = zip(self.stacked, gradients, self.first, self.second, self.held, strict=True)
-            for value, gradient, first, second, held in parts:
+            tensors = zip(self.stacked, gradients, self.first, self.second, self.held, strict=True)
+            for value, gradient, first, second, held in tensors:
                 shape = (-1, *(1 for _ in value.shape[1:]))
                 rate, decay = rates.view(shape), self.decays.view(shape)
                 if self.sgd:

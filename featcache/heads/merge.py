@@ -36,7 +36,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
         return copy.deepcopy(head.model).eval()
     if isinstance(head, TrainedHead):
         kind, recipe = head.head, head.recipe
-        tensors = {head.parts.stored_at + name: value for name, value in head.parts.stored.state_dict().items()}
+        tensors = {head.built.stored_at + name: value for name, value in head.built.stored.state_dict().items()}
     else:
         described = read_head(where)
         kind, recipe = str(described["head"]), _recipe(where, described)

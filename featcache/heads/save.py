@@ -19,7 +19,7 @@ from ..storages import sync, temporary_beside
 from ..store import SEAL, seal
 from ..training import EpochRecord
 from .estimators import save_estimator
-from .kinds import HeadParts
+from .kinds import BuiltHead
 from .layers import EstimatorLayer
 
 __all__ = ["ESTIMATOR", "HEAD_FORMAT", "TENSORS", "save_head"]
@@ -30,7 +30,7 @@ TENSORS, ESTIMATOR, DESCRIPTION = "head.safetensors", "head.skops", "head.json"
 
 def save_head(
     folder: Path,
-    parts: HeadParts,
+    built: BuiltHead,
     description: Mapping[str, Any],
     *,
     history: Sequence[EpochRecord],
@@ -43,12 +43,12 @@ def save_head(
     _refuse_foreign(folder)
     files: dict[str, bytes] = {}
     tensors = {
-        parts.stored_at + name: value.detach().cpu().contiguous().clone()
-        for name, value in parts.stored.state_dict().items()
+        built.stored_at + name: value.detach().cpu().contiguous().clone()
+        for name, value in built.stored.state_dict().items()
     }
     files[TENSORS] = save(tensors)
-    if isinstance(parts.stored, EstimatorLayer):
-        files[ESTIMATOR] = save_estimator(parts.stored.estimator)
+    if isinstance(built.stored, EstimatorLayer):
+        files[ESTIMATOR] = save_estimator(built.stored.estimator)
     described = json.dumps(description, indent=1, default=_plain)
     files[DESCRIPTION] = (described + "\n").encode()
     files["history.csv"] = _history(history).encode()

@@ -13,7 +13,7 @@ from ..features import Features
 from ..progress import ProgressCallback
 from ..splitting import Split
 from ..training import LR_SCHEDULES, EpochRecord, TrainOptions, find_task
-from .kinds import suffix_parts
+from .kinds import built_suffix
 from .network import last_layers
 from .train import fit_head
 from .trained import TrainedHead
@@ -132,4 +132,4 @@ def behind(trained: TrainedHead, split: Split, features: Features) -> TrainedHea
     network = split.rebind(trained.model)
     if network.weights != dict(features.recipe.weights):
         raise HeadError(f"training changed weights up to {split.cut!r}, which this cut should have kept.")
-    return replace(trained, parts=suffix_parts(network), recipe=features.recipe)
+    return replace(trained, built=built_suffix(network), recipe=features.recipe)

@@ -127,17 +127,17 @@ def fit_head(
     )
     # Tensors made in a caller's inference mode could not be trained.
     with torch.inference_mode(False), torch.enable_grad():
-        parts = kind.build(split, task, options, device)
+        built = kind.build(split, task, options, device)
         if start is not None:
-            parts.model.load_state_dict(start)
-            check_same_prefix(features, split.cut, split.structure, parts.split.weights)
-        history = kind.train(parts, rows, options, task, progress)
-    parts.model.eval()
-    parts.layers.eval()
+            built.model.load_state_dict(start)
+            check_same_prefix(features, split.cut, split.structure, built.split.weights)
+        history = kind.train(built, rows, options, task, progress)
+    built.model.eval()
+    built.layers.eval()
     if history and options.learning_rate is None:
-        options = replace(options, learning_rate=default_learning_rate(parts.layers))
-    trained = TrainedHead(parts, task, options, features.recipe, features.dataset, features.snapshot, history)
-    scored([trained], rows, lambda judged: [outputs_of(parts, task, judged, device)])
+        options = replace(options, learning_rate=default_learning_rate(built.layers))
+    trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, history)
+    scored([trained], rows, lambda judged: [outputs_of(built, task, judged, device)])
     trained.elapsed_s = time.perf_counter() - started_s
     return trained
 

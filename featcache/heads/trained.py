@@ -18,7 +18,7 @@ from ..identity import Recipe, versions
 from ..machine import on_device, pick_device
 from ..splitting import Split
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, measure, scores
-from .kinds import HeadParts
+from .kinds import BuiltHead
 from .save import HEAD_FORMAT, save_head
 
 __all__ = ["TrainedHead", "check_finite", "check_same_prefix", "outputs_of"]
@@ -34,7 +34,7 @@ class TrainedHead:
     ``recipe`` is that of the features, ``dataset`` and ``snapshot`` name the rows.
     """
 
-    parts: HeadParts = field(repr=False)
+    built: BuiltHead = field(repr=False)
     task: Task
     options: TrainOptions
     recipe: Recipe = field(repr=False)
@@ -58,22 +58,22 @@ class TrainedHead:
     @property
     def model(self) -> nn.Module:
         """Return the whole network: the backbone's input in, class scores (batch, classes) out."""
-        return self.parts.model
+        return self.built.model
 
     @property
     def split(self) -> Split:
         """Return the cut through the head's copy of the backbone, where the features were taken."""
-        return self.parts.split
+        return self.built.split
 
     @property
     def layers(self) -> nn.Module:
         """Return the module from what crosses the cut to class scores (batch, classes)."""
-        return self.parts.layers
+        return self.built.layers
 
     @property
     def estimator(self) -> Any:
         """Return the fitted scikit-learn classifier, None for other heads and for a linear one that was loaded."""
-        return self.parts.estimator
+        return self.built.estimator
 
     def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
         """Return the probabilities (rows, classes) of cached features, float64: they add up to 1, but those of labels.
@@ -93,7 +93,7 @@ class TrainedHead:
         Raises :class:`StaleError` for features of another network, :class:`HeadError` where it is not finite.
         """
         check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
-        return outputs_of(self.parts, self.task, features, pick_device(device))
+        return outputs_of(self.built, self.task, features, pick_device(device))
 
     def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
         """Return the metrics on cached features; raises :class:`DataError` where their targets or classes are others."""
@@ -107,7 +107,7 @@ class TrainedHead:
         Raises :class:`HeadError` where the folder holds something other than a head.
         """
         return save_head(
-            Path(folder), self.parts, self.describe(origin or {}), history=self.history, plots=self._plots()
+            Path(folder), self.built, self.describe(origin or {}), history=self.history, plots=self._plots()
         )
 
     def describe(self, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class TrainedHead:
             "head": self.head,
             "classes": self.classes,
             "task": self.task.to_dict(),
-            "tensors": len(self.parts.stored.state_dict()),
+            "tensors": len(self.built.stored.state_dict()),
             "cut": self.recipe.cut,
             "dataset": self.dataset,
             "snapshot": self.snapshot,
@@ -146,12 +146,12 @@ class TrainedHead:
         return made
 
 
-def outputs_of(parts: HeadParts, task: Task, features: Features, device: torch.device) -> torch.Tensor:
+def outputs_of(built: BuiltHead, task: Task, features: Features, device: torch.device) -> torch.Tensor:
     """Return what the task keeps of a head's output, for features at its cut; raises :class:`HeadError` if not finite."""
     if not len(features):
         return torch.zeros((0, task.outputs))
-    with on_device(parts.layers, device):
-        outputs = scores(parts.layers, features, device, task)
+    with on_device(built.layers, device):
+        outputs = scores(built.layers, features, device, task)
     check_finite(outputs, features)
     return outputs
 

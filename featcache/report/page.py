@@ -9,7 +9,7 @@ from ..advise import load_advice
 from ..errors import MissingDependencyError, StaleError
 from ..identity import versions
 from ..quantity import duration_in_words as duration, size_in_words as size
-from .words import percent, points, recipe_words
+from .wording import percent, points, recipe_words
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead

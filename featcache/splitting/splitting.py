@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..errors import SplitError, UnknownCutError, UsageError, near_names
+from ..errors import SplitError, UnknownCutError, UsageError, near_names, one_line
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, analyse
 from .clone import skeleton
@@ -25,7 +25,6 @@ from .replay import ReplaySuffix
 from .structure import structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
-from .trees import in_one_line
 from .trial import frozen_reference, refuse_mixed_rows, refuse_scripted, seeded_step
 
 __all__ = ["Split", "prefixes", "recorded", "split", "split_at"]
@@ -213,7 +212,8 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
         raise
     except Exception as error:
         raise SplitError(
-            f"the model cannot be run on the example input: {in_one_line(error)}. Check that the transform fits the model."
+            f"the model cannot be run on the example input: {type(error).__name__}: {one_line(error, 200)}. "
+            "Check that the transform fits the model."
         ) from error
     difference = compare(first, second, "a second evaluation pass", refuse=False)
     if difference:
@@ -238,7 +238,9 @@ def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Exam
     except SplitError:
         raise
     except Exception as error:
-        raise SplitError(f"the suffix behind {analysis.cut!r} cannot be run: {in_one_line(error)}.") from error
+        raise SplitError(
+            f"the suffix behind {analysis.cut!r} cannot be run: {type(error).__name__}: {one_line(error, 200)}."
+        ) from error
 
 
 def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples, flat: bool) -> Any:

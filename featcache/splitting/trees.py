@@ -1,4 +1,4 @@
-"""Tensors in nested values of any kind, and words about errors in one line."""
+"""Tensors in nested values of any kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["in_one_line", "tensors_in"]
+__all__ = ["tensors_in"]
 
 DEEPEST = 4
 
@@ -45,9 +45,3 @@ def _parts(value: Any) -> list[Any]:
         if hasattr(value, "__dict__")
         else [getattr(value, name, None) for name in slots]
     )
-
-
-def in_one_line(error: BaseException, most: int = 200) -> str:
-    """Return the kind and the first words of an error, without line breaks."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words if len(words) <= most else words[: most - 1] + '…'}"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..errors import FeatCacheError, StoreError, StorePermissionError
+from ..errors import FeatCacheError, StoreError, StorePermissionError, one_line
 
 __all__ = ["TruncatedError", "attempt"]
 
@@ -69,5 +69,5 @@ def _may_pass(error: Exception) -> bool:
 
 def _said(error: Exception) -> str:
     """Return what an error says in one line, without queries and signatures, which can hold credentials."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return SECRET.sub("…", words)[:300].rstrip(". ")
+    message = one_line(error, 10_000) or type(error).__name__  # a secret is found whole, then the text is cut
+    return SECRET.sub("…", message)[:300].rstrip(". ")

@@ -76,7 +76,7 @@ def fit(
             rate = float(optimizer.param_groups[0]["lr"])
             taken_s = time.perf_counter() - started_s
             history.append(EpochRecord(epoch + 1, train_loss, found.loss, found.accuracy, rate, taken_s, found.score))
-            progress(ProgressEvent("train", epoch + 1, options.epochs, "epochs", found.words(options.metric)))
+            progress(ProgressEvent("train", epoch + 1, options.epochs, "epochs", found.describe(options.metric)))
             worth = found.loss if found.score is None else -found.score
             if worth is not None and (best is None or worth < best[0]):
                 best = (worth, epoch, {name: value.clone() for name, value in module.state_dict().items()})
@@ -175,7 +175,7 @@ class _Judged:
     accuracy: float | None = None
     score: float | None = None
 
-    def words(self, metric: str | None) -> str:
+    def describe(self, metric: str | None) -> str:
         """Return the figure to show beside the progress bar."""
         if self.score is not None:
             return f"validation {metric} {self.score:.4f}"

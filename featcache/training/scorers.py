@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UnknownNameError, UsageError, near_names
+from ..errors import UnknownNameError, UsageError, near_names, one_line
 from .metrics import labelled_pixels
 from .tasks import Task
 
@@ -48,9 +48,8 @@ def score(name: str, task: Task, targets: Array, outputs: torch.Tensor) -> float
             warnings.simplefilter("ignore")  # such as a class that is never predicted, in the first epochs
             value = float(get_scorer(name)(_held_outputs(task, held), np.arange(len(true)).reshape(-1, 1), true))
     except (ValueError, TypeError, AttributeError) as error:
-        words = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"the scorer {name!r} cannot judge a {task.kind} task on these rows ({words}): choose another --metric."
+            f"the scorer {name!r} cannot judge a {task.kind} task on these rows ({one_line(error)}): choose another --metric."
         ) from error
     if not np.isfinite(value):
         raise UsageError(

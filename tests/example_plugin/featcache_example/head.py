@@ -7,23 +7,23 @@ from typing import Any
 import torch
 
 from featcache.errors import UsageError
-from featcache.heads.kinds import HeadParts, LinearHead
+from featcache.heads.kinds import BuiltHead, LinearHead
 
 
 class CentroidHead(LinearHead):
     """The network, its pooling and its layer are those of the linear head; the layer is computed, not trained."""
 
-    def build(self, split: Any, task: Any, options: Any, device: torch.device) -> HeadParts:
+    def build(self, split: Any, task: Any, options: Any, device: torch.device) -> BuiltHead:
         if task.kind != "single_label":
             raise UsageError("the head centroid takes one class a sample.")
         return super().build(split, task, options, device)
 
-    def train(self, parts: HeadParts, rows: Any, options: Any, task: Any, progress: Any) -> list[Any]:
-        vectors, targets = (torch.from_numpy(each) for each in rows.train.map(parts.model.pool).numpy())
+    def train(self, built: BuiltHead, rows: Any, options: Any, task: Any, progress: Any) -> list[Any]:
+        vectors, targets = (torch.from_numpy(each) for each in rows.train.map(built.model.pool).numpy())
         means = torch.stack([vectors[targets == number].mean(0) for number in range(task.outputs)])
         with torch.no_grad():  # |x - m|² = |x|² - 2 (x·m - |m|²/2), and |x|² is the same for all classes
-            parts.stored.weight.copy_(means)
-            parts.stored.bias.copy_(-means.square().sum(1) / 2)
+            built.stored.weight.copy_(means)
+            built.stored.bias.copy_(-means.square().sum(1) / 2)
         return []
 
 
