@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..catalog import FeatureStore
-from ..codecs import load_codec
+from ..codecs import Stored, takes_stored
 from ..errors import UsageError
-from ..extraction import DEFAULT_SHARD_BYTES, Stored, check_numerics, make_recipe, stored_row_bytes
+from ..extraction import DEFAULT_SHARD_BYTES, make_recipe, stored_row_bytes
 from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..splitting import Split, split_at
@@ -75,6 +75,7 @@ class PlanResult:
     notes: tuple[str, ...] = ()
 
 
+@takes_stored
 def plan(
     model: nn.Module,
     dataset: Any,
@@ -86,13 +87,11 @@ def plan(
     batch_size: int = 64,
     device: str | None = None,
     dtype: str | Sequence[str] = "float32",
-    pool: str | None = None,
-    views: int = 1,
-    numerics: str = "exact",
     disk_budget_bytes: int | None = None,
     time_budget_s: float | None = None,
     name: str | None = None,
     progress: ProgressCallback = silent,
+    **stored: Any,  # the options of Stored but dtype, of which several may be asked about
 ) -> PlanResult:
     """Return the predicted time and disk that caching at each cut takes, and from which epoch on it pays.
 
@@ -105,13 +104,11 @@ def plan(
     Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
     """
     dtypes = [dtype] if isinstance(dtype, str) else list(dict.fromkeys(dtype))
-    for each in dtypes:
-        load_codec(each)
+    ways = [Stored(**{**stored, "dtype": each}) for each in dtypes]
     _check_options(epochs, batch_size, disk_budget_bytes, time_budget_s)
-    check_numerics(numerics)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     where = pick_device(device)
-    about = subject(model, dataset, transform, name)
+    about = subject(model, dataset, transform, name, ways[0])
     names = [cut.name for cut in about.find(cuts)]
     example = about.example
     splits = split_at(model, names, example.inputs, example.other_length)
@@ -120,24 +117,24 @@ def plan(
     fixed_s = time.perf_counter() - started_s  # which each extraction takes before its first row
     progress(ProgressEvent("measure", 0, len(names), "cuts"))
     data, batch = measure_data(about, files, batch_size, where)
-    data = replace(data, rows_a_sample=1 + (views if about.samples.augment is not None else 0))
-    classes = None if pool else _classes(about)
+    data = replace(data, rows_a_sample=1 + (ways[0].views if about.samples.augment is not None else 0))
+    classes = None if ways[0].pool else _classes(about)
     measured = []
     for split in splits:
-        measured.append(measure_cut(about, split, batch, classes, where, numerics))
+        measured.append(measure_cut(about, split, batch, classes, where, ways[0].numerics))
         progress(ProgressEvent("measure", len(measured), len(names), "cuts"))
     costs = _deepening(measured)
     samples = len(about.samples.dataset)
     free = files.storage.free_bytes()
     budget = min((each for each in (free, disk_budget_bytes) if each is not None), default=None)
     rows = []
-    for each_dtype in dtypes:
+    for way in ways:
         for split, cost in zip(splits, costs, strict=True):
-            row_bytes, cached = _stored(split, about, files, Stored(each_dtype, pool, numerics=numerics))
+            row_bytes, cached = _stored(split, about, files, way)
             cost = replace(cost, cached_rows=min(cached, samples))
             found = estimate(cost, data, samples, row_bytes, DEFAULT_SHARD_BYTES, fixed_s)
             disk_bytes = row_bytes * samples * data.rows_a_sample
-            rows.append(_row(cost, found, each_dtype, row_bytes, disk_bytes, epochs, budget, time_budget_s))
+            rows.append(_row(cost, found, way.dtype, row_bytes, disk_bytes, epochs, budget, time_budget_s))
     first = [row for row in rows if row.dtype == dtypes[0]]
     storing = choose_stored(costs, [row.row_bytes for row in first], data, samples, epochs, budget)
     return PlanResult(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..catalog import FeatureStore
+from ..codecs import Stored, takes_stored
 from ..errors import DataError, UsageError
 from ..extraction import extract
 from ..features import Features
@@ -22,6 +23,9 @@ from .subject import Subject, subject
 
 if TYPE_CHECKING:
     from torch import nn
+    from typing_extensions import Unpack
+
+    from ..codecs import StoredOptions
 
 __all__ = ["SCORES", "ProbeResult", "ProbeRow", "probe"]
 
@@ -64,6 +68,7 @@ class ProbeResult:
     elapsed_s: float
 
 
+@takes_stored
 def probe(
     model: nn.Module,
     dataset: Any,
@@ -74,11 +79,12 @@ def probe(
     most_samples: int = 2000,
     batch_size: int = 64,
     device: str | None = None,
-    dtype: str = "float32",
+    codec: str | None = None,
+    store_budget: str | int | None = None,
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
-    **stored: Any,
+    **stored: Unpack[StoredOptions],
 ) -> ProbeResult:
     """Return transferability scores of the features at each cut, all extracted in one pass over the data and cached.
 
@@ -93,11 +99,13 @@ def probe(
     if most_samples < 10:
         raise UsageError(f"most_samples must be at least 10, not {most_samples}.")
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    asked = Stored(**stored)
+    chosen = replace(asked, pool=asked.pool or "auto", views=1, augment=None)  # random views are not scored
     about = subject(model, dataset, transform, name)
     names = [cut.name for cut in about.find(cuts)]
     made = extract(
-        model, about.samples.augmented(None), files, cut=names, batch_size=batch_size, device=device, dtype=dtype,
-        progress=progress, **{"pool": "auto", **stored},
+        model, about.samples.augmented(None), files, cut=names, batch_size=batch_size, device=device, codec=codec,
+        store_budget=store_budget, progress=progress, **chosen.options(),
     )  # fmt: skip
     rows_of = chosen_rows(made[names[0]], most_samples, seed)
     shifts = _shifts(about, batch_size, device)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..datasets import open_dataset
+from ..codecs import Stored
 from ..errors import UnknownCutError, UsageError, near_names
-from ..extraction import Example, example_of
+from ..extraction import Example, example_of, samples_of
 from ..samples import Samples
 from ..splitting import Cut, cuts
 
@@ -51,13 +51,14 @@ class Subject:
 
 
 def subject(
-    model: nn.Module, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None
+    model: nn.Module,
+    dataset: Any,
+    transform: Callable[[Any], Any] | None = None,
+    name: str | None = None,
+    stored: Stored | None = None,
 ) -> Subject:
     """Return the subject that these arguments of :func:`featcache.extract` make; ``dataset`` may be a specification."""
-    if isinstance(dataset, Samples):
-        samples = dataset
-    else:
-        samples = Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
+    samples = samples_of(dataset, transform, name, stored)
     example = example_of(samples)
     return Subject(model, samples, example, tuple(cuts(model, example.inputs, example.other_length)))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..catalog import FeatureStore
+from ..codecs import Stored, takes_stored
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
 from ..splitting import Cut
@@ -19,6 +20,9 @@ from .trials import Trained, Trials
 
 if TYPE_CHECKING:
     from torch import nn
+    from typing_extensions import Unpack
+
+    from ..codecs import StoredOptions
 
 __all__ = ["SweepResult", "sweep"]
 
@@ -51,6 +55,7 @@ class SweepResult:
     elapsed_s: float
 
 
+@takes_stored
 def sweep(
     model: nn.Module,
     dataset: Any,
@@ -71,11 +76,12 @@ def sweep(
     halving: bool = False,
     batch_size: int = 64,
     device: str | None = None,
-    dtype: str = "float32",
+    codec: str | None = None,
+    store_budget: str | int | None = None,
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
-    **stored: Any,
+    **stored: Unpack[StoredOptions],
 ) -> SweepResult:
     """Return how well training behind each cut does, from the deepest up, and which boundary to choose.
 
@@ -102,13 +108,15 @@ def sweep(
     started_s = time.perf_counter()
     _check_options(seeds, patience, tolerance, confidence, validation, learning_rates)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    about = subject(model, dataset, transform, name)
+    chosen = Stored(**stored)
+    about = subject(model, dataset, transform, name, chosen)
     found = about.find(cuts)
     if epochs is None:
         epochs = LINEAR_EPOCHS if head == "linear" else EPOCHS
     trials = Trials(
         about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
-        train_batch_size, task, device, progress, {"batch_size": batch_size, "dtype": dtype, **stored},
+        train_batch_size, task, device, progress, chosen,
+        {"batch_size": batch_size, "codec": codec, "store_budget": store_budget},
     )  # fmt: skip
     trials.plan_passes(found[::-1])
     order = [cut.name for cut in reversed(found)]

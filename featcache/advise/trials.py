@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..catalog import FeatureStore
+from ..codecs import Stored
 from ..extraction import extract, stored_row_bytes
 from ..features import Features
 from ..heads import train_head, train_heads
@@ -54,7 +55,7 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see :func:`featcache.sweep`; ``stored`` are options of extract."""
+    """Trains behind cuts with equal budgets; see :func:`featcache.sweep`; ``extraction`` are further options of extract."""
 
     subject: Subject
     store: FeatureStore
@@ -67,7 +68,8 @@ class Trials:
     task: str | None
     device: str | None
     progress: ProgressCallback
-    stored: dict[str, Any]
+    stored: Stored
+    extraction: dict[str, Any]
     samples: int = 0
     judge: Judge | None = None
     trained: dict[str, Trained] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class Trials:
     def plan_passes(self, order: Sequence[Cut]) -> None:
         """Decide which cuts are extracted together: neighbours whose features are small."""
         samples = self.subject.samples
-        rows = len(samples.dataset) * (1 if samples.augment is None else 1 + int(self.stored.get("views", 1)))
+        rows = len(samples.dataset) * (1 if samples.augment is None else 1 + self.stored.views)
         size_bytes = 0
         for cut in order:
             if not self._groups or size_bytes + cut.size_bytes * rows > TOGETHER_BYTES:
@@ -136,7 +138,10 @@ class Trials:
             (group,) = (each for each in self._groups if cut in each)
             about, started_s = self.subject, time.perf_counter()
             splits = split_at(about.model, group, about.example.inputs, about.example.other_length)
-            made = extract(splits, about.samples, self.store, device=self.device, progress=self.progress, **self.stored)
+            made = extract(
+                splits, about.samples, self.store, device=self.device, progress=self.progress, **self.extraction,
+                **self.stored.options(),
+            )  # fmt: skip
             each_s = (time.perf_counter() - started_s) / len(group)
             for name, split in zip(group, splits, strict=True):
                 features = made[name]

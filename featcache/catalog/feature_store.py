@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..extraction import make_request, views_recipe
+from ..extraction import Request, make_request, samples_of, stored_from, views_recipe
 from ..identity import Recipe
 from ..quantity import parse_size
 from ..store import StoreFiles
 from .explain import Explanation, explain
-from .gc import Garbage, GcReport, Kept, gc
+from .gc import GcReport, gc
 from .ls import SetInfo, list_sets
 from .pins import Pin, list_pins, pin, unpin
 from .status import SetStatus, set_status
-from .verify import Damage, VerifyReport, verify
+from .verify import VerifyReport, verify
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
+    from ..codecs import StoredOptions
     from ..splitting import Split
     from .recompute import Recomputed
 
-__all__ = [
-    "Damage",
-    "Explanation",
-    "FeatureStore",
-    "Garbage",
-    "GcReport",
-    "Kept",
-    "Pin",
-    "SetInfo",
-    "SetStatus",
-    "VerifyReport",
-]
+__all__ = ["FeatureStore"]
 
 
 class FeatureStore(StoreFiles):
@@ -54,16 +44,16 @@ class FeatureStore(StoreFiles):
         ``options`` are those of extract that say what is asked for: ``cut``, ``transform``, ``dtype``, ``pool``, ``views``,
         ``augment``, ``seed`` and ``name``.
         """
-        request = make_request(model, dataset, self, **options)
-        augmented = views_recipe(request.recipe, request.samples) if request.stored.views else None
-        return set_status(self, request.recipe, request.snapshot, augmented, request.stored.views)
+        request = self._request(model, dataset, **options)
+        augmented = views_recipe(request.recipe, request.samples) if request.views else None
+        return set_status(self, request.recipe, request.snapshot, augmented, request.views)
 
     def explain(self, model: torch.nn.Module | Split, dataset: Any, **options: Any) -> Explanation:
         """Return in words why that set is fresh or not: the recipe fields, tensors and samples that differ.
 
         ``options`` are those of :meth:`status`.
         """
-        request = make_request(model, dataset, self, **options)
+        request = self._request(model, dataset, **options)
         return explain(self, request.recipe, request.snapshot)
 
     def verify(self, repair: bool = False) -> VerifyReport:
@@ -81,7 +71,6 @@ class FeatureStore(StoreFiles):
         *,
         batch_size: int = 64,
         device: str | None = None,
-        from_lossy: bool = False,
         **options: Any,
     ) -> list[Recomputed]:
         """Return for each cut how some cached rows compare with a fresh forward pass, and what differs in provenance.
@@ -91,12 +80,22 @@ class FeatureStore(StoreFiles):
         from ..machine import pick_device
         from .recompute import recompute
 
-        request = make_request(model, dataset, self, **options)
-        if from_lossy:
-            from ..extraction import lossy_recipe
-
-            request = replace(request, recipes=tuple(lossy_recipe(recipe, self) for recipe in request.recipes))
+        request = self._request(model, dataset, **options)
         return recompute(request, self, rows, batch_size, pick_device(device))
+
+    def _request(
+        self,
+        model: torch.nn.Module | Split,
+        dataset: Any,
+        *,
+        cut: str | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+        **stored: Unpack[StoredOptions],
+    ) -> Request:
+        chosen = stored_from(stored, seed)
+        return make_request(model, samples_of(dataset, transform, name, chosen), self, chosen, cut=cut)
 
     def gc(
         self, keep: Iterable[Recipe | str] = (), *, delete: bool = False, max_size: str | int | None = None

@@ -58,7 +58,7 @@ def recompute(
     found = []
     for number, recipe in enumerate(request.recipes):
         found.append(_compare(request, number, store.set(recipe), store, rows, batch_size, device, seed))
-        if request.stored.views:
+        if request.views:
             of_views = store.set(views_recipe(recipe, request.samples))
             found.append(_compare(request, number, of_views, store, rows, batch_size, device, seed))
     return found
@@ -100,7 +100,7 @@ def _compare(
 
 def _drawn(request: Request, feature_set: FeatureSet, count: int, seed: int) -> Array:
     ids = request.snapshot.ids
-    views = range(1, request.stored.views + 1) if feature_set.recipe.views is not None else (0,)
+    views = range(1, request.views + 1) if feature_set.recipe.views is not None else (0,)
     there = np.argwhere(np.array([feature_set.present(ids, view) for view in views]).reshape(len(views), len(ids)))
     if not len(there):
         raise StaleError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..codecs import Stored
 from ..errors import UsageError
 from ..project import Settings, read_config
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from ..project import Project
 
 __all__ = [
-    "STORED",
     "command",
     "configured_cuts",
     "cut_option",
@@ -22,10 +23,9 @@ __all__ = [
     "quantity",
     "store_option",
     "stored_cuts",
+    "stored_options",
     "the_project",
 ]
-
-STORED = ("batch_size", "dtype", "numerics", "pool", "views")  # options that say what is computed and stored
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -105,41 +105,30 @@ def project_options(function: Function) -> Function:
         ),
         click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
         click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
-        click.option(
-            "--dtype",
-            default="float32",
-            show_default=True,
-            help="Stored precision: float32, float16, bfloat16, float8_e4m3, float8_e5m2, int8 or int4.",
-        ),
-        click.option(
-            "--numerics",
-            default="exact",
-            show_default=True,
-            help="exact, fast (channels last, BatchNorm folded: within rounding) or bf16 (autocast).",
-        ),
+        *(_stored_option(each) for each in fields(Stored)),
         click.option("--codec", metavar="NAME", help="Compress without loss: zstd.  [default: not]"),
-        click.option(
-            "--pool",
-            metavar="KIND",
-            help="Store one vector a sample: auto, first, flatten, channels_first or channels_last.  [default: all values]",
-        ),
-        click.option(
-            "--views",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            help="Random views of each sample beside the plain one, with --augment.",
-        ),
-        click.option("--augment", metavar="SPEC", help="flip, trivial, FILE.py:factory or MODULE:factory."),
-        click.option("--view-seed", type=int, default=0, show_default=True, help="Seed of the random views."),
         click.option(
             "--store-budget", metavar="SIZE", help="What the store may grow to, such as 50GB.  [default: the disk]"
         ),
-        click.option("--from-lossy", is_flag=True, help="Derive from the rounded set of a shallower cut."),
     ]
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _stored_option(option: Field[Any]) -> Callable[[Any], Any]:
+    """Return the command line's form of an option of what is stored."""
+    name, default, least = f"--{option.name.replace('_', '-')}", option.default, option.metadata["least"]
+    shown: dict[str, Any] = {"help": option.metadata["help"], "metavar": option.metadata["metavar"]}
+    if isinstance(default, bool):
+        return click.option(name, is_flag=True, default=default, **shown)
+    kind = click.IntRange(min=least) if least is not None else None if default is None else type(default)
+    return click.option(name, type=kind, default=default, show_default=default is not None, **shown)
+
+
+def stored_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a command's options that say what is stored."""
+    return {each.name: options[each.name] for each in fields(Stored)}
 
 
 def the_project(options: dict[str, Any]) -> Project:

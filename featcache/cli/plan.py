@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..quantity import parse_duration, parse_size
-from .options import STORED, command, cut_option, project_options, quantity, the_project
+from .options import command, cut_option, project_options, quantity, stored_options, the_project
 from .output import count, duration, print_json, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def plan_command(
             cut or None,
             epochs=epochs,
             device=options["device"],
-            **{name: options[name] for name in STORED},
+            batch_size=options["batch_size"],
+            **stored_options(options),
             disk_budget_bytes=disk_budget,
             time_budget_s=time_budget,
             progress=progress,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import command, cut_option, project_options, the_project
+from .options import command, cut_option, project_options, stored_options, the_project
 from .output import count, duration, print_json, print_line, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
             most_samples=most_samples,
             batch_size=options["batch_size"],
             device=options["device"],
-            dtype=options["dtype"],
-            numerics=options["numerics"],
             codec=options["codec"],
-            pool=options["pool"] or "auto",
             store_budget=options["store_budget"],
+            **stored_options(options),
             seed=seed,
             progress=progress,
         )

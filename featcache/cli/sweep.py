@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MissingDependencyError
-from .options import STORED, command, cut_option, project_options, the_project
+from .options import command, cut_option, project_options, stored_options, the_project
 from .output import count, duration, print_json, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         key: options[key]
         for key in (
             "head", "task", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
-            *STORED, "codec", "store_budget", "from_lossy",
+            "batch_size", "codec", "store_budget",
         )
     }  # fmt: skip
     with progress_bar() as progress:
@@ -82,6 +82,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
             learning_rates=options["learning_rate"] or None,
             progress=progress,
             **training,
+            **stored_options(options),
         )
     save_advice(project.store, project.settings.backbone, "sweep", found)
     if plot is not None:

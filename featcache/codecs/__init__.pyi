@@ -5,4 +5,11 @@ from .codec import (
     codecs as codecs,
     load_codec as load_codec,
 )
-from .pooling import MASK as MASK, POOLS as POOLS, Pool as Pool, pooled_spec as pooled_spec
+from .pooling import MASK as MASK, Pool as Pool, pooled_spec as pooled_spec
+from .stored import (
+    NUMERICS as NUMERICS,
+    POOLS as POOLS,
+    Stored as Stored,
+    StoredOptions as StoredOptions,
+    takes_stored as takes_stored,
+)

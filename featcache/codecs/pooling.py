@@ -9,10 +9,10 @@ from torch import nn
 
 from ..errors import UsageError
 from ..tensorspec import TensorSpec, is_channels_last
+from .stored import POOLS
 
-__all__ = ["MASK", "POOLS", "Pool", "pooled_spec"]
+__all__ = ["MASK", "Pool", "pooled_spec"]
 
-POOLS = ("auto", "channels_first", "channels_last", "first", "flatten")
 MASK = "mask"  # of a padded batch: which steps are a sample's own
 
 

@@ -1,6 +1,7 @@
 from .batches import SampleBatches as SampleBatches, default_workers as default_workers
 from .buffer import ShardBuffer as ShardBuffer
-from .derive import cached_source as cached_source, lossy_recipe as lossy_recipe
+from .derivable import lossy_recipe as lossy_recipe
+from .derive import cached_source as cached_source
 from .example import (
     EXAMPLE_FILE as EXAMPLE_FILE,
     Example as Example,
@@ -9,21 +10,22 @@ from .example import (
     stored_example as stored_example,
 )
 from .extract import (
-    DEFAULT_SHARD_BYTES as DEFAULT_SHARD_BYTES,
     ExtractReport as ExtractReport,
     MissingTask as MissingTask,
     extract as extract,
     missing_tasks as missing_tasks,
 )
+from .fill import DEFAULT_SHARD_BYTES as DEFAULT_SHARD_BYTES
 from .job import CHECKED_ROWS as CHECKED_ROWS, Batches as Batches, Destination as Destination, ExtractJob as ExtractJob
 from .missing import report_if_complete as report_if_complete
-from .numerics import PrefixRunner as PrefixRunner, check_numerics as check_numerics
+from .numerics import PrefixRunner as PrefixRunner
 from .request import (
     Request as Request,
-    Stored as Stored,
     make_recipe as make_recipe,
     make_request as make_request,
     remembered_snapshot as remembered_snapshot,
+    samples_of as samples_of,
+    stored_from as stored_from,
     views_recipe as views_recipe,
 )
 from .slices import TaskSlice as TaskSlice

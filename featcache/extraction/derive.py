@@ -10,25 +10,25 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..codecs import load_codec
-from ..errors import FeatCacheError, StaleError, UsageError
+from ..codecs import Stored
+from ..errors import FeatCacheError, StaleError
 from ..features import ShardRows
 from ..identity import Recipe
 from ..machine import to_device
 from ..store import FeatureSet, StoreFiles
 from .batches import Batch, SampleBatches
-from .request import Request, Stored, make_recipe, views_recipe
+from .derivable import derivable_from
+from .request import Request, make_recipe, views_recipe
 
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["CachedBatches", "cached_source", "lossy_recipe"]
+__all__ = ["CachedBatches", "cached_source"]
 
 Array = np.ndarray[Any, Any]
 Frontier = dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ def cached_source(
     recipe names a set that lacks rows.
     """
     ids = request.snapshot.ids
-    for recipe in _candidates(target.recipe, store):
+    for recipe in derivable_from(target.recipe, store):
         source = store.set(recipe)
         present = source.holds(ids, rows)
         if target.recipe.derived_from and not present.all():
@@ -117,57 +117,6 @@ def cached_source(
     return None
 
 
-def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
-    """Return the recipe of the set that is derived from the deepest rounded set before or at its cut.
-
-    Raises :class:`StaleError` where the store holds none.
-    """
-    if recipe.numerics != "exact":
-        raise UsageError(
-            f"rows are derived with exact numerics only, not {recipe.numerics!r}: leave out one of the two."
-        )
-    found = [each for each in _comparable(recipe, store) if not _exact(each) and each.cut != recipe.cut]
-    if not found:
-        held = sorted({f"{each.cut} ({each.dtype})" for each in store.recipes()})
-        raise StaleError(
-            f"there is no rounded set before {recipe.cut!r} to derive from; the store holds {', '.join(held) or 'nothing'}. "
-            "Extract a shallower cut first, or leave out --from-lossy."
-        )
-    source = found[0]
-    origin = {"cut": source.cut, "dtype": source.dtype, "recipe": source.fingerprint}
-    return replace(recipe, derived_from=origin)
-
-
-def _candidates(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
-    if recipe.derived_from:
-        return [each for each in store.recipes() if each.fingerprint == recipe.derived_from["recipe"]]
-    # The section between two cuts is computed as the model does; at the same cut nothing is.
-    exactly = recipe.numerics == "exact"
-    return [each for each in _comparable(recipe, store) if _exact(each) and (exactly or each.cut == recipe.cut)]
-
-
-def _comparable(recipe: Recipe, store: StoreFiles) -> list[Recipe]:
-    """Return the recipes of sets before or at the cut that see the same inputs, the deepest first."""
-    same = ("transform", "decoding", "numerics", "views")
-    found = [
-        each
-        for each in store.recipes()
-        if each.pool is None
-        and each.derived_from is None
-        and each.fingerprint != recipe.fingerprint
-        and all(getattr(each, name) == getattr(recipe, name) for name in same)
-        and each.weights.items() <= recipe.weights.items()
-    ]
-    return sorted(
-        found, key=lambda each: (each.cut == recipe.cut, len(each.weights), each.cut, each.dtype), reverse=True
-    )
-
-
-def _exact(recipe: Recipe) -> bool:
-    codec = load_codec(recipe.dtype)
-    return all(codec.is_exact(spec.dtype) for spec in recipe.frontier)
-
-
 def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontier], Frontier] | None:
     """Return the section from a cached set to a cut of the request, None where the set is not what the model makes now."""
     from ..splitting import middle
@@ -177,7 +126,7 @@ def _section(request: Request, number: int, recipe: Recipe) -> Callable[[Frontie
         shallow = deep if recipe.cut == deep.cut else deep.shallower(recipe.cut)
     except FeatCacheError:
         return None
-    now = make_recipe(shallow, request.samples, Stored(recipe.dtype, numerics=recipe.numerics))
+    now = make_recipe(shallow, request.samples, Stored(dtype=recipe.dtype, numerics=recipe.numerics))
     if recipe.views is not None:
         now = views_recipe(now, request.samples)
     return middle(shallow, deep) if now.fingerprint == recipe.fingerprint else None

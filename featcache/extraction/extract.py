@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from ..engines import load_engine
+from ..codecs import takes_stored
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
 from ..quantity import parse_size
-from ..samples import load_augment
 from ..store import StoreFiles, check_name
+from .fill import DEFAULT_SHARD_BYTES, FillOptions, fill, missing_tasks as tasks_of
 from .missing import ExtractReport
-from .request import make_request, remember_files
+from .request import make_request, remember_files, samples_of, stored_from
 from .slices import MissingTask, TaskSlice
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
+    from ..codecs import StoredOptions
     from ..features import Features
     from ..splitting import Split
-    from .fill import FillOptions
-    from .request import Request
 
-__all__ = ["DEFAULT_SHARD_BYTES", "ExtractReport", "MissingTask", "extract", "missing_tasks"]
-
-DEFAULT_SHARD_BYTES = 128 << 20
+__all__ = ["ExtractReport", "MissingTask", "extract", "missing_tasks"]
 
 
 @overload
@@ -40,7 +37,8 @@ def extract(model: Sequence[Split], dataset: Any, store: StoreFiles | str, **opt
 def extract(
     model: Any, dataset: Any, store: StoreFiles | str, *, cut: str | None = None, **options: Any
 ) -> Features: ...
-def extract(  # type: ignore[misc]  # the overloads stand for the options by one word
+@takes_stored  # type: ignore[misc]  # the overloads stand for the options by one word
+def extract(
     model: torch.nn.Module | Split | Sequence[Split],
     dataset: Any,
     store: StoreFiles | str,
@@ -49,14 +47,8 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     transform: Callable[[Any], Any] | None = None,
     batch_size: int = 64,
     device: str | None = None,
-    dtype: str = "float32",
     codec: str | None = None,
-    numerics: str = "exact",
-    pool: str | None = None,
-    views: int = 1,
-    augment: Callable[[Any], Any] | str | None = None,
-    seed: int = 0,
-    from_lossy: bool = False,
+    seed: int | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     engine: str = "local",
     workers: int | None = None,
@@ -65,6 +57,7 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     store_budget: str | int | None = None,
     task: str | None = None,
     progress: ProgressCallback = silent,
+    **stored: Unpack[StoredOptions],
 ) -> Any:
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
 
@@ -88,29 +81,25 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     :class:`UsageError`; whatever was computed before is committed and used by the next call.
     """
     from ..features import Features
-    from .fill import fill
+    from ..machine import pick_device
 
     started_s = time.perf_counter()
-    part = None if task is None else TaskSlice.parse(task)
-    load_engine(engine)
-    budget_bytes = None if store_budget is None else parse_size(store_budget)
-    options = _options(batch_size, device, shard_bytes, engine, workers, on_error, progress, part, budget_bytes, codec)
-    request, files = _request(
-        model,
-        dataset,
-        store,
-        from_lossy,
-        cut=cut,
-        transform=transform,
-        dtype=dtype,
-        pool=pool,
-        views=views,
-        augment=augment,
-        seed=seed,
-        numerics=numerics,
-        name=name,
-        skip_unreadable=options.skip,
+    options = FillOptions(
+        device=pick_device(device),
+        batch_size=batch_size,
+        shard_bytes=shard_bytes,
+        engine=engine,
+        workers=workers,
+        skip_unreadable=_skips(on_error),
+        codec=codec,
+        store_budget_bytes=None if store_budget is None else parse_size(store_budget),
+        task=None if task is None else TaskSlice.parse(task),
         progress=progress,
+    )
+    chosen, files = stored_from(stored, seed), _files_of(store, name)
+    samples = samples_of(dataset, transform, name, chosen)
+    request = make_request(
+        model, samples, files, chosen, cut=cut, skip_unreadable=options.skip_unreadable, progress=progress
     )
     files.create()
     remember_files(request.samples, files)
@@ -119,78 +108,52 @@ def extract(  # type: ignore[misc]  # the overloads stand for the options by one
     made = {}
     for recipe, (report, sets) in zip(request.recipes, filled, strict=True):
         report.elapsed_s = time.perf_counter() - started_s
-        augmented = sets[1] if request.stored.views else None
-        made[recipe.cut] = Features.join(sets[0], request.snapshot, report, augmented, request.stored.views)
+        made[recipe.cut] = Features.join(
+            sets[0], request.snapshot, report, sets[1] if request.views else None, request.views
+        )
     several = isinstance(model, Sequence) or not (cut is None or isinstance(cut, str))
     return made if several else next(iter(made.values()))
 
 
+@takes_stored
 def missing_tasks(
     model: torch.nn.Module | Split,
     dataset: Any,
     store: StoreFiles | str,
     *,
+    cut: str | Sequence[str] | None = None,
+    transform: Callable[[Any], Any] | None = None,
     batch_size: int = 64,
+    seed: int | None = None,
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     on_error: str = "raise",
-    from_lossy: bool = False,
-    **options: Any,
+    name: str | None = None,
+    **stored: Unpack[StoredOptions],
 ) -> list[MissingTask]:
     """Return the tasks of an extraction that are not done, each of which ``extract(…, task=…)`` carries out.
 
     ``options`` are those of :func:`extract` that say what is asked for. Which rows belong to a task depends on the dataset
     and the options alone: tasks can be run anywhere, in any order, at once and more than once. Nothing is written.
     """
-    from .fill import missing_tasks as missing
+    from ..machine import pick_device
 
-    chosen = _options(batch_size, "cpu", shard_bytes, "local", None, on_error, silent, None)
-    request, files = _request(model, dataset, store, from_lossy, skip_unreadable=chosen.skip, **options)
-    return missing(request, files, chosen)
+    options = FillOptions(
+        device=pick_device("cpu"), batch_size=batch_size, shard_bytes=shard_bytes, skip_unreadable=_skips(on_error)
+    )
+    chosen, files = stored_from(stored, seed), _files_of(store, name)
+    samples = samples_of(dataset, transform, name, chosen)
+    request = make_request(model, samples, files, chosen, cut=cut, skip_unreadable=options.skip_unreadable)
+    return tasks_of(request, files, options)
 
 
-def _request(
-    model: Any, dataset: Any, store: StoreFiles | str, from_lossy: bool, *, name: str | None = None, **options: Any
-) -> tuple[Request, StoreFiles]:
-    from .derive import lossy_recipe
-    from .numerics import check_numerics
-
-    check_numerics(options.get("numerics", "exact"))
+def _files_of(store: StoreFiles | str, name: str | None) -> StoreFiles:
+    """Return the files of a store in which a dataset may be kept under a name; raises :class:`UsageError` if not."""
     if name is not None:
         check_name(name, "dataset")
-    files = store if isinstance(store, StoreFiles) else StoreFiles(store)
-    augment = options.pop("augment", None)
-    augment = load_augment(augment) if isinstance(augment, str) else augment
-    request = make_request(model, dataset, files, name=name, augment=augment, **options)
-    if from_lossy:
-        request = replace(request, recipes=tuple(lossy_recipe(recipe, files) for recipe in request.recipes))
-    return request, files
+    return store if isinstance(store, StoreFiles) else StoreFiles(store)
 
 
-def _options(
-    batch_size: int,
-    device: str | None,
-    shard_bytes: int,
-    engine: str,
-    workers: int | None,
-    on_error: str,
-    progress: ProgressCallback,
-    task: TaskSlice | None,
-    store_budget_bytes: int | None = None,
-    codec: str | None = None,
-) -> FillOptions:
-    from ..hdf5 import check_compression
-    from ..machine import pick_device
-    from .fill import FillOptions
-
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
-    if shard_bytes < 1:
-        raise UsageError(f"shard_bytes must be at least 1, not {shard_bytes}.")
-    if workers is not None and workers < 0:
-        raise UsageError(f"workers must be 0 or more, not {workers}.")
+def _skips(on_error: str) -> bool:
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")
-    check_compression(codec)
-    where = pick_device(device)
-    skip = on_error == "skip"
-    return FillOptions(batch_size, where, shard_bytes, engine, workers, skip, progress, codec, store_budget_bytes, task)
+    return on_error == "skip"

@@ -11,44 +11,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines import load_engine
-from ..identity import Recipe
-from ..machine import Timings
-from ..progress import ProgressCallback, ProgressEvent
+from ..errors import UsageError
+from ..hdf5 import check_compression
+from ..progress import ProgressCallback, ProgressEvent, silent
 from ..store import FeatureSet, StoreFiles, claim, claim_keys, hold
 from .example import save_example
-from .missing import ExtractReport, among_skipped, describe, missing_rows, samples_among
-from .request import Request, views_recipe
+from .missing import ExtractReport, among_skipped
+from .request import Request
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
+from .target import NO_ROWS, Target, targets_of
 
 if TYPE_CHECKING:
     import torch
 
-    from .job import Batches, Destination, ExtractJob
+    from .job import Batches, ExtractJob
 
-__all__ = ["FillOptions", "fill", "missing_tasks"]
+__all__ = ["DEFAULT_SHARD_BYTES", "FillOptions", "fill", "missing_tasks"]
 
+DEFAULT_SHARD_BYTES = 128 << 20
 MAX_SHARD_ROWS = 4096  # also bounds what a kill can lose where rows are small and slow to compute
 WAIT_S = 0.5  # at most, between looks at whether others have computed what they claimed
 
 Array = np.ndarray[Any, Any]
-NO_ROWS: Array = np.empty((0, 2), dtype=np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FillOptions:
-    """How missing rows are computed; see :func:`featcache.extract`."""
+    """How missing rows are computed; see :func:`featcache.extract`.
 
-    batch_size: int
+    Raises :class:`UsageError` or :class:`UnknownNameError` for values that make no sense.
+    """
+
     device: torch.device
-    shard_bytes: int
-    engine: str
-    workers: int | None
-    skip: bool
-    progress: ProgressCallback
-    compression: str | None = None
+    batch_size: int = 64
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    engine: str = "local"
+    workers: int | None = None
+    skip_unreadable: bool = False
+    codec: str | None = None
     store_budget_bytes: int | None = None
     task: TaskSlice | None = None
+    progress: ProgressCallback = silent
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("shard_bytes", 1), ("workers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} must be at least {least}, not {value}.")
+        load_engine(self.engine)
+        check_compression(self.codec)
 
 
 def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> list[MissingTask]:
@@ -56,11 +68,11 @@ def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> 
     filling = _Filling(request, store, options)
     samples = len(request.snapshot)
     lacking: dict[int, list[tuple[str, int]]] = {}
-    of = task_count(samples, request.stored.views, filling.task_rows)
-    for (number, _), rows in zip(filling.sets, filling.missing, strict=True):
-        numbers, counts = np.unique(task_numbers(rows, samples, filling.task_rows), return_counts=True)
+    of = task_count(samples, request.views, filling.task_rows)
+    for target in filling.targets:
+        numbers, counts = np.unique(task_numbers(target.missing, samples, filling.task_rows), return_counts=True)
         for task, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            lacking.setdefault(task, []).append((request.recipes[number].cut, count))
+            lacking.setdefault(task, []).append((target.cut.split.cut, count))
     return [
         MissingTask(f"{task}/{of}", tuple(dict.fromkeys(cut for cut, _ in found)), sum(count for _, count in found))
         for task, found in sorted(lacking.items())
@@ -76,198 +88,193 @@ def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[tupl
     filling.prepare()
     filling.derive()
     filling.compute()
-    reports = filling.reports()
-    for _, each in filling.sets:
-        each.keep_index()
-    return [
-        (report, [each for owner, each in filling.sets if owner == number]) for number, report in enumerate(reports)
-    ]
+    done = []
+    for cut in filling.cuts:
+        report = cut.report(request.samples, request.views, str(options.device))
+        report.task = None if options.task is None else str(options.task)
+        for each in cut.sets:
+            each.keep_index()
+        done.append((report, cut.sets))
+    return done
 
 
 class _Filling:
     def __init__(self, request: Request, store: StoreFiles, options: FillOptions) -> None:
         self.request, self.store, self.options = request, store, options
-        # For each cut the set of the plain samples and that of their views, if there are any.
-        self.sets: list[tuple[int, FeatureSet]] = []
-        for number, recipe in enumerate(request.recipes):
-            self.sets.append((number, store.set(recipe)))
-            if request.stored.views:
-                self.sets.append((number, store.set(views_recipe(recipe, request.samples))))
-        self.missing = [
-            missing_rows(request.snapshot, each, request.stored.views, retry_skipped=not options.skip)
-            for _, each in self.sets
-        ]
-        self.task_rows = self._shard_rows([each.recipe for _, each in self.sets])
+        self.cuts = targets_of(request, store, retry_skipped=not options.skip_unreadable)
+        self.targets = [target for cut in self.cuts for target in cut.targets]
+        self.task_rows = self._shard_rows(self.targets)
         if options.task is not None:
-            samples = len(request.snapshot)
-            self.missing = [options.task.chosen(rows, samples, self.task_rows) for rows in self.missing]
-        self.made = [NO_ROWS] * len(self.missing)
-        self.derived = [NO_ROWS] * len(self.missing)
-        self.written = [0] * len(self.sets)
-        self.notes: list[list[str]] = [[] for _ in request.recipes]
-        self.total = sum(len(rows) for rows in self.missing)
+            for target in self.targets:
+                target.missing = options.task.chosen(target.missing, len(request.snapshot), self.task_rows)
+        self.total = sum(len(target.missing) for target in self.targets)
         self.done = 0
         self.steps = TYPICAL_STEPS
-        self.shards: list[list[str]] = [[] for _ in self.sets]
-        self.timings = [Timings() for _ in request.recipes]
 
     def prepare(self) -> None:
         """Note that the sets are in use, check that there is room, and clear away what dead writers left."""
         request, store, options = self.request, self.store, self.options
-        for _, each in self.sets:
-            hold(store.storage, each.recipe.fingerprint, self)
+        for target in self.targets:
+            hold(store.storage, target.feature_set.recipe.fingerprint, self)
         if self.total:
             needed_bytes = 0
             if options.store_budget_bytes is not None:
                 inputs = request.example.inputs
                 self.steps = self._longest(inputs)
-                needed_bytes = sum(new_set_bytes(each, request.snapshot, inputs) for _, each in self.sets)
-            needed_bytes += sum(self._needed_bytes(each.recipe, len(rows)) for rows, (_, each) in self._pairs())
+                needed_bytes = sum(new_set_bytes(each.feature_set, request.snapshot, inputs) for each in self.targets)
+            needed_bytes += sum(self._needed_bytes(target, len(target.missing)) for target in self.targets)
             check_space(store, needed_bytes, options.store_budget_bytes)
             store.sweep()
-
-    def _pairs(self) -> list[tuple[Array, tuple[int, FeatureSet]]]:
-        return list(zip(self.missing, self.sets, strict=True))
 
     def derive(self) -> None:
         """Compute what can be had from other cached sets; the shallowest cut first, so that deeper ones can follow."""
         from .derive import cached_source
 
-        for place, (rows, (number, target)) in enumerate(self._pairs()):
+        for target in self.targets:
+            rows = target.missing
             if not len(rows):
                 continue
             found = cached_source(
-                self.request, number, target, rows, self.store, self.options.batch_size, self.options.device
-            )
+                self.request, target.cut.number, target.feature_set, rows, self.store, self.options.batch_size,
+                self.options.device,
+            )  # fmt: skip
             if found is None:
                 continue
             source, present = found
-            self.derived[place], self.missing[place] = self._run(source, [place], rows[present]), rows[~present]
-            self.notes[number].append(f"{len(self.derived[place]):,} rows derived from {source.reads}")
+            target.derived, target.missing = self._run(source, [target], rows[present]), rows[~present]
+            target.cut.note(f"{len(target.derived):,} rows derived from {source.reads}")
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
         from .batches import SampleBatches, default_workers
 
         groups, options, samples = self._groups(), self.options, self.request.samples
-        self.missing = []  # what is missing is in the groups, each of which is let go when its turn comes
+        for target in self.targets:
+            target.missing = NO_ROWS  # they are in the groups, each of which is let go when its turn comes
         while groups:
-            places, rows = groups[0][0], len(groups[0][1])
+            targets, rows = groups[0][0], len(groups[0][1])
             workers = default_workers(samples, rows, options.device) if options.workers is None else options.workers
             source = SampleBatches(samples, options.batch_size, workers, options.device, self.request.stored.numerics)
-            self._run(source, places, groups.pop(0)[1])
+            self._run(source, targets, groups.pop(0)[1])
 
-    def _groups(self) -> list[tuple[list[int], Array]]:
+    def _groups(self) -> list[tuple[list[Target], Array]]:
         """Return the missing rows by the sets that lack them, the plain samples before their views."""
-        if all(np.array_equal(rows, self.missing[0]) for rows in self.missing[1:]):
-            return [(list(range(len(self.missing))), self.missing[0])] if len(self.missing[0]) else []
-        numbers = [rows[:, 1] * len(self.request.snapshot) + rows[:, 0] for rows in self.missing]
+        missing = [target.missing for target in self.targets]
+        if all(np.array_equal(rows, missing[0]) for rows in missing[1:]):
+            return [(self.targets, missing[0])] if len(missing[0]) else []
+        numbers = [rows[:, 1] * len(self.request.snapshot) + rows[:, 0] for rows in missing]
         every = np.unique(np.concatenate(numbers))
         lacking = np.stack([np.isin(every, each) for each in numbers], axis=1)
         patterns, group = np.unique(lacking, axis=0, return_inverse=True)
         views, positions = np.divmod(every, max(1, len(self.request.snapshot)))
         rows = np.stack([positions, views], axis=1)
         return [
-            (np.flatnonzero(pattern).tolist(), rows[group.reshape(-1) == number])
+            (
+                [target for target, lacks in zip(self.targets, pattern.tolist(), strict=True) if lacks],
+                rows[group.reshape(-1) == number],
+            )
             for number, pattern in enumerate(patterns)
         ]
 
-    def _run(self, source: Batches, places: list[int], rows: Array) -> Array:
+    def _run(self, source: Batches, targets: list[Target], rows: Array) -> Array:
         """Return the rows that this process computed of those asked for; others may have computed the rest."""
         from .job import Destination, ExtractJob
 
         options, snapshot = self.options, self.request.snapshot
-        destinations = [
-            Destination(self.request.splits[number], each) for number, each in (self.sets[p] for p in places)
-        ]
-        self._prepare(destinations)
-        sets = [each.feature_set for each in destinations]
-        names = [each.recipe.fingerprint for each in sets]
-        unit = self._shard_rows([each.recipe for each in sets])
+        for target in targets:
+            target.feature_set.declare()
+            save_example(target.feature_set, self.request.example)
+        names = [target.feature_set.recipe.fingerprint for target in targets]
+        unit = self._shard_rows(targets)
         job = ExtractJob(
-            source, destinations, snapshot, options.device, options.batch_size, options.skip, options.compression
+            source,
+            [Destination(target.cut.split, target.feature_set) for target in targets],
+            snapshot,
+            options.device,
+            options.batch_size,
+            options.skip_unreadable,
+            options.codec,
         )
         options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
         made, pause_s = [NO_ROWS], 0.01
         while len(rows):
             # Where the bytes of a shard are a guess and must not be too many, it is looked at after each.
-            careful = options.store_budget_bytes is not None and any(s.ragged for e in sets for s in e.recipe.frontier)
+            ragged = any(spec.ragged for target in targets for spec in target.feature_set.recipe.frontier)
+            careful = options.store_budget_bytes is not None and ragged
             keys = claim_keys(snapshot.ids, rows)
             claimed = claim(self.store.storage, names, keys, unit, 1 if careful else None)
             del keys  # twenty bytes a row, for as long as it takes to compute them
             try:
                 # Whoever held these rows before may have committed them since they were found missing.
-                mine = self._lacking(sets, rows[claimed.rows])
-                self._carry_out(job, places, mine, unit)
+                mine = self._lacking(targets, rows[claimed.rows])
+                self._carry_out(job, targets, mine, unit)
             finally:
                 claimed.release()
             made.append(mine.astype(np.int32))
-            before, rows = len(rows), self._lacking(sets, np.delete(rows, claimed.rows, axis=0))
-            self._advance((before - len(rows) - len(mine)) * len(places))
+            before, rows = len(rows), self._lacking(targets, np.delete(rows, claimed.rows, axis=0))
+            self._advance((before - len(rows) - len(mine)) * len(targets))
             if len(rows) and not len(claimed.rows):
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, WAIT_S)
         joined: Array = np.concatenate(made)
-        for place in places:
-            self.made[place] = np.concatenate([self.made[place], joined]) if len(self.made[place]) else joined
-            notes = self.notes[self.sets[place][0]]
-            notes += [note for note in job.notes if note not in notes]
+        for target in targets:
+            target.add_made(joined)
+            target.cut.note(*job.notes)
         return joined
 
-    def _lacking(self, sets: list[FeatureSet], rows: Array) -> Array:
+    def _lacking(self, targets: list[Target], rows: Array) -> Array:
         """Return those of the rows that some of the sets lack, not counting what turned out to be unreadable."""
         if not len(rows):
             return rows
+        sets = [target.feature_set for target in targets]
         lacking = ~np.logical_and.reduce([each.holds(self.request.snapshot.ids, rows) for each in sets])
-        if self.options.skip:
+        if self.options.skip_unreadable:
             skipped = set.intersection(*(set(each.skipped()) for each in sets))
             lacking &= ~among_skipped(self.request.snapshot, rows, skipped)
         kept: Array = rows if lacking.all() else rows[lacking]
         return kept
 
-    def _carry_out(self, job: ExtractJob, places: list[int], rows: Array, unit: int) -> None:
+    def _carry_out(self, job: ExtractJob, targets: list[Target], rows: Array, unit: int) -> None:
         from .job import Task
 
-        everywhere = tuple(range(len(places)))
+        everywhere = tuple(range(len(targets)))
         tasks = [
             Task(number, rows[start : start + unit], everywhere)
             for number, start in enumerate(range(0, len(rows), unit))
         ]
         if not tasks:
             return
-        recipes = [self.sets[place][1].recipe for place in places]
-        needed_bytes = sum(self._needed_bytes(recipe, len(rows)) for recipe in recipes)
+        needed_bytes = sum(self._needed_bytes(target, len(rows)) for target in targets)
         check_space(self.store, needed_bytes, self.options.store_budget_bytes)
         # What is derived from a cached set is cheap, and the section that does it does not leave this process.
         own = job.source.reads == "samples"
-        owners = {self.sets[place][0] for place in places} if own else set()
+        cuts = {id(target.cut): target.cut for target in targets} if own else {}
         receipts = load_engine(self.options.engine if own else "local").run(job, tasks)
         # An engine ends here after an error, not in whatever thread Python happens to collect it.
         with closing(receipts) if isinstance(receipts, Generator) else nullcontext():
             for receipt in receipts:
                 job.notes += [note for note in receipt.notes if note not in job.notes]
-                for owner in owners:
-                    self.timings[owner].add(receipt.timings)
-                for place, shard in zip(places, receipt.shards, strict=True):
-                    self.shards[place] += [] if shard is None else [shard]
-                for place, size_bytes in zip(places, receipt.size_bytes, strict=True):
-                    self.written[place] += size_bytes
-                    self._note_steps(self.sets[place][1].recipe, size_bytes, receipt.computed)
-                self._advance((receipt.computed + len(receipt.skipped)) * len(places))
+                for cut in cuts.values():
+                    cut.timings.add(receipt.timings)
+                for target, shard, size_bytes in zip(targets, receipt.shards, receipt.size_bytes, strict=True):
+                    target.add_shard(shard, size_bytes)
+                    self._note_steps(target, size_bytes, receipt.computed)
+                self._advance((receipt.computed + len(receipt.skipped)) * len(targets))
 
     def _advance(self, rows: int) -> None:
         self.done = min(self.done + rows, self.total)
         self.options.progress(ProgressEvent("extract", self.done, self.total, "samples"))
 
-    def _shard_rows(self, recipes: list[Recipe]) -> int:
+    def _shard_rows(self, targets: list[Target]) -> int:
         batch_size = self.options.batch_size
-        largest = max(1, *(buffered_row_bytes(recipe) for recipe in recipes))
+        largest = max(1, *(buffered_row_bytes(target.feature_set.recipe) for target in targets))
         return max(1, min(self.options.shard_bytes // largest, MAX_SHARD_ROWS) // batch_size) * batch_size
 
-    def _needed_bytes(self, recipe: Recipe, rows: int) -> int:
-        return shard_bytes(recipe, rows, self._shard_rows([recipe]), self.steps)
+    def _needed_bytes(self, target: Target, rows: int) -> int:
+        return shard_bytes(target.feature_set.recipe, rows, self._shard_rows([target]), self.steps)
 
-    def _note_steps(self, recipe: Recipe, size_bytes: int, rows: int) -> None:
+    def _note_steps(self, target: Target, size_bytes: int, rows: int) -> None:
+        recipe = target.feature_set.recipe
         step_bytes = stored_row_bytes(recipe, 1) if any(spec.ragged for spec in recipe.frontier) else 0
         if step_bytes and rows:
             self.steps = max(self.steps, -(-size_bytes // (step_bytes * rows)))
@@ -276,33 +283,3 @@ class _Filling:
         """Return the steps of the longest sample that was looked at: how long others are is known when they are computed."""
         values = inputs.values() if isinstance(inputs, dict) else inputs
         return max([TYPICAL_STEPS, *(int(value.shape[1]) for value in values if value.dim() > 1)])
-
-    def _prepare(self, destinations: list[Destination]) -> None:
-        example = self.request.example
-        for each in destinations:
-            each.feature_set.declare()
-            save_example(each.feature_set, example)
-
-    def reports(self) -> list[ExtractReport]:
-        """Return the report of each cut."""
-        made = []
-        for number in range(len(self.request.recipes)):
-            places = [place for place, (owner, _) in enumerate(self.sets) if owner == number]
-            sets = [self.sets[place][1] for place in places]
-            report = describe(
-                self.request.samples, sets[0], sets[1] if len(sets) > 1 else None, self.request.stored.views
-            )
-            for place in places:
-                new = samples_among(self.request.snapshot, self.made[place], self.sets[place][1])
-                derived = samples_among(self.request.snapshot, self.derived[place], self.sets[place][1])
-                report.derived += derived
-                report.computed += new - derived
-                report.reused -= new
-                report.size_bytes += self.written[place]
-                report.shards += [f"{self.sets[place][1].path}/{shard}" for shard in self.shards[place]]
-                if len(self.made[place]):
-                    report.device = str(self.options.device)
-            report.notes, report.timings = self.notes[number], self.timings[number]
-            report.task = None if self.options.task is None else str(self.options.task)
-            made.append(report)
-        return made

@@ -10,25 +10,18 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..errors import SplitError, UsageError, near_names
+from ..errors import SplitError
 from ..samples import pieces
 
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["NUMERICS", "PrefixRunner", "check_numerics"]
+__all__ = ["PrefixRunner"]
 
-NUMERICS = ("exact", "fast", "bf16")
 TRIED_ROWS = 2  # of the first batch
 TOLERANCE = 1e-4  # of fast against exact, relative to the largest value of a tensor
 
 Frontier = dict[str, torch.Tensor]
-
-
-def check_numerics(name: str) -> None:
-    """Raise :class:`UsageError` for a way of computing that is not known."""
-    if name not in NUMERICS:
-        raise UsageError(f"unknown numerics {name!r}.{near_names(name, NUMERICS)} Known: {', '.join(NUMERICS)}.")
 
 
 class PrefixRunner:

@@ -8,27 +8,30 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..codecs import load_codec
+from ..codecs import Stored
 from ..datasets import open_dataset
 from ..errors import UsageError
 from ..identity import Recipe
 from ..progress import ProgressCallback, silent
-from ..samples import FileMemo, Samples, Snapshot
+from ..samples import FileMemo, Samples, Snapshot, load_augment, refuse_random
 from ..store import StoreFiles
+from .derivable import lossy_recipe
 from .example import Example, example_of
 
 if TYPE_CHECKING:
     import torch
 
+    from ..codecs import StoredOptions
     from ..splitting import Split
 
 __all__ = [
     "Request",
-    "Stored",
     "make_recipe",
     "make_request",
     "remember_files",
     "remembered_snapshot",
+    "samples_of",
+    "stored_from",
     "views_recipe",
 ]
 
@@ -60,19 +63,6 @@ def _memo_path(samples: Samples) -> str:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """How features are stored: the precision, and the pooling that makes vectors of them first, if any.
-
-    ``views`` is the number of random views of each sample beside the plain one, ``numerics`` the way of computing.
-    """
-
-    dtype: str = "float32"
-    pool: str | None = None
-    views: int = 0
-    numerics: str = "exact"
-
-
-@dataclass(frozen=True)
 class Request:
     """What a caller asks to have cached: samples as they are now, and at each cut the split and the recipe.
 
@@ -91,57 +81,74 @@ class Request:
         return example_of(self.samples)
 
     @property
+    def views(self) -> int:
+        """Return how many random views of each sample are asked for beside the plain one."""
+        return self.stored.views if self.samples.augment is not None else 0
+
+    @property
     def recipe(self) -> Recipe:
         """Return the recipe of the first cut."""
         return self.recipes[0]
 
 
+def samples_of(
+    dataset: Any,
+    transform: Callable[[Any], Any] | None = None,
+    name: str | None = None,
+    stored: Stored | None = None,
+) -> Samples:
+    """Return the samples of a dataset, which may be a specification, with the random views that are stored of them.
+
+    Raises :class:`UsageError` for several views without an augmentation: all would be equal.
+    """
+    if isinstance(dataset, Samples):
+        samples = dataset
+    else:
+        samples = Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
+    if stored is None:
+        return samples
+    if stored.augment is not None:
+        augment = load_augment(stored.augment) if isinstance(stored.augment, str) else stored.augment
+        samples = samples.augmented(augment, stored.view_seed)
+    if stored.views > 1 and samples.augment is None:
+        raise UsageError(
+            f"{stored.views} views need a random augmentation, such as --augment flip: without one all are equal."
+        )
+    return samples
+
+
+def stored_from(options: StoredOptions, seed: int | None) -> Stored:
+    """Return the options of what is stored; ``seed`` is a shorter name of ``view_seed``.
+
+    Raises :class:`UsageError` where both are given and differ.
+    """
+    if seed is not None and options.get("view_seed", seed) != seed:
+        raise UsageError(f"seed is the same as view_seed, but they differ: {seed} and {options['view_seed']}.")
+    return Stored(**options if seed is None else {**options, "view_seed": seed})
+
+
 def make_request(
     model: torch.nn.Module | Split | Sequence[Split],
-    dataset: Any,
+    samples: Samples,
     store: StoreFiles,
+    stored: Stored,
     *,
     cut: str | Sequence[str] | None = None,
-    transform: Callable[[Any], Any] | None = None,
-    dtype: str = "float32",
-    pool: str | None = None,
-    views: int = 1,
-    augment: Callable[[Any], Any] | None = None,
-    seed: int = 0,
-    numerics: str = "exact",
-    name: str | None = None,
     skip_unreadable: bool = False,
     progress: ProgressCallback = silent,
 ) -> Request:
-    """Return the request that these arguments of :func:`featcache.extract` make.
+    """Return the request for the features of some samples, which :func:`samples_of` gave, at one or several cuts.
 
-    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
-    is written.
+    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError`, :class:`StaleError` or :class:`FingerprintError`
+    before anything is written.
     """
-    from ..samples import refuse_random
-
-    load_codec(dtype)
-    samples = _samples(dataset, transform, name)
-    if augment is not None:
-        samples = samples.augmented(augment, seed)
-    if views < 1:
-        raise UsageError(f"views must be at least 1, not {views}.")
-    if views > 1 and samples.augment is None:
-        raise UsageError(
-            f"{views} views need a random augmentation, such as --augment flip: without one all are equal."
-        )
     refuse_random(samples)
     splits = tuple(_splits(model, cut, samples))
-    stored = Stored(dtype, pool, views if samples.augment is not None else 0, numerics)
     recipes = tuple(make_recipe(split, samples, stored) for split in splits)
     snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
+    if stored.from_lossy:
+        recipes = tuple(lossy_recipe(recipe, store) for recipe in recipes)
     return Request(samples, snapshot, stored, splits, recipes)
-
-
-def _samples(dataset: Any, transform: Callable[[Any], Any] | None, name: str | None) -> Samples:
-    if isinstance(dataset, Samples):
-        return dataset
-    return Samples(open_dataset(dataset) if isinstance(dataset, str) else dataset, transform, name)
 
 
 def _splits(
@@ -164,13 +171,12 @@ def _splits(
     return split_at(model, cuts, example.inputs, example.other_length)
 
 
-def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) -> Recipe:
+def make_recipe(split: Split, samples: Samples, stored: Stored) -> Recipe:
     """Return the recipe of a split applied to a dataset's samples; :func:`views_recipe` makes that of their views.
 
     Raises :class:`FingerprintError` for a transform that has no identity, :class:`UsageError` for features that cannot
     be pooled.
     """
-    stored = stored or Stored()
     frontier = tuple(split.frontier)
     if stored.pool is not None:
         from ..codecs import pooled_spec

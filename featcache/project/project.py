@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..backbones import load_backbone
 from ..catalog import Explanation, FeatureStore, SetStatus, explain, set_status
-from ..codecs import load_codec
 from ..datasets import dataset_name, open_dataset
 from ..engines import load_engine
-from ..errors import DataNotFoundError, SplitError, StaleError, UnknownNameError, UsageError
+from ..errors import DataNotFoundError, SplitError, StaleError, UnknownNameError
 from ..extraction import (
     Example,
     ExtractReport,
     MissingTask,
-    Stored,
     TaskSlice,
     example_of,
     extract,
@@ -30,6 +28,7 @@ from ..extraction import (
     missing_tasks,
     remembered_snapshot,
     report_if_complete,
+    samples_of,
     stored_example,
     views_recipe,
 )
@@ -37,7 +36,7 @@ from ..hdf5 import check_compression
 from ..identity import Recipe
 from ..progress import ProgressCallback, silent
 from ..quantity import parse_size
-from ..samples import Samples, Snapshot, load_augment, load_transform
+from ..samples import Samples, Snapshot, load_transform
 from ..storages import LocalStorage, put_folder
 from ..store import check_name
 from .remembered import read_recipe, write_recipe
@@ -59,7 +58,6 @@ class Project:
     """The things that settings name, each loaded when it is first needed."""
 
     def __init__(self, settings: Settings) -> None:
-        load_codec(settings.dtype)
         self.settings = settings
         self.notes: list[str] = []
         self._recipes: dict[str, Recipe] = {}
@@ -89,7 +87,7 @@ class Project:
     def samples(self) -> Samples:
         """Return the dataset's samples with the transform that leads to the backbone's input."""
         transform = load_transform(self.settings.transform, self.settings.image_size, self.backbone)
-        return self._with_views(self.raw_samples).transformed(transform)
+        return self.raw_samples.transformed(transform)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -129,8 +127,7 @@ class Project:
         """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
         known = self._known_recipe(cut)
         if known is None:
-            stored = Stored(self.settings.dtype, self.settings.pool, numerics=self.settings.numerics)
-            made = make_recipe(self.split(cut), self.samples, stored)
+            made = make_recipe(self.split(cut), self.samples, self.settings)
             write_recipe(self.store, self.settings, cut, made)
             return self._known_recipe(cut, made) or made
         return known
@@ -151,17 +148,9 @@ class Project:
     def _remembered(self, cut: str) -> Recipe | None:
         return read_recipe(self.store, self.settings, cut, lambda: self.raw_samples.decoding)
 
-    def _with_views(self, samples: Samples) -> Samples:
-        settings = self.settings
-        if settings.augment is None:
-            if settings.views > 1:
-                raise UsageError(f"{settings.views} views need a random augmentation, such as --augment flip.")
-            return samples
-        return samples.augmented(load_augment(settings.augment), settings.view_seed)
-
     def _augmented(self, cut: str) -> tuple[Recipe | None, int]:
         """Return the recipe and the number of the random views, (None, 0) where there are none."""
-        samples = self._with_views(Samples([]))  # no data is needed to say how it is augmented
+        samples = samples_of(Samples([]), stored=self.settings)  # no data is needed to say how it is augmented
         if samples.augment is None:
             return None, 0
         return views_recipe(self.recipe(cut), samples), self.settings.views
@@ -207,8 +196,10 @@ class Project:
                 engine=engine,
                 task=task,
                 workers=workers,
+                on_error=on_error,
+                batch_size=self.settings.batch_size,
                 progress=progress,
-                **self._extract_options(on_error),
+                **self.settings.options(),
             )
             for cut, features in made.items():
                 if not self.settings.from_lossy:
@@ -227,12 +218,15 @@ class Project:
         remembered_snapshot(self.raw_samples, self.store, skip_unreadable=on_error == "skip")
         if all(self._report_if_complete(cut, on_error) for cut in cuts):
             return []
-        options = self._extract_options(on_error)
-        return missing_tasks(self.backbone.model, self.samples, self.store, cut=list(cuts), **options)
-
-    def _extract_options(self, on_error: str) -> dict[str, Any]:
-        names = ("batch_size", "dtype", "numerics", "pool", "views", "from_lossy")
-        return {"on_error": on_error, **{name: getattr(self.settings, name) for name in names}}
+        return missing_tasks(
+            self.backbone.model,
+            self.samples,
+            self.store,
+            cut=list(cuts),
+            batch_size=self.settings.batch_size,
+            on_error=on_error,
+            **self.settings.options(),
+        )
 
     def _report_if_complete(self, cut: str, on_error: str) -> ExtractReport | None:
         recipe = self._known_recipe(cut)
@@ -249,8 +243,11 @@ class Project:
 
     def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
         """Return for each cut how some cached rows compare with a fresh forward pass."""
-        names = ("dtype", "numerics", "pool", "views", "batch_size", "device", "from_lossy")
-        options = {name: getattr(self.settings, name) for name in names}
+        options = {
+            "batch_size": self.settings.batch_size,
+            "device": self.settings.device,
+            **self.settings.options(),
+        }
         return [each for cut in cuts for each in self.store.recompute(self.split(cut), self.samples, rows, **options)]
 
     def referenced(self, cuts: Sequence[str]) -> list[Recipe]:

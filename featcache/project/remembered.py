@@ -21,7 +21,7 @@ from .settings import Settings
 __all__ = ["read_recipe", "write_recipe"]
 
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
-NAMED = ("data", "dtype", "numerics", "pool", "image_size")  # the settings that a recipe depends on besides
+NAMED = ("data", "image_size")  # the settings that a recipe depends on besides those of what is stored
 
 
 def read_recipe(store: StoreFiles, settings: Settings, cut: str, decoding: Callable[[], Any]) -> Recipe | None:
@@ -56,5 +56,6 @@ def _path(settings: Settings, cut: str) -> str | None:
         "cut": cut,
         "versions": versions(*VERSIONS),
         **{name: getattr(settings, name) for name in NAMED},
+        **settings.options(),
     }
     return f"cache/recipes/{digest_json(key)[:32]}.json"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..codecs import Stored
 from ..errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -19,8 +20,8 @@ __all__ = ["CONFIG_NAME", "Settings", "read_config"]
 CONFIG_NAME = "featcache.toml"
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Stored):
     """What features are asked for: which backbone, data and store, and how samples are prepared and stored."""
 
     backbone: str
@@ -31,14 +32,7 @@ class Settings:
     transform: str | None = None
     batch_size: int = 64
     device: str | None = None
-    dtype: str = "float32"
     codec: str | None = None
-    numerics: str = "exact"
-    pool: str | None = None
-    views: int = 1
-    augment: str | None = None
-    view_seed: int = 0
-    from_lossy: bool = False
     store_budget: str | int | None = None
 
 
