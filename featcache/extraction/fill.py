@@ -37,7 +37,7 @@ NO_ROWS: Array = np.empty((0, 2), dtype=np.int32)
 
 @dataclass(frozen=True)
 class FillOptions:
-    """How missing rows are computed; see :func:`featcache.extract`."""
+    """How missing rows are computed; see ``featcache.extract``."""
 
     batch_size: int
     device: torch.device

@@ -26,7 +26,7 @@ Frontier = dict[str, torch.Tensor]
 
 
 def check_numerics(name: str) -> None:
-    """Raise :class:`UsageError` for a way of computing that is not known."""
+    """Raise ``UsageError`` for a way of computing that is not known."""
     if name not in NUMERICS:
         raise UsageError(f"unknown numerics {name!r}.{near_names(name, NUMERICS)} Known: {', '.join(NUMERICS)}.")
 

@@ -76,7 +76,7 @@ class Stored:
 class Request:
     """What a caller asks to have cached: samples as they are now, and at each cut the split and the recipe.
 
-    The random views, if there are any, have a recipe of their own: :func:`views_recipe`.
+    The random views, if there are any, have a recipe of their own: ``views_recipe``.
     """
 
     samples: Samples
@@ -113,9 +113,9 @@ def make_request(
     skip_unreadable: bool = False,
     progress: ProgressCallback = silent,
 ) -> Request:
-    """Return the request that these arguments of :func:`featcache.extract` make.
+    """Return the request that these arguments of ``featcache.extract`` make.
 
-    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`FingerprintError` before anything
+    Raises ``UsageError``, ``DataError``, ``SplitError`` or ``FingerprintError`` before anything
     is written.
     """
     from ..samples import refuse_random
@@ -165,9 +165,9 @@ def _splits(
 
 
 def make_recipe(split: Split, samples: Samples, stored: Stored | None = None) -> Recipe:
-    """Return the recipe of a split applied to a dataset's samples; :func:`views_recipe` makes that of their views.
+    """Return the recipe of a split applied to a dataset's samples; ``views_recipe`` makes that of their views.
 
-    Raises :class:`FingerprintError` for a transform that has no identity, :class:`UsageError` for features that cannot
+    Raises ``FingerprintError`` for a transform that has no identity, ``UsageError`` for features that cannot
     be pooled.
     """
     stored = stored or Stored()
