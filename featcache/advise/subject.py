@@ -33,7 +33,7 @@ class Subject:
     def find(self, names: Sequence[str] | None) -> list[Cut]:
         """Return the candidates of those names in the order of computation; for None the boundaries worth comparing.
 
-        Raises :class:`UnknownCutError` for a name that is no candidate, :class:`UsageError` for one that is refused.
+        Raises ``UnknownCutError`` for a name that is no candidate, ``UsageError`` for one that is refused.
         """
         if names is None:
             return boundaries(self.candidates)
@@ -53,7 +53,7 @@ class Subject:
 def subject(
     model: nn.Module, dataset: Any, transform: Callable[[Any], Any] | None = None, name: str | None = None
 ) -> Subject:
-    """Return the subject that these arguments of :func:`featcache.extract` make; ``dataset`` may be a specification."""
+    """Return the subject that these arguments of ``featcache.extract`` make; ``dataset`` may be a specification."""
     if isinstance(dataset, Samples):
         samples = dataset
     else:

@@ -54,7 +54,7 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see :func:`featcache.sweep`; ``stored`` are options of extract."""
+    """Trains behind cuts with equal budgets; see ``featcache.sweep``; ``stored`` are options of extract."""
 
     subject: Subject
     store: FeatureStore
