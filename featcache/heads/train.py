@@ -166,7 +166,7 @@ def train_head(
     >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
     >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
     >>> features = featcache.extract(cut, samples, "features")
-    >>> head = featcache.train_head(cut, features, epochs=2)
+    >>> head = featcache.train_head(cut, features, epochs=2, device="cpu")
     >>> head.classes
     ['0', '1', '2']
     >>> head.model(torch.zeros(5, 8)).shape
