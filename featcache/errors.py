@@ -53,7 +53,13 @@ __all__ = [
 
 
 class FeatCacheError(Exception):
-    """Base of every error that a user of featcache can cause."""
+    """Base of every error that a user of featcache can cause.
+
+    Attributes
+    ----------
+    exit_code : int
+        The exit code of the command line.
+    """
 
     exit_code = 1
 

@@ -11,7 +11,7 @@ __all__ = ["need"]
 
 
 def need(module: str, extra: str, purpose: str) -> Any:
-    """Return an imported optional module; raises :class:`MissingDependencyError`, which names the extra to install."""
+    """Return an imported optional module; raises ``MissingDependencyError``, which names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

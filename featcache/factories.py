@@ -38,7 +38,7 @@ def can_be_loaded(spec: str) -> bool:
 def call_factory(spec: str, noun: str, **optional: Any) -> Any:
     """Return what the named function returns; it gets those of the ``optional`` arguments that it takes.
 
-    Raises :class:`UnknownNameError` where there is no such file, module or function, :class:`UsageError` where it fails.
+    Raises ``UnknownNameError`` where there is no such file, module or function, ``UsageError`` where it fails.
     """
     factory = _factory(spec, noun)
     try:
@@ -50,7 +50,7 @@ def call_factory(spec: str, noun: str, **optional: Any) -> Any:
 
 
 def factory_takes(spec: str, noun: str, argument: str) -> bool:
-    """Return whether the named function takes an argument of that name; raises as :func:`call_factory` does."""
+    """Return whether the named function takes an argument of that name; raises as ``call_factory`` does."""
     return _takes(_factory(spec, noun), argument)
 
 
@@ -92,7 +92,7 @@ def loaded_files() -> list[str]:
 
 
 def load_file(place: str, noun: str) -> Any:
-    """Return the module in a Python file, loaded once; raises as :func:`call_factory` does."""
+    """Return the module in a Python file, loaded once; raises as ``call_factory`` does."""
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise UnknownNameError(f"there is no file {place} to take a {noun} from.")

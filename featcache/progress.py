@@ -10,7 +10,21 @@ __all__ = ["ProgressCallback", "ProgressEvent", "silent"]
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """How far a stage has come: ``done`` of ``total`` units (samples, epochs, files); ``message`` is one plain sentence."""
+    """How far a stage of the work has come.
+
+    Attributes
+    ----------
+    stage : str
+        What is done, such as ``"extract"`` or ``"train"``.
+    done : int
+        The units that are done.
+    total : int
+        All units.
+    unit : str
+        What is counted, such as ``"samples"`` or ``"epochs"``.
+    message : str, default ""
+        One plain sentence about the stage.
+    """
 
     stage: str
     done: int

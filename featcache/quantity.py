@@ -15,7 +15,7 @@ SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
 
 
 def parse_size(value: str | int) -> int:
-    """Return the bytes of a size such as ``"50 GB"``, ``"1.5 GiB"`` or a number; raises :class:`UsageError` for others."""
+    """Return the bytes of a size such as ``"50 GB"``, ``"1.5 GiB"`` or a number; raises ``UsageError`` for others."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = SIZE.fullmatch(str(value))
@@ -28,7 +28,7 @@ def parse_size(value: str | int) -> int:
 
 
 def parse_duration(value: str) -> float:
-    """Return the seconds of a time such as ``"90s"``, ``"20 min"`` or ``"1.5h"``; raises :class:`UsageError` for others."""
+    """Return the seconds of a time such as ``"90s"``, ``"20 min"`` or ``"1.5h"``; raises ``UsageError`` for others."""
     match = DURATION.fullmatch(value)
     if match is None:
         raise UsageError(f"{value!r} is no time: write a number with a unit, such as 90s, 20min or 2h.")

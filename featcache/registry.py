@@ -17,7 +17,7 @@ class Registry(Generic[Kind]):
     """The known implementations of one extension point, by name.
 
     Built-in ones are given as ``"module:attribute"`` and imported on first use, so that naming a kind costs
-    nothing. Third parties add theirs by :meth:`register` or by an entry point in ``group``.
+    nothing. Third parties add theirs by ``register`` or by an entry point in ``group``.
     """
 
     def __init__(self, group: str, noun: str, builtin: dict[str, str]) -> None:
@@ -40,7 +40,7 @@ class Registry(Generic[Kind]):
     def get(self, name: str) -> Kind:
         """Return the implementation called ``name``.
 
-        Raises :class:`~featcache.errors.UnknownNameError`, which lists the known names.
+        Raises ``UnknownNameError``, which lists the known names.
         """
         found = self._entries.get(name)
         if found is None:

@@ -16,9 +16,16 @@ ITEM_SIZE_BYTES = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape (of one sample, so without the batch dimension) and dtype of a tensor that crosses a cut.
+    """What a tensor that crosses a cut looks like, without its batch dimension.
 
-    Where samples vary in length, as texts and sounds do, the first size is None.
+    Attributes
+    ----------
+    name : str
+        The name of the tensor.
+    shape : tuple of int or None
+        The shape for one sample. The first size is None if samples vary in length, as texts and sounds do.
+    dtype : str
+        The name of the torch dtype, such as ``"float32"``.
     """
 
     name: str
@@ -27,12 +34,12 @@ class TensorSpec:
 
     @property
     def ragged(self) -> bool:
-        """Return whether samples vary in length."""
+        """Whether samples vary in length."""
         return bool(self.shape) and self.shape[0] is None
 
     @property
     def value_shape(self) -> tuple[int, ...]:
-        """Return the shape of one sample's value, or, where samples vary in length, of one step of it."""
+        """The shape of one sample's value, or of one step of it if samples vary in length."""
         return tuple(size for size in self.shape if size is not None)
 
     def __str__(self) -> str:
@@ -41,16 +48,33 @@ class TensorSpec:
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes that one sample's value takes in memory, or one step of it where samples vary in length."""
+        """The bytes that one sample's value takes in memory, or one step of it if samples vary in length."""
         return math.prod(self.value_shape) * ITEM_SIZE_BYTES.get(self.dtype, 4)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the specification as JSON-able values."""
+        """Return the specification as JSON-able values.
+
+        Returns
+        -------
+        dict of str to Any
+            The values of ``name``, ``shape`` and ``dtype``.
+        """
         return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TensorSpec:
-        """Return the specification that :meth:`to_dict` wrote."""
+        """Return the specification that ``to_dict`` wrote.
+
+        Parameters
+        ----------
+        value : dict of str to Any
+            The result of ``to_dict``.
+
+        Returns
+        -------
+        TensorSpec
+            The specification.
+        """
         return cls(
             str(value["name"]), tuple(None if n is None else int(n) for n in value["shape"]), str(value["dtype"])
         )

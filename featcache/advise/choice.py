@@ -10,11 +10,34 @@ __all__ = ["SweepRow", "choose", "reason"]
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What training behind one cut gave: the mean score of validation rows with its interval, and what it cost.
+    """What training behind one cut gave, and what it cost.
 
-    ``difference`` is the paired difference of the score to the recommended cut's with its interval, None for that cut
-    itself. ``extract_s`` and ``train_s`` are the seconds that it took, the latter over all ``trainings``; the time of a pass
-    that computed several cuts is shared out among them. ``learning_rate`` is the best of those tried, None for the default.
+    Attributes
+    ----------
+    cut : str
+        The cut.
+    flops_share : float
+        The share of the network's FLOPs that lies before the cut, from 0 to 1.
+    parameters_share : float
+        The share of the network's parameters that lies before the cut, from 0 to 1.
+    score : float
+        The mean score of the validation rows.
+    score_half_width : float
+        Half the width of the confidence interval of ``score``.
+    difference : float or None
+        The paired difference of the score to that of the recommended cut. None for that cut itself.
+    difference_half_width : float or None
+        Half the width of the confidence interval of ``difference``.
+    learning_rate : float or None
+        The best of the learning rates that were tried. None for the default one.
+    extract_s : float
+        The seconds to extract the features. The time of a pass that computed several cuts is shared out among them.
+    train_s : float
+        The seconds of all trainings.
+    trainings : int
+        The number of trainings.
+    disk_bytes : int
+        The bytes of the stored rows.
     """
 
     cut: str

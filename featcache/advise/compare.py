@@ -50,7 +50,7 @@ def paired_gain(better: Sequence[Trial], base: Sequence[Trial], confidence: floa
     """Return the gain of one cut's trials over another's with the same seeds and rows.
 
     Differences are taken row by row, so what makes a row easy or hard at both cuts drops out; the interval is as in
-    :func:`mean_interval`.
+    ``mean_interval``.
     """
     of_base = {trial.seed: trial for trial in base}
     pairs = [(trial, of_base[trial.seed]) for trial in better if trial.seed in of_base]

@@ -1,6 +1,6 @@
 """From measured costs to predictions: seconds, bytes, break-even, and which cuts to store for a sweep.
 
-Pure arithmetic on :class:`CutCost` and :class:`DataCost`, so that every rule can be tested with made-up costs.
+Pure arithmetic on ``CutCost`` and ``DataCost``, so that every rule can be tested with made-up costs.
 """
 
 from __future__ import annotations

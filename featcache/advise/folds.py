@@ -22,7 +22,7 @@ def validation_rows(features: Features, share: float, seed: int, judge: Judge) -
 
     The same rows at every cut; of single labels every class in proportion. Seeds that follow one another get shares without
     a row in common, as in cross-validation, until all rows have been used: so few rows tell most. Raises
-    :class:`HeadError` where there are too few.
+    ``HeadError`` where there are too few.
     """
     splits = features.splits
     own = np.flatnonzero(np.isin(splits, VALIDATION))

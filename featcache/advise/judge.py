@@ -57,7 +57,7 @@ class Judge:
 def judge_of(features: Features, kind: str | None = None) -> Judge:
     """Return the judge for the task of the targets, or for the task that ``kind`` names.
 
-    Raises :class:`DataError` or :class:`UsageError` as :func:`featcache.train_head` does.
+    Raises ``DataError`` or ``UsageError`` as ``featcache.train_head`` does.
     """
     task = find_task(features, kind)
     if task.kind != "regression":

@@ -28,10 +28,38 @@ __all__ = ["PlanResult", "PlanRow", "plan"]
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What caching at one cut will cost; times are predicted from a few batches, and ``verdict`` say what follows.
+    """What caching at one cut will cost, predicted from a few batches.
 
-    ``break_even_epoch`` is the first number of epochs at which the cache is the quicker way, None for never;
-    ``worth_it`` says whether it is for the epochs that were asked for, within the budgets.
+    Attributes
+    ----------
+    cut : str
+        The cut.
+    dtype : str
+        The stored precision.
+    flops_share : float
+        The share of the network's FLOPs that lies before the cut, from 0 to 1.
+    row_bytes : int
+        The bytes of one stored row.
+    disk_bytes : int
+        The bytes of all rows, with those of the random views.
+    cached_rows : int
+        The number of plain rows that the store holds already.
+    extract_s : float
+        The seconds to extract what is missing.
+    cached_epoch_s : float
+        The seconds of one epoch from the cache.
+    plain_epoch_s : float
+        The seconds of one epoch without a cache.
+    break_even_epoch : int or None
+        The first number of epochs at which the cache is the quicker way. None if it never is.
+    cached_total_s : float
+        The seconds to extract and train from the cache for the epochs that were asked for.
+    plain_total_s : float
+        The seconds to train without a cache for these epochs.
+    worth_it : bool
+        Whether the cache is the quicker way for these epochs, within the budgets.
+    verdict : str
+        What follows, in words.
     """
 
     cut: str
@@ -52,10 +80,40 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """A row for each cut and precision, shallowest first, and which cuts to store for a sweep over all of them.
+    """What caching costs at each cut, and which cuts to store for a sweep over all of them.
 
-    ``store_cuts`` are those whose features should be stored; the sweep then takes ``sweep_s``, and ``plain_sweep_s`` without
-    a cache. ``sweep_cuts`` are those that fit into the time budget, from the deepest up.
+    Attributes
+    ----------
+    dataset : str
+        The name of the dataset.
+    samples : int
+        The number of samples.
+    epochs : int
+        The epochs that were asked for.
+    batch_size : int
+        The samples per batch.
+    device : str
+        The device.
+    workers : int
+        The number of decoding processes that the prediction is for.
+    disk_free_bytes : int or None
+        The bytes that are free where the store lies. None if that is unknown.
+    disk_budget_bytes : int or None
+        The bytes that may be used. None if there is no limit.
+    time_budget_s : float or None
+        The seconds that may be used. None if there is no limit.
+    rows : tuple of PlanRow
+        One row for each cut and precision, by precision and the shallowest cut first.
+    store_cuts : tuple of str
+        The cuts whose features to store for a sweep over all cuts.
+    sweep_cuts : tuple of str
+        The cuts that fit into the time budget, from the deepest up.
+    sweep_s : float
+        The seconds of the sweep if these cuts are stored.
+    plain_sweep_s : float
+        The seconds of the sweep without a cache.
+    notes : tuple of str
+        Remarks.
     """
 
     dataset: str
@@ -93,15 +151,77 @@ def plan(
     progress: ProgressCallback = silent,
     **stored: Any,  # the options of Stored but dtype, of which several may be asked about
 ) -> PlanResult:
-    """Return the predicted time and disk that caching at each cut takes, and from which epoch on it pays.
+    """Predict the time and disk that caching takes at each cut, and from which epoch on it pays.
 
-    A batch of samples is decoded, run and trained on a few times, and a file beside the store is written; nothing is
-    stored. ``cuts`` are the boundaries worth comparing by default, ``dtype`` may be several. An epoch is one pass over all
-    samples that trains what lies behind the cut. ``pool``, ``views`` (where the samples have an augmentation) and ``numerics``
-    are as for :func:`featcache.extract`; pooled vectors are trained on by a linear head, whose steps cost next to nothing.
-    Plain rows that the store holds already are not counted again.
+    A batch of samples is decoded, run and trained on a few times, and a file beside the store is written and removed.
+    No features are stored.
 
-    Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
+    An epoch is one pass over all samples that trains what lies behind the cut. Pooled vectors are trained on by a
+    linear head, whose steps cost next to nothing. Plain rows that the store holds already are not counted again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    dataset : Any
+        The dataset or its specification, as for ``featcache.extract``.
+    store : FeatureStore or str
+        The store, or its path or URL.
+    cuts : sequence of str, optional
+        The cuts to compare. By default the boundaries worth comparing.
+    transform : callable, optional
+        The transform from an item of the dataset to the network's input.
+    epochs : int, default 20
+        The number of epochs to train for.
+    batch_size : int, default 64
+        The samples per batch.
+    device : str, optional
+        The device. By default the best one there is.
+    dtype : str or sequence of str, default "float32"
+        The stored precision, or several to compare.
+    pool : str, optional
+        The pooling, as for ``featcache.extract``.
+    views : int, default 1
+        The number of random views, as for ``featcache.extract``. It counts if the samples have an augmentation.
+    numerics : str, default "exact"
+        The way of computing, as for ``featcache.extract``.
+    disk_budget_bytes : int, optional
+        The bytes that may be used. Never more than those that are free.
+    time_budget_s : float, optional
+        The seconds that may be used. By default there is no limit.
+    name : str, optional
+        The name of the dataset. By default its own.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` after each cut.
+
+    Returns
+    -------
+    PlanResult
+        The predictions, and what follows from them.
+
+    Raises
+    ------
+    UsageError
+        If an option is not valid, or the network cannot be cut at one of the cuts.
+    DataError
+        If the dataset cannot be used.
+    SplitError
+        If the network cannot be recorded.
+
+    Notes
+    -----
+    Which cuts to store for a sweep is the choice between storage and recomputation of Vista (Nakandala and Kumar,
+    SIGMOD 2020) and Nautilus (SIGMOD 2022).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> planned = featcache.plan(network, samples, "features", ["0", "1"], epochs=10)
+    >>> [(row.cut, row.row_bytes, row.disk_bytes) for row in planned.rows]
+    [('0', 16, 480), ('1', 16, 480)]
     """
     dtypes = [dtype] if isinstance(dtype, str) else list(dict.fromkeys(dtype))
     ways = [Stored(**{**stored, "dtype": each}) for each in dtypes]

@@ -34,12 +34,31 @@ SCORES = ("logme", "h_score", "ridge_loo_accuracy", "knn_accuracy", "probe_accur
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """How well the pooled features at one cut tell the classes apart; higher is better for each score.
+    """How well the pooled features at one cut tell the classes apart. For each score, higher is better.
 
-    ``logme`` and ``h_score`` compare cuts and have no unit; the accuracies are shares: of ridge regression and of the
-    nearest neighbours with each row left out, and of logistic regression under cross-validation with its standard error.
-    ``cka_before`` is the similarity to the features of the cut before (1: the same up to rotation), ``shift`` how far the
-    inputs of the BatchNorm layers between the two have moved from the data that the network was trained on.
+    Attributes
+    ----------
+    cut : str
+        The cut.
+    width : int
+        The length of the pooled vectors.
+    logme : float
+        The LogME score. It compares cuts and has no unit.
+    h_score : float
+        The shrinkage H-score. It compares cuts and has no unit.
+    ridge_loo_accuracy : float
+        The accuracy of ridge regression with each row left out, from 0 to 1.
+    knn_accuracy : float
+        The accuracy of the nearest neighbours with each row left out, from 0 to 1.
+    probe_accuracy : float
+        The accuracy of logistic regression under cross-validation, from 0 to 1.
+    probe_error : float
+        The standard error of ``probe_accuracy``.
+    cka_before : float or None
+        The similarity to the features of the cut before; 1 is the same up to rotation. None for the first cut.
+    shift : float or None
+        How far the inputs of the BatchNorm layers between the two cuts have moved from the data that the network was
+        trained on. None if there are no such layers.
     """
 
     cut: str
@@ -56,7 +75,27 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A row for each cut, shallowest first; ``best`` names the best cut by each score, ``summary`` say what follows."""
+    """How well the features at each cut transfer.
+
+    Attributes
+    ----------
+    dataset : str
+        The name of the dataset.
+    samples : int
+        The number of rows that were scored.
+    classes : int
+        The number of classes.
+    rows : tuple of ProbeRow
+        One row for each cut, the shallowest first.
+    best : dict of str to str
+        The best cut by each score.
+    source_shift : float or None
+        The mean shift over all BatchNorm layers. None if there are none.
+    summary : str
+        What follows, in words.
+    elapsed_s : float
+        The seconds that it took.
+    """
 
     dataset: str
     samples: int
@@ -86,14 +125,80 @@ def probe(
     progress: ProgressCallback = silent,
     **stored: Unpack[StoredOptions],
 ) -> ProbeResult:
-    """Return transferability scores of the features at each cut, all extracted in one pass over the data and cached.
+    """Score how well the features at each cut transfer, without training a network.
 
-    Features are pooled to one vector a sample; rows of the test split are left out, and of more than ``most_samples``
-    rows a stratified and seeded choice is scored. Scores of one cut say how well a *linear* head on it would do; whether
-    training the layers behind an earlier cut does better is for :func:`featcache.sweep`. ``stored`` are further options of
-    :func:`featcache.extract`, such as ``numerics`` and ``pool``; random views are not scored.
+    All cuts are extracted in one pass over the data and cached. Features are pooled to one vector per sample. Rows of
+    the test split are left out. The scores of a cut say how well a *linear* head on it would do; whether training the
+    layers behind an earlier cut does better is a question for ``featcache.sweep``.
 
-    Raises :class:`UsageError`, :class:`DataError` or :class:`SplitError`.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    dataset : Any
+        The dataset or its specification, as for ``featcache.extract``. The targets must be single classes.
+    store : FeatureStore or str
+        The store, or its path or URL.
+    cuts : sequence of str, optional
+        The cuts to compare. By default the boundaries worth comparing.
+    transform : callable, optional
+        The transform from an item of the dataset to the network's input.
+    most_samples : int, default 2000
+        The number of rows to score, at least 10. If there are more, a stratified and seeded choice is scored.
+    batch_size : int, default 64
+        The samples per forward pass.
+    device : str, optional
+        The device. By default the best one there is.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+    seed : int, default 0
+        The seed of the chosen rows and of the cross-validation.
+    name : str, optional
+        The name of the dataset. By default its own.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` as the work proceeds.
+    **stored : Any
+        Further options of ``featcache.extract``, such as ``numerics`` and ``pool`` (by default ``"auto"``). Random
+        views are not scored.
+
+    Returns
+    -------
+    ProbeResult
+        The scores of each cut, and what follows from them.
+
+    Raises
+    ------
+    UsageError
+        If an option is not valid, or the network cannot be cut at one of the cuts.
+    DataError
+        If the dataset cannot be used, or has too few rows outside of its test split.
+    SplitError
+        If the network cannot be recorded.
+
+    Notes
+    -----
+    - LogME: You et al., "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML 2021, by the
+      fixed point iteration of the long version (JMLR 2022).
+    - H-score: Bao et al., "An Information-Theoretic Approach to Transferability in Task Transfer Learning", ICIP 2019,
+      with the shrinkage of Ibrahim et al., "Newer is not always better: Rethinking transferability metrics", ECML-PKDD
+      2022.
+    - Leave-one-out ridge regression: the closed form of Allen (1974) and Golub, Heath and Wahba (Technometrics, 1979).
+    - Logistic regression: scikit-learn.
+    - CKA: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019.
+    - Shift: the Fréchet distance of Dowson and Landau (1982), as in Heusel et al. (2017), with diagonal covariances,
+      squared and in units of the source's variance. 0 is data like the source's, 1 a shift by one standard deviation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> probed = featcache.probe(network, samples, "features", ["0", "1"])
+    >>> [(row.cut, row.width) for row in probed.rows]
+    [('0', 4), ('1', 4)]
+    >>> sorted(probed.best)
+    ['h_score', 'knn_accuracy', 'logme', 'probe_accuracy', 'ridge_loo_accuracy']
     """
     started_s = time.perf_counter()
     if most_samples < 10:

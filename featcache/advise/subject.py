@@ -33,7 +33,7 @@ class Subject:
     def find(self, names: Sequence[str] | None) -> list[Cut]:
         """Return the candidates of those names in the order of computation; for None the boundaries worth comparing.
 
-        Raises :class:`UnknownCutError` for a name that is no candidate, :class:`UsageError` for one that is refused.
+        Raises ``UnknownCutError`` for a name that is no candidate, ``UsageError`` for one that is refused.
         """
         if names is None:
             return boundaries(self.candidates)
@@ -57,7 +57,7 @@ def subject(
     name: str | None = None,
     stored: Stored | None = None,
 ) -> Subject:
-    """Return the subject that these arguments of :func:`featcache.extract` make; ``dataset`` may be a specification."""
+    """Return the subject that these arguments of ``featcache.extract`` make; ``dataset`` may be a specification."""
     samples = samples_of(dataset, transform, name, stored)
     example = example_of(samples)
     return Subject(model, samples, example, tuple(cuts(model, example.inputs, example.other_length)))

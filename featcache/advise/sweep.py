@@ -32,10 +32,40 @@ LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A row for each cut that was trained, in the order of training, the cut that is recommended, and why.
+    """How well training behind each cut does, and which cut is recommended.
 
-    ``score`` names what is compared. ``untried`` are shallower candidates that were not trained, because the ones before
-    them did not help; ``dropped`` are those that successive halving left behind.
+    Attributes
+    ----------
+    dataset : str
+        The name of the dataset.
+    samples : int
+        The number of samples.
+    head : str
+        The kind of head that was trained.
+    task : str
+        The kind of task.
+    score : str
+        What is compared, in words.
+    epochs : int
+        The epochs of each training.
+    seeds : int
+        The number of seeds.
+    confidence : float
+        The confidence of the intervals, between 0 and 1.
+    tolerance : float
+        The difference of the score that counts as a tie.
+    rows : tuple of SweepRow
+        One row for each cut that was trained, in the order of training.
+    recommended : str
+        The recommended cut.
+    reason : str
+        Why it is recommended, in words.
+    untried : tuple of str
+        Shallower candidates that were not trained, because the ones before them did not help.
+    dropped : tuple of str
+        Candidates that successive halving left behind.
+    elapsed_s : float
+        The seconds that it took.
     """
 
     dataset: str
@@ -83,27 +113,103 @@ def sweep(
     progress: ProgressCallback = silent,
     **stored: Unpack[StoredOptions],
 ) -> SweepResult:
-    """Return how well training behind each cut does, from the deepest up, and which boundary to choose.
+    """Train behind each cut, from the deepest up, and recommend a boundary.
 
-    That is the deepest cut whose mean score is within ``tolerance`` of the best one's; intervals of ``confidence`` say what
-    lies beyond noise. By default it is a race of short trainings: two seeds, which each train on one half of the training
-    rows and judge by the other, so that every row judges once; 4 epochs, or 40 of a linear head. More of both make it
-    surer. Budgets are equal: the same rows, epochs, ``seeds`` and number of
-    ``learning_rates`` at each cut; of several rates the one with the least validation loss under the first seed is used for
-    all. ``train_batch_size`` is 64 by default, less where that would be too few steps. The race ends after ``patience``
-    cuts in a row whose interval leaves no room for a gain above the tolerance (None: all cuts are trained). Rows of the test
-    split are not looked at.
+    The recommended cut is the deepest one whose mean score is within ``tolerance`` of the best. The score is the
+    accuracy of classes, the mean F1 of a sample's labels, R2 of values, or the pixel accuracy of dense targets.
+    Intervals of ``confidence`` say what lies beyond noise.
 
-    Neighbouring cuts whose features are small are extracted in one pass over the data, large ones when it is their turn.
-    With ``halving``, all cuts are trained on a fraction of the rows first; the worse half is dropped, the
-    rows are doubled, and so on (successive halving, Jamieson and Talwalkar, AISTATS 2016), before the rest is compared on all
-    rows.
+    By default this is a race of short trainings: two seeds, which each train on one half of the training rows and judge
+    by the other, so that every row judges once. More epochs and seeds make the result surer. Budgets are equal: the
+    same rows, epochs, ``seeds`` and number of ``learning_rates`` at each cut. Rows of the test split are not looked at.
 
-    The score is the accuracy of classes, the mean F1 of a sample's labels, R2 of values, or the pixel accuracy of dense
-    targets; ``task`` is as for :func:`featcache.train_head`. ``stored`` are further options of :func:`featcache.extract`
-    that say what is stored, such as ``numerics``, ``codec`` and ``views``.
+    Neighbouring cuts whose features are small are extracted in one pass over the data, large ones when it is their
+    turn.
 
-    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError` or :class:`HeadError`.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network.
+    dataset : Any
+        The dataset or its specification, as for ``featcache.extract``.
+    store : FeatureStore or str
+        The store, or its path or URL.
+    cuts : sequence of str, optional
+        The cuts to compare. By default the boundaries worth comparing.
+    transform : callable, optional
+        The transform from an item of the dataset to the network's input.
+    head : str, default "suffix"
+        What is trained, as for ``featcache.train_head``.
+    task : str, optional
+        What is learned, as for ``featcache.train_head``.
+    epochs : int, optional
+        The epochs of each training. By default 4, or 40 for a linear head.
+    seeds : int, default 2
+        The number of trainings at each cut.
+    tolerance : float, default 0.005
+        The difference of the score that counts as a tie, from 0 up to 1. 0.005 is half a point.
+    patience : int or None, default 2
+        Stop after this many cuts in a row whose interval leaves no room for a gain above ``tolerance``. None trains at
+        all cuts.
+    learning_rates : sequence of float, optional
+        The learning rates to try. The one with the least validation loss under the first seed is used for all seeds. By
+        default the one of ``featcache.train_head``.
+    confidence : float, default 0.9
+        The confidence of the intervals, between 0 and 1.
+    validation : float, default 0.5
+        The share of the training rows to judge by, between 0 and 1. It applies where the dataset has no validation
+        split.
+    train_batch_size : int, optional
+        The rows per training step. By default 64, or less where that would be too few steps.
+    halving : bool, default False
+        Train at all cuts on a fraction of the rows first, drop the worse half, double the rows, and so on. The rest is
+        compared on all rows.
+    batch_size : int, default 64
+        The samples per forward pass of the extraction.
+    device : str, optional
+        The device. By default the best one there is.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+    seed : int, default 0
+        The first of the seeds.
+    name : str, optional
+        The name of the dataset. By default its own.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` as the work proceeds.
+    **stored : Any
+        Further options of ``featcache.extract`` that say what is stored, such as ``numerics``, ``codec`` and ``views``.
+
+    Returns
+    -------
+    SweepResult
+        What each training gave, and which cut is recommended.
+
+    Raises
+    ------
+    UsageError
+        If an option is not valid, or the network cannot be cut at one of the cuts.
+    DataError
+        If the dataset cannot be used.
+    SplitError
+        If the network cannot be recorded.
+    HeadError
+        If there are too few rows, or a head cannot be trained.
+
+    Notes
+    -----
+    ``halving`` is successive halving (Jamieson and Talwalkar, AISTATS 2016).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> swept = featcache.sweep(network, samples, "features", ["0", "1"], epochs=1)
+    >>> [(row.cut, row.trainings) for row in swept.rows]
+    [('1', 2), ('0', 2)]
+    >>> swept.recommended in ("0", "1")
+    True
     """
     started_s = time.perf_counter()
     _check_options(seeds, patience, tolerance, confidence, validation, learning_rates)

@@ -55,7 +55,7 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see :func:`featcache.sweep`; ``extraction`` are further options of extract."""
+    """Trains behind cuts with equal budgets; see ``featcache.sweep``; ``extraction`` are further options of extract."""
 
     subject: Subject
     store: FeatureStore

@@ -25,10 +25,43 @@ backbone_sources: Registry[BackboneSource] = Registry(
 
 
 def load_backbone(spec: str, weights: str | None = None) -> Backbone:
-    """Return the backbone that a specification names, in evaluation mode.
+    """Load the backbone that a specification names, in evaluation mode.
 
-    Specifications are ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``bundled:NAME``, ``path/to/file.py:factory`` and
-    ``package.module:factory``; ``weights`` is a name that the source knows, ``"none"`` for seeded random ones, or a file.
+    Parameters
+    ----------
+    spec : str
+        ``torchvision:NAME``, ``timm:NAME``, ``hf:NAME``, ``bundled:NAME``, ``path/to/file.py:factory`` or
+        ``package.module:factory``.
+    weights : str, optional
+        A name that the source knows, ``"none"`` for seeded random weights, or a file. By default the source's own
+        choice.
+
+    Returns
+    -------
+    Backbone
+        The network with its weights and its transform.
+
+    Raises
+    ------
+    UsageError
+        If ``spec`` is not a backbone specification, or a factory fails.
+    UnknownNameError
+        If the source, the network or the weights are unknown.
+    DataNotFoundError
+        If the weights are not there and cannot be downloaded.
+    MissingDependencyError
+        If the source needs a package that is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> backbone = featcache.load_backbone("bundled:resnet-mini")
+    >>> backbone.weights
+    'DEFAULT'
+    >>> backbone.model(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 10])
+    >>> transform = backbone.make_transform(None)
     """
     source, name = _source(spec)
     backbone = source.load(name, weights)

@@ -13,7 +13,7 @@ __all__ = ["resized"]
 def resized(transform: Any, image_size: int | None, owner: str) -> Any:
     """Return a preset transform for another image size, which keeps its ratio of resize to crop; None changes nothing.
 
-    Raises :class:`UsageError` for a transform that has no image size to change.
+    Raises ``UsageError`` for a transform that has no image size to change.
     """
     if image_size is None:
         return transform

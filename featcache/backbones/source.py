@@ -16,12 +16,25 @@ Transform = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded network in evaluation mode, with the weights that it got and the transform that belongs to them.
+    """A loaded network in evaluation mode, with its weights and the transform that belongs to them.
 
-    ``make_transform(image_size)`` returns a callable from a sample to what the network takes: from a PIL image to a float
-    tensor (channels, height, width), from a text or from (waveform, sample rate) to a dict of tensors; None where the
-    source knows of no transform. A callable may have ``collate(inputs)``, which makes a batch of its results, padded where
-    they vary in length; those have an attribute ``ragged`` that is true.
+    Attributes
+    ----------
+    spec : str
+        The specification of the network.
+    weights : str or None
+        The weights that the network has. None if a factory was given none.
+    model : torch.nn.Module
+        The network.
+    make_transform : callable, optional
+        ``make_transform(image_size)`` returns a callable from a sample to the network's input: from a PIL image to a
+        float tensor (channels, height, width), from a text or from (waveform, sample rate) to a dict of tensors. The
+        image size is in pixels; None is the usual one. None if the source knows no transform.
+
+    Notes
+    -----
+    A transform may have a method ``collate(inputs)``, which makes a batch of its results, padded where they vary in
+    length. Such a transform has an attribute ``ragged`` that is true.
     """
 
     spec: str
@@ -31,14 +44,46 @@ class Backbone:
 
 
 class BackboneSource(Protocol):
-    """Loads the backbones of one kind; ``name`` is what stands behind the colon of a specification."""
+    """Loads the backbones of one kind.
+
+    Register an instance in ``featcache.backbones.backbone_sources``, and the specification ``KIND:NAME`` finds it.
+    """
 
     def load(self, name: str, weights: str | None) -> Backbone:
-        """Return the backbone; raises :class:`UnknownNameError` for an unknown name."""
+        """Load a backbone.
+
+        Parameters
+        ----------
+        name : str
+            The part of the specification behind the colon.
+        weights : str or None
+            The name of the weights, ``"none"`` for seeded random ones, or a file. None is the source's own choice.
+
+        Returns
+        -------
+        Backbone
+            The network with its weights and its transform.
+
+        Raises
+        ------
+        UnknownNameError
+            If the name is unknown.
+        """
 
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return JSON-able values that change whenever loading would give something else.
 
-        They must cost next to nothing and load no torch: names, and :func:`featcache.identity.fileset.states` of files. None
-        says that this cannot be known without loading.
+        They must cost next to nothing and load no torch: names, and ``featcache.identity.fileset.states`` of files.
+
+        Parameters
+        ----------
+        name : str
+            The part of the specification behind the colon.
+        weights : str or None
+            The weights, as for ``load``.
+
+        Returns
+        -------
+        dict of str to Any, or None
+            The values. None if they cannot be known without loading.
         """

@@ -21,8 +21,8 @@ COUNTERS = "num_batches_tracked"  # files from before 2018 lack these; they do n
 def load_weights(model: nn.Module, path: str) -> None:
     """Put the weights of a .safetensors or .pt file into a model, which must have exactly these names and shapes.
 
-    Nothing but tensors is read: a pickle that holds code is refused. Raises :class:`DataNotFoundError` or
-    :class:`UsageError`.
+    Nothing but tensors is read: a pickle that holds code is refused. Raises ``DataNotFoundError`` or
+    ``UsageError``.
     """
     fit(model, read_weights(path), path)
 
@@ -58,7 +58,7 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
 
 
 def fit(model: nn.Module, loaded: dict[str, torch.Tensor], path: str) -> None:
-    """Put tensors into a model; raises :class:`UsageError`, which names the first ones that do not fit."""
+    """Put tensors into a model; raises ``UsageError``, which names the first ones that do not fit."""
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in loaded and not name.endswith(COUNTERS)]
     unexpected = [name for name in loaded if name not in wanted]

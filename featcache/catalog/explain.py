@@ -28,10 +28,24 @@ NAMED = 5
 
 @dataclass(frozen=True)
 class Explanation:
-    """A set's status with its reasons: the nearest other set of the same cut, and what differs from it.
+    """Why a set is fresh or not: its status, the nearest other set of the same cut, and what differs from it.
 
-    ``differences`` are the recipe fields, ``tensors`` the names of weights and buffers that differ. ``new``, ``edited``
-    and ``gone`` are sample names against the snapshot that the last extract recorded.
+    Attributes
+    ----------
+    status : SetStatus
+        How the set stands.
+    nearest : str or None
+        The fingerprint of the nearest other set of the same cut, if the set is stale.
+    differences : list of Difference
+        The recipe fields that differ from the nearest set.
+    tensors : list of str
+        The names of the weights and buffers that differ.
+    new : list of str
+        The names of samples that are new since the last extract.
+    edited : list of str
+        The names of samples whose content changed since the last extract.
+    gone : list of str
+        The names of samples that are gone since the last extract.
     """
 
     status: SetStatus
@@ -43,7 +57,13 @@ class Explanation:
     gone: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """Return the explanation as plain sentences."""
+        """Return the explanation as plain sentences.
+
+        Returns
+        -------
+        list of str
+            The lines.
+        """
         status = self.status
         said = [
             f"{status.cut} of {status.dataset}: {status.state}, {status.present} of {status.samples} samples cached."

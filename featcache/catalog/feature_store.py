@@ -28,38 +28,140 @@ __all__ = ["FeatureStore"]
 
 
 class FeatureStore(StoreFiles):
-    """A store at a path or URL: what it holds, whether that is fresh, why, and whether every byte is whole.
+    """A store at a path or URL: what it holds, whether that is fresh and why, and whether every byte is whole.
 
-    It is created by the first thing that is written to it. Raises :class:`NotAStoreError` for a folder that holds
-    something else, :class:`StoreFormatError` for the store of a newer featcache.
+    The first thing that is written to a store creates it.
+
+    Parameters
+    ----------
+    url : str
+        A folder, or a URL such as ``"s3://bucket/features"``.
+
+    Attributes
+    ----------
+    url : str
+        The place of the store.
+    storage : Storage
+        The files of the store.
+
+    Raises
+    ------
+    NotAStoreError
+        If the folder holds something else.
+    StoreFormatError
+        If a newer featcache wrote the store.
+    UnknownNameError
+        If there is no storage for this kind of URL.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> store = featcache.FeatureStore("features")
+    >>> store.status(network, samples, cut="1").state
+    'missing'
+    >>> features = featcache.extract(network, samples, store, cut="1")
+    >>> [(each.cut, each.rows) for each in store.sets()]
+    [('1', 30)]
+    >>> store.status(network, samples[:20], cut="1").state
+    'fresh'
+    >>> store.verify().damaged
+    []
     """
 
     def sets(self) -> list[SetInfo]:
-        """Return every feature set of the store with its rows, bytes and recipe."""
+        """List every feature set of the store.
+
+        Returns
+        -------
+        list of SetInfo
+            The sets with their rows, bytes and recipes, sorted by cut and fingerprint.
+
+        Raises
+        ------
+        CorruptError
+            If the recipe of a set is damaged.
+        """
         return list_sets(self)
 
     def status(self, model: torch.nn.Module | Split, dataset: Any, **options: Any) -> SetStatus:
-        """Return how the set that :func:`featcache.extract` would make stands: fresh, partial, missing or stale.
+        """Return whether the set that ``featcache.extract`` would make is fresh, partial, missing or stale.
 
-        ``options`` are those of extract that say what is asked for: ``cut``, ``transform``, ``dtype``, ``pool``, ``views``,
-        ``augment``, ``seed`` and ``name``.
+        Parameters
+        ----------
+        model : torch.nn.Module or Split
+            The network, or a split of it.
+        dataset : Any
+            The dataset or its specification, as for ``featcache.extract``.
+        **options : Any
+            The options of ``featcache.extract`` that say what is asked for: ``cut``, ``transform``, ``dtype``,
+            ``numerics``, ``pool``, ``views``, ``augment`` (a callable), ``seed`` and ``name``.
+
+        Returns
+        -------
+        SetStatus
+            How the set stands.
+
+        Raises
+        ------
+        UsageError
+            If an option is not valid.
+        DataError
+            If the dataset cannot be used.
+        SplitError
+            If caching at the cut is unsound.
+        FingerprintError
+            If the transform has no deterministic identity.
         """
         request = self._request(model, dataset, **options)
         augmented = views_recipe(request.recipe, request.samples) if request.views else None
         return set_status(self, request.recipe, request.snapshot, augmented, request.views)
 
     def explain(self, model: torch.nn.Module | Split, dataset: Any, **options: Any) -> Explanation:
-        """Return in words why that set is fresh or not: the recipe fields, tensors and samples that differ.
+        """Return in words why a set is fresh or not: the recipe fields, tensors and samples that differ.
 
-        ``options`` are those of :meth:`status`.
+        Parameters
+        ----------
+        model : torch.nn.Module or Split
+            The network, or a split of it.
+        dataset : Any
+            The dataset or its specification, as for ``featcache.extract``.
+        **options : Any
+            The options of ``status``.
+
+        Returns
+        -------
+        Explanation
+            The status with its reasons.
+
+        Raises
+        ------
+        UsageError
+            If an option is not valid.
+        DataError
+            If the dataset cannot be used.
+        SplitError
+            If caching at the cut is unsound.
+        FingerprintError
+            If the transform has no deterministic identity.
         """
         request = self._request(model, dataset, **options)
         return explain(self, request.recipe, request.snapshot)
 
     def verify(self, repair: bool = False) -> VerifyReport:
-        """Return what is damaged, after having read every byte of every set, snapshot and head.
+        """Read every byte of every set, snapshot and head, and report what is damaged.
 
-        ``repair`` drops damaged rows and files, so that the next extract makes just those anew.
+        Parameters
+        ----------
+        repair : bool, default False
+            Drop damaged rows and files, so that the next extract makes just those again. A damaged head stays.
+
+        Returns
+        -------
+        VerifyReport
+            How much was read, and what of it is damaged.
         """
         return verify(self, repair)
 
@@ -73,9 +175,36 @@ class FeatureStore(StoreFiles):
         device: str | None = None,
         **options: Any,
     ) -> list[Recomputed]:
-        """Return for each cut how some cached rows compare with a fresh forward pass, and what differs in provenance.
+        """Compare some cached rows with a fresh forward pass.
 
-        ``options`` are those of :meth:`status`.
+        Parameters
+        ----------
+        model : torch.nn.Module or Split
+            The network, or a split of it.
+        dataset : Any
+            The dataset or its specification, as for ``featcache.extract``.
+        rows : int, default 64
+            The number of rows to compare per set.
+        batch_size : int, default 64
+            The samples per forward pass.
+        device : str, optional
+            The device to run on. By default the best one there is.
+        from_lossy : bool, default False
+            Compare the sets that were derived from a rounded one.
+        **options : Any
+            The options of ``status``.
+
+        Returns
+        -------
+        list of Recomputed
+            One entry per cut, and another one per cut for its random views, if there are any.
+
+        Raises
+        ------
+        StaleError
+            If a set has no rows of these samples.
+        UsageError
+            If an option is not valid.
         """
         from ..machine import pick_device
         from .recompute import recompute
@@ -100,21 +229,82 @@ class FeatureStore(StoreFiles):
     def gc(
         self, keep: Iterable[Recipe | str] = (), *, delete: bool = False, max_size: str | int | None = None
     ) -> GcReport:
-        """Return the sets and snapshots that nothing refers to, having deleted them if ``delete`` says so.
+        """Report the sets and snapshots that nothing refers to, and delete them on request.
 
-        Heads, pins, processes that work with a set, and ``keep`` (recipes or fingerprints) refer to sets. With
-        ``max_size``, such as ``"50 GB"``, only the least recently used are garbage, until the rest fits.
+        Heads, pins, processes that work with a set, and ``keep`` refer to sets.
+
+        Parameters
+        ----------
+        keep : iterable of Recipe or str, optional
+            Recipes or fingerprints of sets to keep.
+        delete : bool, default False
+            Delete the garbage. Otherwise it is only reported.
+        max_size : str or int, optional
+            A size such as ``"50 GB"``, or a number of bytes. Only the least recently used garbage counts then, until
+            the rest fits.
+
+        Returns
+        -------
+        GcReport
+            What nothing refers to, and what stays.
+
+        Raises
+        ------
+        CorruptError
+            If a head cannot be read: it is not known then what it refers to.
+        UsageError
+            If ``max_size`` is not a size.
         """
         return gc(self, keep, delete=delete, max_size_bytes=None if max_size is None else parse_size(max_size))
 
     def pin(self, recipe: Recipe | str, reason: str = "") -> Pin:
-        """Return the pin by which gc keeps a set, which is named by its recipe or the beginning of its fingerprint."""
+        """Pin a set, so that ``gc`` keeps it.
+
+        Parameters
+        ----------
+        recipe : Recipe or str
+            The recipe of the set, or the beginning of its fingerprint.
+        reason : str, default ""
+            Why the set is kept.
+
+        Returns
+        -------
+        Pin
+            The pin.
+
+        Raises
+        ------
+        UnknownNameError
+            If no set has this fingerprint, or several begin so.
+        """
         return pin(self, recipe if isinstance(recipe, str) else recipe.fingerprint, reason)
 
     def unpin(self, recipe: Recipe | str) -> str:
-        """Return the fingerprint of the set that is no longer pinned."""
+        """Remove the pin of a set.
+
+        Parameters
+        ----------
+        recipe : Recipe or str
+            The recipe of the set, or the beginning of its fingerprint.
+
+        Returns
+        -------
+        str
+            The fingerprint of the set that is no longer pinned.
+
+        Raises
+        ------
+        UnknownNameError
+            If no pinned set has this fingerprint, or several begin so.
+        """
         return unpin(self, recipe if isinstance(recipe, str) else recipe.fingerprint)
 
     def pins(self) -> list[Pin]:
-        """Return every pin of the store."""
+        """List every pin of the store.
+
+        Returns
+        -------
+        list of Pin
+            The pins. A pin whose note is damaged still counts.
+        """
         return list_pins(self)

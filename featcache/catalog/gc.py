@@ -18,7 +18,23 @@ __all__ = ["Garbage", "GcReport", "Kept", "gc"]
 
 @dataclass(frozen=True)
 class Garbage:
-    """A set or snapshot that nothing refers to: what it is, its bytes, and how long ago it was written and used."""
+    """A set or snapshot that nothing refers to.
+
+    Attributes
+    ----------
+    path : str
+        The path in the store.
+    kind : str
+        ``"set"`` or ``"snapshot"``.
+    description : str
+        What it is, in words.
+    size_bytes : int
+        The bytes that it takes.
+    age_s : float
+        The seconds since it was written.
+    unused_s : float
+        The seconds since it was written or used last.
+    """
 
     path: str
     kind: str
@@ -30,7 +46,15 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Kept:
-    """A set that stays, and what refers to it."""
+    """A set that stays, and what refers to it.
+
+    Attributes
+    ----------
+    recipe : str
+        The fingerprint of the set.
+    reason : str
+        What refers to it, in words.
+    """
 
     recipe: str
     reason: str
@@ -38,10 +62,24 @@ class Kept:
 
 @dataclass
 class GcReport:
-    """What nothing refers to, least recently used first, and what stays; ``deleted`` says whether the garbage is gone.
+    """What nothing refers to, least recently used first, and what stays.
 
-    ``store_bytes`` are the bytes of sets and snapshots before, ``garbage_bytes`` those of the garbage, and
-    ``over_bytes`` how far the rest is above the size that was asked for. ``temporary_files`` were left by dead writers.
+    Attributes
+    ----------
+    deleted : bool
+        Whether the garbage is deleted.
+    garbage : list of Garbage
+        The sets and snapshots that nothing refers to.
+    kept : list of Kept
+        The sets that stay.
+    temporary_files : int
+        The number of temporary files that dead writers left.
+    store_bytes : int
+        The bytes of sets and snapshots before.
+    garbage_bytes : int
+        The bytes of the garbage.
+    over_bytes : int
+        How far the rest is above the size that was asked for, in bytes.
     """
 
     deleted: bool = False
@@ -59,7 +97,7 @@ def gc(
     """Return what nothing refers to, having deleted it if that was asked for.
 
     ``keep`` are the sets of the configuration. With ``max_size_bytes`` only the least recently used garbage counts, until
-    the rest fits. Raises :class:`CorruptError` where a head cannot be read: what it refers to is not known then.
+    the rest fits. Raises ``CorruptError`` where a head cannot be read: what it refers to is not known then.
     """
     reasons = _references(store, keep)
     report = GcReport(deleted=delete)

@@ -13,7 +13,27 @@ __all__ = ["SetInfo", "list_sets"]
 
 @dataclass(frozen=True)
 class SetInfo:
-    """One feature set: its fingerprint, cut, stored precision and frontier, with what it takes on disk."""
+    """One feature set: what it holds and what it takes on disk.
+
+    Attributes
+    ----------
+    recipe : str
+        The fingerprint of the set.
+    cut : str
+        The cut.
+    dtype : str
+        The stored precision.
+    frontier : tuple of TensorSpec
+        The tensors of a row.
+    rows : int
+        The number of rows.
+    shards : int
+        The number of files.
+    size_bytes : int
+        The bytes of these files.
+    modified_s : float
+        When the newest file was written, in seconds since 1970. 0.0 if there are none.
+    """
 
     recipe: str
     cut: str

@@ -15,7 +15,17 @@ __all__ = ["Pin", "find_set", "list_pins", "pin", "unpin"]
 
 @dataclass(frozen=True)
 class Pin:
-    """A set that is kept, why, and since when (seconds since 1970)."""
+    """A set that is kept, why and since when.
+
+    Attributes
+    ----------
+    recipe : str
+        The fingerprint of the set.
+    reason : str
+        Why it is kept.
+    pinned_s : float
+        When it was pinned, in seconds since 1970.
+    """
 
     recipe: str
     reason: str
@@ -23,7 +33,7 @@ class Pin:
 
 
 def pin(store: StoreFiles, recipe: str, reason: str = "") -> Pin:
-    """Return the pin that now keeps a set; raises :class:`UnknownNameError` for a set that is not there."""
+    """Return the pin that now keeps a set; raises ``UnknownNameError`` for a set that is not there."""
     made = Pin(find_set(store, recipe), reason, time.time())
     note = {"reason": reason, "pinned_s": made.pinned_s}
     store.storage.write_bytes(f"pins/{made.recipe}.json", (json.dumps(note) + "\n").encode())
@@ -31,7 +41,7 @@ def pin(store: StoreFiles, recipe: str, reason: str = "") -> Pin:
 
 
 def unpin(store: StoreFiles, recipe: str) -> str:
-    """Return the set that is no longer pinned; raises :class:`UnknownNameError` where no pin names it."""
+    """Return the set that is no longer pinned; raises ``UnknownNameError`` where no pin names it."""
     pinned = [each.recipe for each in list_pins(store)]
     found = _named(recipe, pinned, "pinned set", store)
     store.storage.remove(f"pins/{found}.json")
@@ -53,7 +63,7 @@ def list_pins(store: StoreFiles) -> list[Pin]:
 
 
 def find_set(store: StoreFiles, recipe: str) -> str:
-    """Return the fingerprint of the set that is so called, or begins so; raises :class:`UnknownNameError` for none."""
+    """Return the fingerprint of the set that is so called, or begins so; raises ``UnknownNameError`` for none."""
     return _named(recipe, [entry.name for entry in store.storage.list("sets") if entry.is_folder], "set", store)
 
 

@@ -28,8 +28,22 @@ Array = np.ndarray[Any, Any]
 class Recomputed:
     """How rows of a set compare with a fresh forward pass.
 
-    ``largest_difference`` is absolute, ``relative_difference`` its share of the largest stored value, ``sample`` where it
-    was found. ``provenance`` says in what the circumstances differ: field → [stored, now].
+    Attributes
+    ----------
+    recipe : str
+        The fingerprint of the set.
+    cut : str
+        The cut.
+    rows : int
+        The number of rows that were compared.
+    largest_difference : float
+        The largest absolute difference that rounding to the stored precision does not explain.
+    relative_difference : float
+        The largest difference, relative to the largest stored value.
+    sample : str, optional
+        The name of the sample with the largest difference. None if there is no difference.
+    provenance : dict of str to list
+        In what the circumstances differ: each field with ``[stored, now]``.
     """
 
     recipe: str
@@ -42,7 +56,7 @@ class Recomputed:
 
     @property
     def within_rounding(self) -> bool:
-        """Return whether the rows differ by no more than rounding does."""
+        """Whether the rows differ by no more than rounding, 1e-3 of the largest value."""
         return self.relative_difference <= ROUNDING
 
 
@@ -51,7 +65,7 @@ def recompute(
 ) -> list[Recomputed]:
     """Return for each set of a request how so many of its rows, drawn with ``seed``, compare with fresh ones.
 
-    Raises :class:`StaleError` where a set has no rows of the samples.
+    Raises ``StaleError`` where a set has no rows of the samples.
     """
     from ..extraction import views_recipe
 

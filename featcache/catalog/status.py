@@ -13,10 +13,29 @@ __all__ = ["SetStatus", "set_status"]
 
 @dataclass(frozen=True)
 class SetStatus:
-    """How one set stands: ``state`` is fresh (all rows are there), partial (some), missing (none) or stale.
+    """How one feature set stands against a dataset.
 
-    Stale means that no row is there, while a set for the same cut exists under another recipe. Samples that could not
-    be read when the set was made count as ``skipped``, not as missing.
+    Attributes
+    ----------
+    cut : str
+        The cut.
+    dataset : str
+        The name of the dataset.
+    recipe : str
+        The fingerprint of the set.
+    state : str
+        ``"fresh"`` (all rows are there), ``"partial"`` (some are), ``"missing"`` (none is) or ``"stale"`` (none is,
+        while a set for the same cut exists under another recipe).
+    samples : int
+        The number of samples.
+    present : int
+        The number of samples whose rows are there.
+    missing : int
+        The number of samples whose rows are not there.
+    skipped : int
+        The number of samples that could not be read when the set was made. They do not count as missing.
+    size_bytes : int
+        The bytes of the set on disk, with those of its views.
     """
 
     cut: str
@@ -31,7 +50,7 @@ class SetStatus:
 
     @property
     def fresh(self) -> bool:
-        """Return whether there is nothing to compute."""
+        """Whether there is nothing to compute."""
         return self.state == "fresh"
 
 

@@ -18,9 +18,18 @@ __all__ = ["Damage", "VerifyReport", "verify"]
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what it was when it was committed, the rows concerned (all if none is named), and why.
+    """A file that is not what it was when it was committed.
 
-    ``repair`` says what was done about it, None if nothing was.
+    Attributes
+    ----------
+    path : str
+        The path in the store.
+    rows : tuple of tuple of int
+        The damaged rows, as (first, behind the last). Empty if the whole file is damaged.
+    reason : str
+        What is wrong.
+    repair : str, optional
+        What was done about it. None if nothing was.
     """
 
     path: str
@@ -31,7 +40,25 @@ class Damage:
 
 @dataclass
 class VerifyReport:
-    """How much was read, and what of it is damaged."""
+    """How much of a store was read, and what of it is damaged.
+
+    Attributes
+    ----------
+    sets : int
+        The number of sets.
+    shards : int
+        The number of shards.
+    rows : int
+        The number of rows.
+    snapshots : int
+        The number of snapshots.
+    heads : int
+        The number of heads.
+    size_bytes : int
+        The bytes of the shards and snapshots.
+    damaged : list of Damage
+        What is damaged.
+    """
 
     sets: int = 0
     shards: int = 0
@@ -43,7 +70,7 @@ class VerifyReport:
 
     @property
     def unrepaired(self) -> list[Damage]:
-        """Return the damage that is still there."""
+        """The damage that is still there."""
         return [each for each in self.damaged if each.repair is None]
 
 

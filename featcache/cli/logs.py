@@ -38,7 +38,7 @@ def log_as_json() -> None:
 
 
 def log_plainly() -> None:
-    """Undo :func:`log_as_json`."""
+    """Undo ``log_as_json``."""
     for handler in [each for each in logger.handlers if isinstance(each, _Lines)]:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)

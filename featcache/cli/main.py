@@ -150,7 +150,7 @@ def known_options(command: click.Command) -> list[str]:
 def defaults_from(config: dict[str, Any], command: click.Command, name: str) -> dict[str, Any]:
     """Return a command's defaults from a configuration: shared keys first, then those of its own table.
 
-    Raises :class:`ConfigError` for a key that no option bears.
+    Raises ``ConfigError`` for a key that no option bears.
     """
     shared = {key: value for key, value in config.items() if not isinstance(value, dict)}
     own = config.get(name, {})

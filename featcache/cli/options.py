@@ -132,7 +132,7 @@ def stored_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def the_project(options: dict[str, Any]) -> Project:
-    """Return the project that a command's options describe; raises :class:`UsageError` where something is not said."""
+    """Return the project that a command's options describe; raises ``UsageError`` where something is not said."""
     for name, example in (("backbone", "torchvision:resnet18"), ("data", "folder:photos")):
         if not options.get(name):
             raise UsageError(
@@ -145,12 +145,12 @@ def the_project(options: dict[str, Any]) -> Project:
 
 
 def stored_cuts(project: Project, cut: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the cuts that were asked for, or else all that the store holds; raises :class:`UsageError` for none."""
+    """Return the cuts that were asked for, or else all that the store holds; raises ``UsageError`` for none."""
     return configured_cuts(cut or tuple(info.cut for info in project.store.sets()))
 
 
 def configured_cuts(cut: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the cuts that were asked for, each once; raises :class:`UsageError` for none."""
+    """Return the cuts that were asked for, each once; raises ``UsageError`` for none."""
     if not cut:
         raise UsageError("no cut was given: use --cut layer4; `featcache cuts` lists the candidates.")
     return tuple(dict.fromkeys(cut))

@@ -55,7 +55,7 @@ def train_one(
 
 
 def train_stages(project: Project, options: dict[str, Any], progress: Show) -> tuple[TrainedHead, int]:
-    """Return the head of a schedule and the number of its rows; raises :class:`UsageError` for options that do not fit."""
+    """Return the head of a schedule and the number of its rows; raises ``UsageError`` for options that do not fit."""
     unfreezing, freezing = options["schedule"], options["freeze_schedule"]
     if unfreezing and freezing:
         raise UsageError("--schedule unfreezes and --freeze-schedule freezes: give one of them.")
@@ -91,7 +91,7 @@ def _alike(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_sample_weights(path: str | None) -> np.ndarray[Any, Any] | None:
-    """Return the numbers in a file, .npy or text with one a line; raises :class:`DataError` where it holds none."""
+    """Return the numbers in a file, .npy or text with one a line; raises ``DataError`` where it holds none."""
     if path is None:
         return None
     import numpy as np

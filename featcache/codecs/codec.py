@@ -18,8 +18,16 @@ Array = np.ndarray[Any, Any]
 class Codec(Protocol):
     """Turns the values of one tensor into what is stored, and back.
 
-    ``name`` is part of the recipe, because what is read back depends on it. ``largest`` is the largest magnitude that it
-    holds; ``scaled`` says whether it needs to see all rows of a shard before it can encode one.
+    Register an instance in ``featcache.codecs.codec.codecs``, and ``dtype="name"`` finds it.
+
+    Attributes
+    ----------
+    name : str
+        The name. It is part of the recipe, because what is read back depends on it.
+    largest : float
+        The largest magnitude that the codec holds.
+    scaled : bool
+        Whether the codec needs to see all rows of a shard before it can encode one.
     """
 
     name: str
@@ -27,25 +35,116 @@ class Codec(Protocol):
     scaled: bool
 
     def storage_dtype(self, dtype: str) -> np.dtype[Any]:
-        """Return the dtype on disk of a frontier tensor of the named torch dtype."""
+        """Return the dtype on disk.
+
+        Parameters
+        ----------
+        dtype : str
+            The torch dtype of the frontier tensor.
+
+        Returns
+        -------
+        numpy.dtype
+            The stored dtype.
+        """
 
     def storage_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-        """Return the shape on disk of one row of the given shape, or of one step where samples vary in length."""
+        """Return the shape on disk of one row, or of one step if samples vary in length.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of the row or step in memory.
+        dtype : str
+            The torch dtype of the frontier tensor.
+
+        Returns
+        -------
+        tuple of int
+            The stored shape.
+        """
 
     def is_exact(self, dtype: str) -> bool:
-        """Return whether values of the named torch dtype are read back as they were."""
+        """Return whether values are read back as they were.
+
+        Parameters
+        ----------
+        dtype : str
+            The torch dtype of the frontier tensor.
+
+        Returns
+        -------
+        bool
+            True if nothing is lost.
+        """
 
     def scales_shape(self, shape: tuple[int, ...], dtype: str) -> tuple[int, int] | None:
-        """Return the shape of :meth:`scales` for rows (or steps) of the given shape, None where there are none."""
+        """Return the shape of the scales.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of a row, or of one step if samples vary in length.
+        dtype : str
+            The torch dtype of the frontier tensor.
+
+        Returns
+        -------
+        tuple of int, or None
+            The shape of ``scales``. None if there are none.
+        """
 
     def scales(self, values: Array, dtype: str) -> Array | None:
-        """Return what the shard that holds these rows keeps beside them so that they can be decoded, or None."""
+        """Return what a shard keeps beside its rows so that they can be decoded.
+
+        Parameters
+        ----------
+        values : numpy.ndarray, shape (rows, …)
+            All rows of the shard, or all their steps.
+        dtype : str
+            The torch dtype of the frontier tensor.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            The scales. None if there are none.
+        """
 
     def encode(self, values: Array, scales: Array | None = None) -> Array:
-        """Return ``values`` as they are stored; the first dimension is the row."""
+        """Return values as they are stored.
+
+        Parameters
+        ----------
+        values : numpy.ndarray, shape (rows, …)
+            The values.
+        scales : numpy.ndarray, optional
+            The result of ``scales``.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, …)
+            The stored rows.
+        """
 
     def decode(self, stored: Array, shape: tuple[int, ...], dtype: str, scales: Array | None = None) -> Array:
-        """Return stored rows as they are given to the suffix: floating values as float32, each row of the given shape."""
+        """Return stored rows as the suffix gets them.
+
+        Parameters
+        ----------
+        stored : numpy.ndarray, shape (rows, …)
+            The stored rows.
+        shape : tuple of int
+            The shape of each row in memory.
+        dtype : str
+            The torch dtype of the frontier tensor.
+        scales : numpy.ndarray, optional
+            The scales of the shard.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, …)
+            The rows. Floating values are float32.
+        """
 
 
 class RowCodec:

@@ -19,7 +19,7 @@ MASK = "mask"  # of a padded batch: which steps are a sample's own
 class Pool(nn.Module):
     """Turns what crosses the cut into one float32 vector a sample; of several tensors the cut's own output counts.
 
-    ``kind`` is one of :data:`POOLS`: ``channels_first`` averages over all dimensions but the first, ``channels_last`` over
+    ``kind`` is one of ``POOLS``: ``channels_first`` averages over all dimensions but the first, ``channels_last`` over
     all but the last, ``first`` takes the first token, ``flatten`` keeps every value. ``auto`` averages (tokens, width) over
     tokens, and maps over places: (channels, height, width), or (height, width, channels) where only the first two are
     equal, as in Swin. A vector stays as it is. Of a padded batch with its mask only the samples' own steps count.
@@ -63,7 +63,7 @@ class Pool(nn.Module):
 def pooled_spec(kind: str, cut: str, frontier: tuple[TensorSpec, ...]) -> TensorSpec:
     """Return what the vectors that pooling makes of a frontier look like.
 
-    Raises :class:`UsageError` where it makes none, or vectors of varying length.
+    Raises ``UsageError`` where it makes none, or vectors of varying length.
     """
     own = next((spec for spec in frontier if spec.name == cut), frontier[0])
     if own.ragged and kind in ("flatten", "channels_first"):

@@ -95,7 +95,7 @@ class Stored:
 
 
 class StoredOptions(TypedDict, total=False):
-    """The keywords of :class:`Stored`, for type checkers and editors."""
+    """The keywords of ``Stored``, for type checkers and editors."""
 
     dtype: str
     numerics: str

@@ -56,8 +56,8 @@ class _Rows:
 class FileTable(_Rows):
     """Images or sounds by path, relative to the CSV file; items are as those of ``folder:``.
 
-    A missing or damaged file raises :class:`UnreadableSampleError` with its line when its item is fetched; opening raises
-    :class:`DataNotFoundError` where none of the files is there.
+    A missing or damaged file raises ``UnreadableSampleError`` with its line when its item is fetched; opening raises
+    ``DataNotFoundError`` where none of the files is there.
     """
 
     def __init__(self, spec: str, name: str, table: Table, column: str, options: dict[str, str]) -> None:
@@ -121,8 +121,8 @@ class TextTable(_Rows):
 def open_csv(argument: str, name: str) -> FileTable | TextTable:
     """Return the samples of a CSV file: ``FILE[?path=COLUMN | text=COLUMN[,COLUMN]][&target=COLUMN[,COLUMN]…][&split=COLUMN]``.
 
-    Columns that are not named are found by their usual names. Raises :class:`DataError`, with the line where there is
-    one, :class:`DataNotFoundError` or :class:`UnknownNameError`.
+    Columns that are not named are found by their usual names. Raises ``DataError``, with the line where there is
+    one, ``DataNotFoundError`` or ``UnknownNameError``.
     """
     place, options = parse_options(argument, "csv", OPTIONS)
     table, spec = read_table(Path(place).expanduser()), f"csv:{argument}"

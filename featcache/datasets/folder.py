@@ -31,7 +31,7 @@ class FolderDataset:
     """Images or sounds below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
 
     Items are (PIL image in RGB, class number), or ((float32 waveform, sample rate), class number). Listing opens no file.
-    Hidden files and folders are left out. Raises :class:`DataNotFoundError` for a missing folder and :class:`DataError`
+    Hidden files and folders are left out. Raises ``DataNotFoundError`` for a missing folder and ``DataError``
     for one without classes or files.
     """
 

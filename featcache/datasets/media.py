@@ -37,7 +37,7 @@ def kind_of(name: str) -> str | None:
 
 
 def open_media(kind: str, path: Path) -> Any:
-    """Return the item in a file; raises :class:`UnreadableSampleError` for one that is damaged or not there."""
+    """Return the item in a file; raises ``UnreadableSampleError`` for one that is damaged or not there."""
     try:
         with path.open("rb") as file:
             return decode(kind, file, path)
@@ -50,14 +50,14 @@ def open_media(kind: str, path: Path) -> Any:
 
 
 def open_image(path: Path) -> Any:
-    """Return a PIL image in RGB; raises :class:`UnreadableSampleError` for a file that is damaged or no image."""
+    """Return a PIL image in RGB; raises ``UnreadableSampleError`` for a file that is damaged or no image."""
     return open_media("image", path)
 
 
 def decode(kind: str, content: bytes | BinaryIO, where: object) -> Any:
     """Return a PIL image in RGB, a sound as (float32 tensor (samples,), sample rate), or a text.
 
-    Raises :class:`UnreadableSampleError` for what is damaged.
+    Raises ``UnreadableSampleError`` for what is damaged.
     """
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     if kind == "image":

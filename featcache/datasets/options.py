@@ -25,7 +25,7 @@ SPLITS = {
 
 
 def parse_options(argument: str, kind: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the place that a specification names, and its options; raises :class:`UsageError` for an unknown one."""
+    """Return the place that a specification names, and its options; raises ``UsageError`` for an unknown one."""
     found = QUERY.match(argument)
     if found is None:
         return argument, {}

@@ -33,7 +33,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Return the files that a pattern names; raises :class:`DataNotFoundError`, which names the first one that is missing."""
+    """Return the files that a pattern names; raises ``DataNotFoundError``, which names the first one that is missing."""
     found: list[Path] = []
     for name in expand_braces(str(Path(pattern).expanduser())):
         if any(letter in name for letter in "*?["):

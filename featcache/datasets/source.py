@@ -25,9 +25,22 @@ PLACES = ("csv", "wds")  # what these specifications name is a file, wherever on
 class SourceDataset(Protocol):
     """A map-style dataset of (input, target) that knows its samples without opening them.
 
-    ``spec`` is the specification that opens it again; ``name`` names its snapshots; ``names``, ``targets`` and ``splits``
-    (``""`` where there are none) are aligned with the items, ``targets`` with one number or vector a sample; ``classes``
-    are the names of the targets; ``decoding`` says how a sample's bytes become its item.
+    Attributes
+    ----------
+    spec : str
+        The specification that opens the dataset again.
+    name : str
+        The name of its snapshots.
+    names : sequence of str
+        The name of each sample.
+    targets : numpy.ndarray, shape (samples, …)
+        The target of each sample, a number or a vector.
+    splits : sequence of str
+        The split name of each sample, ``""`` if there is none.
+    classes : sequence of str or None
+        The names of the targets.
+    decoding : dict of str to Any
+        How a sample's bytes become its item, as JSON-able values.
     """
 
     spec: str
@@ -42,17 +55,64 @@ class SourceDataset(Protocol):
         """Return the number of samples."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """Return (input, target); raises :class:`UnreadableSampleError` for a sample that cannot be read."""
+        """Return one item.
+
+        Parameters
+        ----------
+        index : int
+            The number of the sample.
+
+        Returns
+        -------
+        input : Any
+            The sample as it is before any transform.
+        target : Any
+            Its target.
+
+        Raises
+        ------
+        UnreadableSampleError
+            If the sample cannot be read.
+        """
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
-        """Return the content ids (samples, 16), reading only what the memo does not know."""
+        """Return the content ids of all samples.
+
+        Only what the memo does not know is read.
+
+        Parameters
+        ----------
+        memo : FileMemo, optional
+            The ids of files that did not change.
+
+        Returns
+        -------
+        numpy.ndarray, shape (samples, 16), uint8
+            The ids.
+        """
 
 
 class DatasetSource(Protocol):
-    """Opens the datasets of one kind; ``argument`` is what stands behind the colon of a specification."""
+    """Opens the datasets of one kind.
+
+    Register a callable in ``featcache.datasets.dataset_sources``, and the specification ``KIND:ARGUMENT`` finds it.
+    """
 
     def __call__(self, argument: str, name: str) -> Any:
-        """Return a :class:`SourceDataset`, or any map-style dataset of (input, target)."""
+        """Open a dataset.
+
+        Parameters
+        ----------
+        argument : str
+            The part of the specification behind the colon.
+        name : str
+            The name of the dataset's snapshots.
+
+        Returns
+        -------
+        SourceDataset or Any
+            A ``SourceDataset``, or any map-style dataset of (input, target).
+        """
 
 
 dataset_sources: Registry[DatasetSource] = Registry(
@@ -70,9 +130,41 @@ dataset_sources: Registry[DatasetSource] = Registry(
 
 
 def open_dataset(spec: str) -> Any:
-    """Return the dataset that a specification names: ``folder:PATH``, ``csv:FILE``, ``module:factory``, ….
+    """Open the dataset that a specification names.
 
-    Raises :class:`UsageError`, :class:`UnknownNameError`, :class:`DataNotFoundError` or :class:`DataError`.
+    Parameters
+    ----------
+    spec : str
+        ``folder:PATH``, ``csv:FILE``, ``wds:PATTERN``, ``hf:NAME``, ``torchvision:NAME``, ``sklearn:digits``,
+        ``path/to/file.py:factory`` or ``package.module:factory``.
+
+    Returns
+    -------
+    SourceDataset or Any
+        A ``SourceDataset``, or the map-style dataset of (input, target) that the factory returns.
+
+    Raises
+    ------
+    UsageError
+        If ``spec`` is not a data specification, or a factory fails.
+    UnknownNameError
+        If the source, or what it is asked for, is unknown.
+    DataNotFoundError
+        If the data is not where the specification says.
+    DataError
+        If the data cannot be used as it is.
+    MissingDependencyError
+        If the source needs a package that is not installed.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> dataset = featcache.open_dataset("sklearn:digits")
+    >>> len(dataset)
+    1797
+    >>> image, target = dataset[3]
+    >>> image.size, target
+    ((8, 8), 3)
     """
     kind, separator, argument = spec.partition(":")
     if not separator or not argument:

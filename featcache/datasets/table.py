@@ -30,7 +30,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Return what a CSV file holds; raises :class:`DataError` for one that is empty or ragged, with the line.
+    """Return what a CSV file holds; raises ``DataError`` for one that is empty or ragged, with the line.
 
     The first line names the columns. Commas, semicolons and tabs separate them, whichever the first line has most of.
     """
@@ -85,7 +85,7 @@ def _parse(path: Path, reader: Any) -> Table:
 def pick(columns: Sequence[str], asked: str | None, usual: Sequence[str], owner: object, option: str) -> str | None:
     """Return the column that was asked for, else the first one with a usual name, None where there is none.
 
-    Raises :class:`UnknownNameError` for one that is not there, with those that are.
+    Raises ``UnknownNameError`` for one that is not there, with those that are.
     """
     if asked is not None:
         if asked not in columns:

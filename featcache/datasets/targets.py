@@ -25,7 +25,7 @@ def encode_targets(
 
     One column of text becomes sorted classes, of integers classes that keep their numbers, of other numbers float32.
     Several columns become a vector a sample: of zeros and ones int64, with the columns' names as classes, else float32.
-    ``kind`` makes them classes or floats whatever they look like. Raises :class:`DataError`, which says ``where``.
+    ``kind`` makes them classes or floats whatever they look like. Raises ``DataError``, which says ``where``.
     """
     if kind not in (None, *AS):
         raise UsageError(f"targets cannot be had as {kind!r}: use as=class or as=float.")

@@ -102,7 +102,7 @@ class TarSamples:
 def open_wds(argument: str, name: str) -> TarSamples:
     """Return the samples of tar files: ``PATTERN[?input=EXTENSION][&target=EXTENSION]``, ``target=json.FIELD`` for a field.
 
-    Raises :class:`DataError` for files that are no plain tar files, and for samples that lack a member.
+    Raises ``DataError`` for files that are no plain tar files, and for samples that lack a member.
     """
     place, options = parse_options(argument, "wds", OPTIONS)
     if "://" in place or place.startswith("pipe:"):

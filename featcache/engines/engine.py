@@ -16,22 +16,69 @@ __all__ = ["Engine", "Job", "engines", "load_engine"]
 
 
 class Job(Protocol):
-    """What an engine runs: the model, the samples and the set, which know how to carry out tasks. It pickles."""
+    """What an engine runs: the model, the samples and the set, which know how to carry out tasks.
+
+    It can be pickled.
+
+    Attributes
+    ----------
+    device : torch.device
+        The device that the job runs on.
+    """
 
     device: Any
 
     def run(self, tasks: Sequence[Any]) -> Iterator[Any]:
-        """Carry out tasks in order in this process, yielding a receipt for each once its shard is committed."""
+        """Carry out tasks in order in this process.
+
+        Parameters
+        ----------
+        tasks : sequence of Any
+            The tasks.
+
+        Yields
+        ------
+        Any
+            A receipt for each task, once its shard is committed.
+        """
 
     def moved(self, device: str) -> Job:
-        """Return the same job, to be run on another device."""
+        """Return the same job, to be run on another device.
+
+        Parameters
+        ----------
+        device : str
+            The name of the device, such as ``"cuda:1"``.
+
+        Returns
+        -------
+        Job
+            The job.
+        """
 
 
 class Engine(Protocol):
-    """Carries out the tasks of a job, here or elsewhere."""
+    """Carries out the tasks of a job, here or elsewhere.
+
+    Register an instance in ``featcache.engines.engines``, and ``engine="name"`` finds it. An engine with a method
+    ``sized(workers)`` can be named with a number, as in ``"processes:4"``.
+    """
 
     def run(self, job: Job, tasks: Sequence[Any]) -> Iterator[Any]:
-        """Yield a receipt for each task, in any order, as soon as its shard is committed."""
+        """Carry out the tasks of a job, in any order.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+        tasks : sequence of Any
+            The tasks. Each may run anywhere, and more than once.
+
+        Yields
+        ------
+        Any
+            A receipt for each task, as soon as its shard is committed.
+        """
 
 
 engines: Registry[Engine] = Registry(
@@ -48,7 +95,7 @@ engines: Registry[Engine] = Registry(
 def load_engine(spec: str) -> Engine:
     """Return the engine that ``NAME`` or ``NAME:WORKERS`` names, as in ``processes:4``.
 
-    Raises :class:`UnknownNameError` where there is none, :class:`UsageError` where it has no workers to count.
+    Raises ``UnknownNameError`` where there is none, ``UsageError`` where it has no workers to count.
     """
     name, separator, count = spec.partition(":")
     engine = engines.get(name)

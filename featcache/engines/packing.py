@@ -14,7 +14,7 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(value: Any, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
-    """Return a job as bytes; raises :class:`UsageError` where a part of it does not pickle."""
+    """Return a job as bytes; raises ``UsageError`` where a part of it does not pickle."""
     try:
         return pickle.dumps((loaded_files(), list(sys.path), dumps(value)))
     except Exception as error:  # whatever pickling a stranger's class raises
@@ -25,7 +25,7 @@ def pack(value: Any, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
 
 
 def unpack(content: bytes) -> Any:
-    """Return a job that :func:`pack` made in another process, which must see the same Python files."""
+    """Return a job that ``pack`` made in another process, which must see the same Python files."""
     files, path, packed = pickle.loads(content)
     sys.path += [each for each in path if each not in sys.path]
     for file in files:

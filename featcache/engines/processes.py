@@ -33,7 +33,7 @@ class ProcessesEngine:
     def run(self, job: Job, tasks: Sequence[Any]) -> Iterator[Any]:
         """Yield the receipts in the order in which tasks end.
 
-        Raises what a task raised, and :class:`StoreError` where the workers of one task died several times.
+        Raises what a task raised, and ``StoreError`` where the workers of one task died several times.
         """
         devices = list(self.devices) or _devices(job)
         pool = _Pool(job, min(self.workers or _default_workers(devices), len(tasks)), devices)

@@ -23,11 +23,49 @@ Array = np.ndarray[Any, Any]
 
 
 def export_features(features: Features, path: str | Path, format: str | None = None) -> ExportReport:
-    """Return the report of writing cached features to a file; ``format`` is found by its suffix.
+    """Write cached features to a file.
 
-    ``npy`` is an array (rows, …) as ``.npy``, or as ``.npz`` features, targets, names and splits; ``parquet`` a table of
-    these, with flat lists; ``hdf5`` a plain file with ``/features/NAME``, ``/targets``, ``/names`` and ``/splits``.
-    Raises :class:`UsageError` where the format cannot hold them.
+    Parameters
+    ----------
+    features : Features
+        The features. Random views are left out.
+    path : str or pathlib.Path
+        The file. It appears whole or not at all.
+    format : str, optional
+        ``"npy"``, ``"parquet"`` or ``"hdf5"``. By default the suffix of ``path`` decides.
+
+        - ``npy``: an array (rows, …) as ``.npy``; features, targets, names and splits as ``.npz``.
+        - ``parquet``: a table of these, with flat lists.
+        - ``hdf5``: a plain file with ``/features/NAME``, ``/targets``, ``/names`` and ``/splits``.
+
+    Returns
+    -------
+    ExportReport
+        What was written.
+
+    Raises
+    ------
+    UsageError
+        If the format is unknown or cannot hold these features, or there are no rows.
+    DataNotFoundError
+        If the folder of ``path`` does not exist.
+    DataError
+        If the file cannot be written.
+    MissingDependencyError
+        If parquet is asked for and pyarrow is not installed.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> features = featcache.extract(network, samples, "features", cut="1")
+    >>> featcache.export_features(features, "features.npy").rows
+    30
+    >>> numpy.load("features.npy").shape
+    (30, 4)
     """
     path = Path(path)
     chosen = find_format(path, format, FEATURE_FORMATS)

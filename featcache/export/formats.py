@@ -30,10 +30,23 @@ SUFFIXES = {
 
 @dataclass
 class ExportReport:
-    """What was written: path, format, bytes, and of features the rows.
+    """What an export wrote.
 
-    ``difference`` is the largest one from the merged model on real input, relative to the output's scale, None where
-    nothing is computed. ``notes`` say what whoever loads the file should know.
+    Attributes
+    ----------
+    path : str
+        The file.
+    format : str
+        The format.
+    size_bytes : int
+        The bytes of the file.
+    rows : int, optional
+        The number of rows of exported features. None for a head.
+    difference : float, optional
+        The largest difference from the merged model on real input, relative to the output's scale. None if nothing is
+        computed.
+    notes : list of str
+        What anyone who loads the file should know.
     """
 
     path: str
@@ -45,7 +58,7 @@ class ExportReport:
 
 
 def find_format(path: Path, given: str | None, known: Collection[str] = (*HEAD_FORMATS, *FEATURE_FORMATS)) -> str:
-    """Return the format of a file: the one that was given, or else by its suffix; raises :class:`UsageError` for none."""
+    """Return the format of a file: the one that was given, or else by its suffix; raises ``UsageError`` for none."""
     if given is not None:
         if given not in known:
             raise UsageError(f"unknown format {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")
@@ -63,7 +76,7 @@ def find_format(path: Path, given: str | None, known: Collection[str] = (*HEAD_F
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name whose file takes the place of ``path`` when all went well, and is deleted otherwise.
 
-    Raises :class:`DataNotFoundError` or :class:`DataError` where it cannot be written.
+    Raises ``DataNotFoundError`` or ``DataError`` where it cannot be written.
     """
     temporary = temporary_beside(path)
     try:

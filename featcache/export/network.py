@@ -34,12 +34,56 @@ def export_head(
     inputs: tuple[Any, ...] | Mapping[str, Any] | None = None,
     model: nn.Module | None = None,
 ) -> ExportReport:
-    """Return the report of writing the whole trained network to a file; ``format`` is found by its suffix.
+    """Write a whole trained network to a file.
 
-    ``state_dict`` (``.safetensors``, ``.pt``) loads into the original model with ``strict=True``; given that ``model``, the
-    report says whether its last layer must be made anew before. ``torch_export`` (``.pt2``) and ``onnx`` give the scores,
-    and are run on ``inputs`` (default: the samples that the network was split with): a file that differs from the network
-    by more than rounding is not kept. Raises :class:`HeadError`, :class:`UsageError` or :class:`MissingDependencyError`.
+    A ``torch_export`` or ``onnx`` file gives the scores. It is run before it is kept: a file that differs from the
+    network by more than rounding is refused.
+
+    Parameters
+    ----------
+    head : TrainedHead
+        The trained head. A scikit-learn estimator must be linear.
+    path : str or pathlib.Path
+        The file. It appears whole or not at all.
+    format : str, optional
+        ``"state_dict"`` (``.safetensors``, ``.pt``, ``.pth``), ``"torch_export"`` (``.pt2``) or ``"onnx"`` (``.onnx``).
+        By default the suffix of ``path`` decides. A state_dict loads into the original model with ``strict=True``.
+    inputs : tuple or mapping of str, optional
+        The inputs on which the file is checked, with the batch as first dimension. By default the samples that the
+        network was split with.
+    model : torch.nn.Module, optional
+        The original model. The report of a state_dict then says whether its last layer needs another number of outputs
+        first.
+
+    Returns
+    -------
+    ExportReport
+        What was written.
+
+    Raises
+    ------
+    HeadError
+        If the network cannot be exported in this format, or the file differs from the network.
+    UsageError
+        If the format is unknown, or the head is a scikit-learn estimator that is not linear.
+    MissingDependencyError
+        If ONNX is asked for and its packages are not installed.
+    DataNotFoundError
+        If the folder of ``path`` does not exist.
+    DataError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> head = featcache.train_head(cut, features, epochs=1)
+    >>> featcache.export_head(head, "network.safetensors", model=network).notes
+    ['loads into Sequential as it is, with strict=True']
     """
     path = Path(path)
     chosen = find_format(path, format, HEAD_FORMATS)

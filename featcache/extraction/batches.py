@@ -126,7 +126,7 @@ class _Collate:
     ragged: bool
 
     def __call__(self, items: list[tuple[tuple[int, int], Any, float]]) -> list[Batch]:
-        """Return the batches of items of :class:`_InputDataset`; the first carries what could not be read."""
+        """Return the batches of items of ``_InputDataset``; the first carries what could not be read."""
         readable = [(row, value) for row, value, _ in items if not isinstance(value, Unreadable)]
         unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
         batches = []

@@ -36,7 +36,7 @@ class ShardBuffer:
 
     @property
     def unstorable(self) -> str:
-        """Return in words what is wrong with the rows that :meth:`append` leaves out."""
+        """Return in words what is wrong with the rows that ``append`` leaves out."""
         dtype, largest = self.recipe.dtype, self._codec.largest
         limit = "" if largest > 1e38 else f", or beyond {largest:g}, which is the most that {dtype} holds"
         return f"NaN or infinite{limit}"

@@ -15,7 +15,7 @@ __all__ = ["derivable_from", "lossy_recipe"]
 def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
     """Return the recipe of the set that is derived from the deepest rounded set before or at its cut.
 
-    Raises :class:`StaleError` where the store holds none.
+    Raises ``StaleError`` where the store holds none.
     """
     if recipe.numerics != "exact":
         raise UsageError(

@@ -96,7 +96,7 @@ def cached_source(
 ) -> tuple[CachedBatches, Array] | None:
     """Return batches of a cached set from which rows of ``target`` are derived, and which of the rows those are.
 
-    None where no set allows it, or where the samples themselves are clearly faster. Raises :class:`StaleError` where the
+    None where no set allows it, or where the samples themselves are clearly faster. Raises ``StaleError`` where the
     recipe names a set that lacks rows.
     """
     ids = request.snapshot.ids

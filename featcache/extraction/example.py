@@ -45,7 +45,7 @@ class Example:
 def example_of(samples: Samples) -> Example:
     """Return an example of what the backbone gets to see.
 
-    Raises :class:`DataError` where no sample can be read, or the samples have different shapes.
+    Raises ``DataError`` where no sample can be read, or the samples have different shapes.
     """
     count = LOOKED_AT if samples.ragged else 2
     found: list[Any] = []
@@ -103,7 +103,7 @@ def save_example(feature_set: FeatureSet, example: Example) -> None:
 
 
 def check_example(feature_set: FeatureSet) -> None:
-    """Raise :class:`CorruptError` where the example is not what was written, :class:`FileNotFoundError` where there is none."""
+    """Raise ``CorruptError`` where the example is not what was written, ``FileNotFoundError`` where there is none."""
     path = f"{feature_set.path}/{EXAMPLE_FILE}"
     content = feature_set.storage.read_bytes(path)
     try:
@@ -125,7 +125,7 @@ def _digest(content: bytes) -> tuple[str, str | None]:
 
 
 def stored_example(feature_set: FeatureSet) -> Example | None:
-    """Return the example that :func:`save_example` kept, None where there is none that can be read."""
+    """Return the example that ``save_example`` kept, None where there is none that can be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

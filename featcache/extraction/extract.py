@@ -61,24 +61,111 @@ def extract(
 ) -> Any:
     """Return the features of every sample of a dataset at a cut, computing only the rows that the store lacks.
 
-    ``model`` is a whole network with ``cut``, or a :func:`featcache.split`. With a list of cuts, or the splits that one call of
-    :func:`featcache.splitting.split_at` gave, they are computed in one pass over the data, and ``{cut: Features}`` is
-    returned. ``dataset`` is a map-style dataset of (input, target), or a
-    specification such as ``"folder:photos"``. ``dtype`` is the stored precision: float32, float16, bfloat16, float8_e4m3,
-    float8_e5m2, int8 or int4. ``codec="zstd"`` compresses without loss, which makes no other set. ``numerics`` is
-    ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast). ``pool`` stores one vector a sample
-    instead of maps or tokens (``"auto"`` averages). With ``augment``, ``views`` random views of each sample are stored
-    beside the plain one, drawn with ``seed``. ``workers`` is the number of decoding processes (default: by need),
-    ``on_error`` what to do with a sample that cannot be read: ``"raise"`` or ``"skip"``. ``name`` names the dataset's
-    snapshots. ``store_budget``, such as ``"50 GB"``, is what the store may grow to. ``engine`` is ``"local"``,
-    ``"processes"`` or ``"ray"``, the latter two with a number of workers as in ``"processes:4"``. ``task``, such as
-    ``"3/16"``, computes the third of sixteen parts only, whatever the others do meanwhile; see :func:`missing_tasks`. Rows
-    are derived from a cached set at a shallower cut where that gives the same values and is not slower; ``from_lossy``
-    derives from a rounded one, which makes another recipe. Rows that another process is computing are not computed here
-    too. ``features.report`` says what was done.
+    Everything that was computed before an error is committed, and the next call uses it. Rows that another process is
+    computing are not computed here too. Rows are derived from a cached set at a shallower cut where that gives the same
+    values and is not slower.
 
-    Raises :class:`DataError`, :class:`SplitError`, :class:`FingerprintError`, :class:`StoreError` or
-    :class:`UsageError`; whatever was computed before is committed and used by the next call.
+    Parameters
+    ----------
+    model : torch.nn.Module, Split or sequence of Split
+        A whole network with ``cut``, or what ``featcache.split`` returned. Several splits must come from one call of
+        ``featcache.splitting.split_at``.
+    dataset : Any
+        A map-style dataset of (input, target), or a specification such as ``"folder:photos"``.
+    store : FeatureStore or str
+        The store, or its path or URL.
+    cut : str or sequence of str, optional
+        The module to cut behind. Several cuts are computed in one pass over the data.
+    transform : callable, optional
+        The transform from an item of the dataset to the network's input. It must be deterministic.
+    batch_size : int, default 64
+        The samples per forward pass.
+    device : str, optional
+        The device to run on. By default the best one there is.
+    dtype : str, default "float32"
+        The stored precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float8_e4m3"``, ``"float8_e5m2"``,
+        ``"int8"`` or ``"int4"``.
+    codec : str, optional
+        ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
+    numerics : str, default "exact"
+        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
+    pool : str, optional
+        Store one vector per sample instead of maps or tokens: ``"auto"`` (averages), ``"channels_first"``,
+        ``"channels_last"``, ``"first"`` or ``"flatten"``.
+    views : int, default 1
+        The number of random views of each sample that are stored beside the plain one, if there is an ``augment``.
+    augment : callable or str, optional
+        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
+        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    seed : int, default 0
+        The seed of the random views.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
+    shard_bytes : int, default 128 MiB
+        How large the files of the set may get, in bytes of their rows before compression. A file holds whole batches,
+        at least one, and at most 4096 rows unless a batch is larger.
+    engine : str, default "local"
+        Who computes: ``"local"``, ``"processes"`` or ``"ray"``, the latter two also with a number of workers, as in
+        ``"processes:4"``.
+    workers : int, optional
+        The number of decoding processes. By default as many as are needed.
+    on_error : str, default "raise"
+        What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
+    name : str, optional
+        The name of the dataset's snapshots. By default the dataset's own name.
+    store_budget : str or int, optional
+        The size that the store may grow to, such as ``"50 GB"`` or a number of bytes.
+    task : str, optional
+        A part of the work, such as ``"3/16"`` for the third of sixteen. Only that part is computed, whatever the others
+        do meanwhile. See ``featcache.missing_tasks``.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` as the work proceeds.
+
+    Returns
+    -------
+    Features or dict of str to Features
+        The features, in the dataset's order. With a list of cuts or several splits, a dict of features by cut.
+        ``Features.report`` says what was done.
+
+    Raises
+    ------
+    DataError
+        If the dataset cannot be used, a sample cannot be read, or its features are NaN or infinite.
+    SplitError
+        If caching at the cut is unsound or does not reproduce the model.
+    FingerprintError
+        If the transform or the dataset has no deterministic identity.
+    StoreError
+        If the store cannot be used, or has no room.
+    StaleError
+        If ``from_lossy`` finds no rounded set to derive from.
+    UsageError
+        If an option is not valid.
+    MissingDependencyError
+        If an option needs a package that is not installed.
+
+    Notes
+    -----
+    ``"trivial"`` also applies one random operation of TrivialAugment (Müller and Hutter, 2021). ``"int8"`` and
+    ``"int4"`` have a step and a zero for each channel, and hold zero exactly (Jacob et al., 2018).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> features = featcache.extract(network, samples[:20], "features", cut="1")
+    >>> features.report.computed
+    20
+    >>> features = featcache.extract(network, samples, "features", cut="1")
+    >>> features.report.computed, features.report.reused
+    (10, 20)
+    >>> values, target = features[0]
+    >>> torch.allclose(values, network[:2](samples[0][0]))
+    True
+    >>> list(featcache.extract(network, samples, "features", cut=["0", "1"]))
+    ['0', '1']
     """
     from ..features import Features
     from ..machine import pick_device
@@ -130,10 +217,62 @@ def missing_tasks(
     name: str | None = None,
     **stored: Unpack[StoredOptions],
 ) -> list[MissingTask]:
-    """Return the tasks of an extraction that are not done, each of which ``extract(…, task=…)`` carries out.
+    """List the tasks of an extraction that are not done.
 
-    ``options`` are those of :func:`extract` that say what is asked for. Which rows belong to a task depends on the dataset
-    and the options alone: tasks can be run anywhere, in any order, at once and more than once. Nothing is written.
+    ``featcache.extract(…, task=…)`` carries one out. Which rows belong to a task depends only on the dataset and the
+    options: tasks can run anywhere, in any order, at once and more than once. Nothing is written.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or Split
+        The network or its split, as for ``featcache.extract``.
+    dataset : Any
+        The dataset or its specification, as for ``featcache.extract``.
+    store : FeatureStore or str
+        The store, or its path or URL.
+    batch_size : int, default 64
+        As for ``featcache.extract``.
+    shard_bytes : int, default 128 MiB
+        As for ``featcache.extract``. It decides how many rows a task has.
+    on_error : str, default "raise"
+        As for ``featcache.extract``. With ``"skip"``, samples that could not be read before are not missing.
+    from_lossy : bool, default False
+        As for ``featcache.extract``.
+    **options : Any
+        The other options of ``featcache.extract`` that say what is asked for: ``cut``, ``transform``, ``dtype``,
+        ``numerics``, ``pool``, ``views``, ``augment``, ``seed`` and ``name``.
+
+    Returns
+    -------
+    list of MissingTask
+        The tasks. Empty if everything is there.
+
+    Raises
+    ------
+    DataError
+        If the dataset cannot be used.
+    SplitError
+        If caching at the cut is unsound.
+    FingerprintError
+        If the transform or the dataset has no deterministic identity.
+    StaleError
+        If ``from_lossy`` finds no rounded set to derive from.
+    UsageError
+        If an option is not valid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(100)]
+    >>> featcache.missing_tasks(network, samples, "features", cut="1", shard_bytes=1024)
+    [MissingTask(task='1/2', cuts=('1',), rows=64), MissingTask(task='2/2', cuts=('1',), rows=36)]
+    >>> part = featcache.extract(network, samples, "features", cut="1", shard_bytes=1024, task="1/2")
+    >>> part.report.computed, part.report.remaining
+    (64, 36)
+    >>> featcache.missing_tasks(network, samples, "features", cut="1", shard_bytes=1024)
+    [MissingTask(task='2/2', cuts=('1',), rows=36)]
     """
     from ..machine import pick_device
 
@@ -147,7 +286,7 @@ def missing_tasks(
 
 
 def _files_of(store: StoreFiles | str, name: str | None) -> StoreFiles:
-    """Return the files of a store in which a dataset may be kept under a name; raises :class:`UsageError` if not."""
+    """Return the files of a store in which a dataset may be kept under a name; raises ``UsageError`` if not."""
     if name is not None:
         check_name(name, "dataset")
     return store if isinstance(store, StoreFiles) else StoreFiles(store)

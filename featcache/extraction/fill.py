@@ -38,9 +38,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions:
-    """How missing rows are computed; see :func:`featcache.extract`.
+    """How missing rows are computed; see ``featcache.extract``.
 
-    Raises :class:`UsageError` or :class:`UnknownNameError` for values that make no sense.
+    Raises ``UsageError`` or ``UnknownNameError`` for values that make no sense.
     """
 
     device: torch.device

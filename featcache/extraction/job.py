@@ -85,7 +85,7 @@ class Batches(Protocol):
 
 @dataclass
 class ExtractJob:
-    """The rows' source, the destinations and the snapshot of one extraction; :meth:`run` carries out its tasks."""
+    """The rows' source, the destinations and the snapshot of one extraction; ``run`` carries out its tasks."""
 
     source: Batches
     destinations: Sequence[Destination]
@@ -122,8 +122,8 @@ class ExtractJob:
     def run(self, tasks: Sequence[Task]) -> Iterator[Receipt]:
         """Yield a receipt for each task as soon as its shards are committed.
 
-        Raises :class:`UnreadableSampleError` and :class:`NonFiniteError` by sample unless they are to be skipped, and
-        :class:`SplitError` where suffix(prefix(x)) differs from the whole model. Whatever was computed before an
+        Raises ``UnreadableSampleError`` and ``NonFiniteError`` by sample unless they are to be skipped, and
+        ``SplitError`` where suffix(prefix(x)) differs from the whole model. Whatever was computed before an
         error, or before an interruption, is committed first.
         """
         self._step = self._step or self.batch_size
@@ -291,7 +291,7 @@ def _job(
     snapshot: Snapshot,
     *places: Any,
 ) -> ExtractJob:
-    """Return the job that another process pickled, its model recorded again; raises :class:`SplitError` if that differs."""
+    """Return the job that another process pickled, its model recorded again; raises ``SplitError`` if that differs."""
     from ..splitting import split_at
 
     model, inputs, other_length = example

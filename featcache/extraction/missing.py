@@ -19,13 +19,51 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class ExtractReport:
-    """What an extraction did: counts of samples, bytes written, seconds, and the fingerprint of the recipe.
+    """What an extraction did.
 
-    ``computed`` rows are new, ``reused`` ones were there, ``derived`` ones came from another cached set, ``skipped``
-    samples could not be read. Equal samples share a row, so the counts are of samples, not of rows; of samples with
-    ``views``, the plain one and every view count. ``remaining`` ones belong to other tasks than ``task`` and are not there
-    yet. ``shards`` are the files that were written, and ``timings`` where the time went; cuts that are computed in one
-    pass share it.
+    Equal samples share a row, so the counts are of samples and not of rows. Of samples with views, the plain one and
+    every view count.
+
+    Attributes
+    ----------
+    cut : str
+        The cut.
+    dataset : str
+        The name of the dataset.
+    recipe : str
+        The fingerprint of the recipe.
+    snapshot : str
+        The digest of the dataset's snapshot.
+    samples : int
+        The number of samples in the dataset.
+    views : int
+        The number of random views of each sample.
+    computed : int
+        The samples that were computed from the dataset.
+    reused : int
+        The samples that were there already.
+    derived : int
+        The samples that were derived from another cached set.
+    skipped : int
+        The samples that could not be read.
+    size_bytes : int
+        The bytes that were written.
+    elapsed_s : float
+        The seconds that the extraction took.
+    device : str, optional
+        The device that was computed on. None if nothing was computed.
+    task : str, optional
+        The part of the work that was asked for.
+    remaining : int
+        The samples that belong to other tasks and are not there yet.
+    shards : list of str
+        The paths of the files that were written.
+    timings : Timings
+        Where the time went. Cuts that are computed in one pass share it.
+    skipped_samples : list of Unreadable
+        The samples that could not be read, each with its ``position``, ``name`` and ``reason``.
+    notes : list of str
+        Remarks, such as from where rows were derived.
     """
 
     cut: str

@@ -66,7 +66,7 @@ def _memo_path(samples: Samples) -> str:
 class Request:
     """What a caller asks to have cached: samples as they are now, and at each cut the split and the recipe.
 
-    The random views, if there are any, have a recipe of their own: :func:`views_recipe`.
+    The random views, if there are any, have a recipe of their own: ``views_recipe``.
     """
 
     samples: Samples
@@ -99,7 +99,7 @@ def samples_of(
 ) -> Samples:
     """Return the samples of a dataset, which may be a specification, with the random views that are stored of them.
 
-    Raises :class:`UsageError` for several views without an augmentation: all would be equal.
+    Raises ``UsageError`` for several views without an augmentation: all would be equal.
     """
     if isinstance(dataset, Samples):
         samples = dataset
@@ -120,7 +120,7 @@ def samples_of(
 def stored_from(options: StoredOptions, seed: int | None) -> Stored:
     """Return the options of what is stored; ``seed`` is a shorter name of ``view_seed``.
 
-    Raises :class:`UsageError` where both are given and differ.
+    Raises ``UsageError`` where both are given and differ.
     """
     if seed is not None and options.get("view_seed", seed) != seed:
         raise UsageError(f"seed is the same as view_seed, but they differ: {seed} and {options['view_seed']}.")
@@ -137,9 +137,9 @@ def make_request(
     skip_unreadable: bool = False,
     progress: ProgressCallback = silent,
 ) -> Request:
-    """Return the request for the features of some samples, which :func:`samples_of` gave, at one or several cuts.
+    """Return the request for the features of some samples, which ``samples_of`` gave, at one or several cuts.
 
-    Raises :class:`UsageError`, :class:`DataError`, :class:`SplitError`, :class:`StaleError` or :class:`FingerprintError`
+    Raises ``UsageError``, ``DataError``, ``SplitError``, ``StaleError`` or ``FingerprintError``
     before anything is written.
     """
     refuse_random(samples)
@@ -172,9 +172,9 @@ def _splits(
 
 
 def make_recipe(split: Split, samples: Samples, stored: Stored) -> Recipe:
-    """Return the recipe of a split applied to a dataset's samples; :func:`views_recipe` makes that of their views.
+    """Return the recipe of a split applied to a dataset's samples; ``views_recipe`` makes that of their views.
 
-    Raises :class:`FingerprintError` for a transform that has no identity, :class:`UsageError` for features that cannot
+    Raises ``FingerprintError`` for a transform that has no identity, ``UsageError`` for features that cannot
     be pooled.
     """
     frontier = tuple(split.frontier)

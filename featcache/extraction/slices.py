@@ -16,7 +16,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class MissingTask:
-    """A task that is not done: its number and how many there are in all, as in ``3/100``, the cuts and rows that it lacks."""
+    """A task of an extraction that is not done.
+
+    Attributes
+    ----------
+    task : str
+        Its number and how many there are in all, as in ``"3/100"``.
+    cuts : tuple of str
+        The cuts at which rows are missing.
+    rows : int
+        The number of missing rows.
+    """
 
     task: str
     cuts: tuple[str, ...]
@@ -32,7 +42,7 @@ class TaskSlice:
 
     @classmethod
     def parse(cls, text: str) -> TaskSlice:
-        """Return the slice that ``K/N`` names; raises :class:`UsageError` unless K is from 1 to N."""
+        """Return the slice that ``K/N`` names; raises ``UsageError`` unless K is from 1 to N."""
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
             raise UsageError(f"a task is K/N with K from 1 to N, such as 3/16, not {text!r}.")

@@ -54,7 +54,7 @@ def new_set_bytes(feature_set: FeatureSet, snapshot: Snapshot, inputs: Any) -> i
 
 
 def check_space(store: StoreFiles, needed_bytes: int, budget_bytes: int | None) -> None:
-    """Raise :class:`StoreError` where so many bytes more do not fit on the disk, or into the store's budget."""
+    """Raise ``StoreError`` where so many bytes more do not fit on the disk, or into the store's budget."""
     url, free_bytes = store.storage.url, store.storage.free_bytes()
     if free_bytes is not None and needed_bytes > free_bytes:
         raise StoreError(

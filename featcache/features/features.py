@@ -27,12 +27,74 @@ LOADED_SHARE = 0.4  # of the free memory that a loader may fill with one set
 
 
 class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
-    """The cached frontier of every sample of a dataset, with its target: a map-style torch Dataset.
+    """The cached frontier of every sample of a dataset, with its target, as a map-style torch Dataset.
 
-    ``features[i]`` is ``(frontier, target)``: the frontier is a tensor, or a dict of tensors where several cross the
-    cut; floating values come back as float32. Where samples vary in length, a batch is padded with zeros, and its dict
-    holds a boolean ``mask`` of the samples' own steps. Rows are in the dataset's order. ``views`` is the number of random
-    views that are there beside the plain one. It pickles, and reopens its files.
+    ``features[i]`` is ``(frontier, target)``. The frontier is a tensor, or a dict of tensors if several cross the cut.
+    Floating values come back as float32. If samples vary in length, a batch is padded with zeros, and its dict holds a
+    boolean ``mask`` of the samples' own steps. Rows are in the dataset's order. Features can be pickled, and reopen
+    their files afterwards.
+
+    ``featcache.extract`` makes them; you rarely call the class yourself.
+
+    Parameters
+    ----------
+    rows : sequence of Rows
+        Where the rows come from, by view. The plain one comes first.
+    recipe : Recipe
+        What the rows are computed from.
+    frontier : sequence of TensorSpec
+        The tensors of a row.
+    dataset : str
+        The name of the dataset.
+    snapshot : str
+        The digest of the dataset's snapshot.
+    targets : numpy.ndarray, shape (samples, …)
+        The targets.
+    names : TextColumn
+        The names of the samples.
+    splits : CodedColumn
+        The split names of the samples.
+    classes : sequence of str, or None
+        The names of the classes.
+    positions : numpy.ndarray, shape (rows,), int64, optional
+        The positions of the rows among the samples. By default all, in order.
+    report : ExtractReport, optional
+        What the extraction did.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        What the rows are computed from.
+    frontier : tuple of TensorSpec
+        The tensors of a row.
+    dataset : str
+        The name of the dataset.
+    snapshot : str
+        The digest of the dataset's snapshot.
+    report : ExtractReport or None
+        What the extraction did.
+    classes : list of str or None
+        The names of the classes. None if the dataset names none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> features = featcache.extract(network, samples, "features", cut="1")
+    >>> len(features)
+    30
+    >>> values, target = features[1]
+    >>> values.shape, target
+    (torch.Size([4]), tensor(1))
+    >>> arrays, targets = features.numpy()
+    >>> arrays.shape, targets.shape
+    ((30, 4), (30,))
+    >>> for values, targets in features.loader(batch_size=16):
+    ...     print(values.shape)
+    torch.Size([16, 4])
+    torch.Size([14, 4])
     """
 
     def __init__(
@@ -69,9 +131,27 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         augmented: FeatureSet | None = None,
         views: int = 0,
     ) -> Features:
-        """Return the rows that the set holds of the samples in the snapshot, in its order; others are left out.
+        """Return the rows that a set holds of the samples in a snapshot, in its order.
 
-        ``augmented`` is the set of their random views, of which the first ``views`` are taken.
+        Samples without a row are left out.
+
+        Parameters
+        ----------
+        feature_set : FeatureSet
+            The set of the plain samples.
+        snapshot : Snapshot
+            What the dataset holds.
+        report : ExtractReport, optional
+            What the extraction did.
+        augmented : FeatureSet, optional
+            The set of the samples' random views.
+        views : int, default 0
+            The number of random views to take.
+
+        Returns
+        -------
+        Features
+            The rows with their targets.
         """
         rows = [ShardRows(feature_set, snapshot.ids)]
         if augmented is not None:
@@ -93,12 +173,12 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     @property
     def views(self) -> int:
-        """Return the number of random views of each sample beside the plain one."""
+        """The number of random views of each sample beside the plain one."""
         return len(self._rows) - 1
 
     @property
     def ragged(self) -> bool:
-        """Return whether samples vary in length."""
+        """Whether samples vary in length."""
         return any(spec.ragged for spec in self.frontier)
 
     def __len__(self) -> int:
@@ -110,26 +190,37 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     @property
     def targets(self) -> Array:
-        """Return the target of each row, shape (rows, …)."""
+        """The target of each row, shape (rows, …)."""
         return self._targets[self._positions]
 
     @property
     def names(self) -> list[str]:
-        """Return the sample name of each row."""
+        """The sample name of each row."""
         return list(self._names.take(self._positions))
 
     @property
     def splits(self) -> Array:
-        """Return the split name of each row, empty where the dataset has none."""
+        """The split name of each row, empty if the dataset has none."""
         return self._splits.take(self._positions).array()
 
     def in_splits(self, *names: str) -> Array:
-        """Return for each row whether it is in one of the splits that are named, as booleans."""
+        """Return for each row whether it is in one of the named splits.
+
+        Parameters
+        ----------
+        *names : str
+            The names of the splits.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows,), bool
+            True for rows of these splits.
+        """
         return self._splits.among(names)[self._positions]
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes of all rows and views in memory, decoded."""
+        """The bytes of all rows and views in memory, decoded."""
         fixed = len(self) * sum(spec.size_bytes for spec in self.frontier if not spec.ragged)
         step = sum(spec.size_bytes for spec in self.frontier if spec.ragged)
         return sum(fixed + (step * rows.steps(self._positions) if step else 0) for rows in self._rows)
@@ -148,10 +239,29 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     def batch(
         self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages
     ) -> tuple[Frontier, torch.Tensor]:
-        """Return (frontier, targets) of several rows, stacked, in the order asked for.
+        """Return several rows, stacked, in the order asked for.
 
-        ``views`` says for each row which view is wanted (0: the plain one, which is the default). ``empty`` gives the
-        memory that they are gathered in.
+        Parameters
+        ----------
+        indices : numpy.ndarray, shape (batch,), int64
+            The numbers of the rows.
+        views : numpy.ndarray, shape (batch,), optional
+            The view of each row; 0 is the plain one. By default all are plain.
+        empty : callable, optional
+            Gives the memory that the rows are gathered in, from a shape and a torch dtype.
+
+        Returns
+        -------
+        frontier : torch.Tensor or dict of str to torch.Tensor
+            The rows, with the batch as first dimension. A dict if several tensors cross the cut or samples vary in
+            length.
+        targets : torch.Tensor, shape (batch, …)
+            The targets.
+
+        Raises
+        ------
+        CorruptError
+            If the stored rows are damaged.
         """
         positions = self._positions[indices]
         targets = torch.from_numpy(self._targets[positions])
@@ -164,7 +274,20 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return self._shaped(_merged(parts, len(positions))), targets
 
     def subset(self, indices: Sequence[int] | Array) -> Features:
-        """Return the features of some rows, which share the files (or the memory) of this one."""
+        """Return the features of some rows.
+
+        They share the files or the memory of these features.
+
+        Parameters
+        ----------
+        indices : sequence of int or numpy.ndarray, shape (rows,)
+            The numbers of the rows, or a boolean for each row.
+
+        Returns
+        -------
+        Features
+            The chosen rows.
+        """
         chosen = np.asarray(indices)
         if chosen.dtype != bool:
             chosen = chosen.astype(np.int64)
@@ -173,7 +296,23 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return part
 
     def where(self, split: str) -> Features:
-        """Return the rows of one split; raises :class:`UsageError` where the dataset has no such split."""
+        """Return the rows of one split.
+
+        Parameters
+        ----------
+        split : str
+            The name of the split.
+
+        Returns
+        -------
+        Features
+            The rows of the split.
+
+        Raises
+        ------
+        UsageError
+            If the dataset has no such split.
+        """
         chosen = np.flatnonzero(self.in_splits(split))
         if not len(chosen):
             known = ", ".join(map(repr, self._splits.take(self._positions).table))
@@ -181,7 +320,23 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return self.subset(chosen)
 
     def with_splits(self, splits: Sequence[str] | Array) -> Features:
-        """Return the same rows in other splits, of which one is named for each row."""
+        """Return the same rows in other splits.
+
+        Parameters
+        ----------
+        splits : sequence of str or numpy.ndarray, shape (rows,)
+            The split name of each row.
+
+        Returns
+        -------
+        Features
+            The rows in the given splits.
+
+        Raises
+        ------
+        UsageError
+            If there is not one split name per row.
+        """
         if len(splits) != len(self):
             raise UsageError(f"{len(self)} rows need one split name each, not {len(splits)}.")
         part = copy.copy(self)
@@ -192,9 +347,24 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return part
 
     def numpy(self, view: int = 0) -> tuple[Any, Array]:
-        """Return (X, y): X of shape (rows, …), or a dict of such arrays where several tensors cross the cut.
+        """Return all rows as arrays.
 
-        ``view`` 0 is the plain one; raises :class:`UsageError` for one that is not stored.
+        Parameters
+        ----------
+        view : int, default 0
+            The view of the rows; 0 is the plain one.
+
+        Returns
+        -------
+        X : numpy.ndarray, shape (rows, …), or dict of str to numpy.ndarray
+            The rows. A dict if several tensors cross the cut or samples vary in length.
+        y : numpy.ndarray, shape (rows, …)
+            The targets.
+
+        Raises
+        ------
+        UsageError
+            If the view is not stored.
         """
         if not 0 <= view <= self.views:
             raise UsageError(f"there is no view {view}: {self.views} random views are stored beside the plain one (0).")
@@ -213,25 +383,57 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         world_size: int = 1,
         augmented: bool | None = None,
     ) -> FeatureLoader:
-        """Return an iterable of (frontier, targets) batches; each iteration over it is one epoch.
+        """Return an iterable of (frontier, targets) batches, each iteration of which is one epoch.
 
-        The order of an epoch depends on ``seed`` and the number of the epoch alone. Where random views are stored, each
-        row of an epoch is one of its views, drawn with ``seed``, if ``augmented`` (default: if ``shuffle``). Of
-        ``world_size`` processes, each gets every ``world_size``-th row, padded by repetition to equal counts, as torch's
-        DistributedSampler does. What exceeds the free memory is shuffled by blocks (:class:`FeatureLoader`);
-        ``shuffle="full"`` and ``shuffle="blocks"`` do not ask the memory.
+        The order of an epoch depends only on ``seed`` and the number of the epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+            The rows per batch.
+        shuffle : bool or str, default True
+            Whether rows are shuffled. Features that exceed the free memory are shuffled by blocks, see
+            ``FeatureLoader``. ``"full"`` and ``"blocks"`` choose one way whatever the memory.
+        seed : int, default 0
+            The seed of the order and of the views.
+        device : str, torch.device or None, default "cpu"
+            The device of the batches. None is the best one there is.
+        rank : int, default 0
+            The number of this process among ``world_size``.
+        world_size : int, default 1
+            The number of processes. Each gets every ``world_size``-th row, padded by repetition to equal counts, as
+            torch's DistributedSampler does. If rows are shuffled by blocks, each gets a run of blocks instead.
+        augmented : bool, optional
+            Whether each row of an epoch is one of its random views, drawn with ``seed``, if views are stored. By
+            default the same as ``shuffle``.
+
+        Returns
+        -------
+        FeatureLoader
+            The batches.
+
+        Raises
+        ------
+        UsageError
+            If an option is not valid.
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
     def load(self) -> Features:
-        """Return the same features with all rows in memory."""
+        """Return the same features with all rows in memory.
+
+        Returns
+        -------
+        Features
+            The loaded features.
+        """
         if all(isinstance(rows, LoadedRows) for rows in self._rows):
             return self
         return self._with_rows([rows.load(self._positions) for rows in self._rows], self.frontier)
 
     @property
     def loaded(self) -> list[dict[str, torch.Tensor]]:
-        """Return what loaded features of fixed length hold of each view, by tensor name: half precisions as such."""
+        """What loaded features of fixed length hold of each view, by tensor name. Half precisions are held as such."""
         held = [rows.values for rows in self._rows if isinstance(rows, LoadedRows)]
         found = [{name: values for name, values in view.items() if isinstance(values, torch.Tensor)} for view in held]
         positions = torch.from_numpy(self._positions)
@@ -240,9 +442,26 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     def load_rows(
         self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages, direct: bool = False
     ) -> Features:
-        """Return some rows, whose length does not vary, loaded into memory of ``empty``: each in one view, as in :meth:`batch`.
+        """Return some rows, loaded into memory.
 
-        ``direct`` reads them around the page cache where the system can.
+        The length of the rows must not vary.
+
+        Parameters
+        ----------
+        indices : numpy.ndarray, shape (rows,), int64
+            The numbers of the rows.
+        views : numpy.ndarray, optional
+            The view of each row of these features, not of the chosen ones; 0 is the plain one. By default all are
+            plain.
+        empty : callable, optional
+            Gives the memory, from a shape and a torch dtype.
+        direct : bool, default False
+            Read around the page cache if the system can.
+
+        Returns
+        -------
+        Features
+            The chosen rows, in memory.
         """
         part = self.subset(indices)
         if views is None and isinstance(self._rows[0], ShardRows):
@@ -253,20 +472,37 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     @property
     def fits_in_memory(self) -> bool:
-        """Return whether holding all rows takes a moderate share of the memory that is free now."""
+        """Whether holding all rows takes a moderate share of the memory that is free now."""
         return self.size_bytes <= LOADED_SHARE * available_memory_bytes()
 
     @property
     def fits_in_page_cache(self) -> bool:
-        """Return whether the files could stay in the memory that is free now, so that only a first epoch waits for the disk."""
+        """Whether the files could stay in the memory that is free now.
+
+        Then only the first epoch waits for the disk.
+        """
         return self.size_bytes <= available_memory_bytes()
 
     def map(
         self, module: Callable[[Any], Any], batch_size: int = 256, device: str | torch.device | None = "cpu"
     ) -> Features:
-        """Return features held in memory: ``module`` applied to every row's frontier, without gradients.
+        """Apply a module to every row and hold the results in memory.
 
-        Targets, names, splits and recipe stay as they are.
+        The module runs without gradients. Targets, names, splits and recipe stay as they are.
+
+        Parameters
+        ----------
+        module : callable
+            Takes a batch of frontiers and returns a tensor, or a dict of tensors, with the batch as first dimension.
+        batch_size : int, default 256
+            The rows per call.
+        device : str, torch.device or None, default "cpu"
+            The device of the batches. None is the best one there is. The module is not moved.
+
+        Returns
+        -------
+        Features
+            The results, with the targets of these features.
         """
         where = pick_device(None if device is None else str(device))
         mapped = [self._mapped(module, batch_size, where, view) for view in range(len(self._rows))]

@@ -30,7 +30,7 @@ Batch = tuple[Any, torch.Tensor]
 
 
 class LoadableRows(Protocol):
-    """What a loader asks of features; :class:`featcache.Features` says what each of these is."""
+    """What a loader asks of features; ``Features`` says what each of these is."""
 
     frontier: tuple[TensorSpec, ...]
 
@@ -82,13 +82,60 @@ class LoadableRows(Protocol):
 
 
 class FeatureLoader:
-    """An iterable of (frontier, targets) batches; each iteration is one epoch, and the next one has the next order.
+    """An iterable of (frontier, targets) batches, each iteration of which is one epoch with its own order.
 
-    Features that take a moderate share of the free memory are read once and held; on a GPU in its own memory, where batches
-    are gathered without the host, if they take a moderate share of that too. Larger ones are read two windows ahead in
-    threads, and shuffled by blocks: runs of rows of 512 KB in a random order, the rows of 384 such blocks among each other,
-    of 48, 96 and 192 at the beginning and the end of an epoch over twelve such windows or more. ``blockwise``
-    says so; ``shuffle="full"`` and ``shuffle="blocks"`` choose one way whatever the memory.
+    Features that take a moderate share of the free memory are read once and held. On a GPU they are held in its own
+    memory if they take a moderate share of that too, and batches are gathered there without the host.
+
+    Larger features are read two windows ahead in threads, and shuffled by blocks: runs of rows of 512 KB come in a
+    random order, and the rows of 384 such blocks are mixed among each other. In an epoch of twelve such windows or
+    more, windows at the beginning and the end are smaller: 48, 96 and 192 blocks.
+
+    ``Features.loader`` makes it.
+
+    Parameters
+    ----------
+    features : Features
+        The rows.
+    batch_size : int
+        The rows per batch.
+    shuffle : bool or str, default True
+        Whether rows are shuffled. ``"full"`` and ``"blocks"`` choose one way whatever the memory.
+    seed : int, default 0
+        The seed of the order and of the views.
+    device : str, torch.device or None, default "cpu"
+        The device of the batches. None is the best one there is.
+    rank : int, default 0
+        The number of this process among ``world_size``.
+    world_size : int, default 1
+        The number of processes that share the rows.
+    augmented : bool, optional
+        Whether each row of an epoch is one of its random views. By default the same as ``shuffle``.
+
+    Attributes
+    ----------
+    blockwise : bool
+        Whether rows are shuffled by blocks.
+    epoch : int
+        The number of the next epoch, from 0.
+
+    Raises
+    ------
+    UsageError
+        If an option is not valid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> features = featcache.extract(network, samples, "features", cut="1")
+    >>> batches = features.loader(batch_size=16, seed=1)
+    >>> len(batches)
+    2
+    >>> sorted(batches.order(epoch=0)) == list(range(30))
+    True
     """
 
     def __init__(
@@ -135,7 +182,18 @@ class FeatureLoader:
         return -(-len(self.features) // self.world_size)
 
     def order(self, epoch: int) -> Array:
-        """Return the row positions of an epoch in the order in which they are given out, int64."""
+        """Return the row numbers of an epoch in the order in which they are given out.
+
+        Parameters
+        ----------
+        epoch : int
+            The number of the epoch, from 0.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows,), int64
+            The row numbers. With several processes, those of this one.
+        """
         count = len(self.features)
         if self.blockwise and count:
             return self._by_blocks(epoch).order()
@@ -157,7 +215,18 @@ class FeatureLoader:
         return window_sizes(rows, self._block_rows, WINDOW_BLOCKS)
 
     def views(self, epoch: int) -> Array | None:
-        """Return which view each row of the features is seen in, None for the plain one."""
+        """Return the view of each row in an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            The number of the epoch, from 0.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows,), or None
+            The view of each row of the features. None if all are plain.
+        """
         if not self.augmented:
             return None
         return np.random.default_rng([self.seed, epoch, 1]).integers(1, self.features.views + 1, len(self.features))

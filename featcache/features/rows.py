@@ -105,7 +105,7 @@ class ShardRows:
     def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the decoded rows at ``positions``; those that vary in length padded with zeros, and their mask.
 
-        Raises :class:`CorruptError` for damaged ones.
+        Raises ``CorruptError`` for damaged ones.
         """
         keep_alive(self.feature_set.storage, self.feature_set.recipe.fingerprint)
         gathered: dict[str, torch.Tensor] = {}
@@ -198,7 +198,7 @@ class ShardRows:
         return {spec.name: ragged[spec.name] if spec.ragged else whole[spec.name] for spec in self._specs}
 
     def _check_ids(self, shard: Shard, rows: Array, positions: Array) -> None:
-        """Raise :class:`CorruptError` where rows are not those of the samples: the index may come from a damaged file."""
+        """Raise ``CorruptError`` where rows are not those of the samples: the index may come from a damaged file."""
         same = np.array_equal(shard.ids.take(rows, 0), self._ids.take(positions, 0))  # four times as fast as an index
         if not same or not np.array_equal(shard.views[rows], self._views[positions]):
             url = self.feature_set.storage.url

@@ -67,7 +67,7 @@ def gather(values: Array, rows: Array, out: Array | None = None) -> Array:
 
 
 def last_end(ends: Array, rows: int) -> int:
-    """Return the number of steps in all; raises :class:`ValueError` where the ends could lead out of the file."""
+    """Return the number of steps in all; raises ``ValueError`` where the ends could lead out of the file."""
     if len(ends) != rows or (rows and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())):
         raise ValueError("the ends of its rows do not rise")
     return int(ends[-1]) if rows else 0

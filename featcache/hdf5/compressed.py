@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 def check_compression(name: str | None) -> None:
-    """Raise :class:`UsageError` for a name that is not known, :class:`MissingDependencyError` where its package is missing."""
+    """Raise ``UsageError`` for a name that is not known, ``MissingDependencyError`` where its package is missing."""
     if name is None:
         return
     if name not in COMPRESSIONS:

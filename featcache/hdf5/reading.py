@@ -67,7 +67,7 @@ class StoredChunks:
 def open_file(path: Path) -> Iterator[h5py.File]:
     """Give an HDF5 file opened for reading, without locks: committed files never change.
 
-    Raises :class:`FileNotFoundError` where there is none, :class:`CorruptError` where it is not HDF5.
+    Raises ``FileNotFoundError`` where there is none, ``CorruptError`` where it is not HDF5.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -83,7 +83,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
 
 
 def read_attributes(file: h5py.File, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the root's text and integer attributes, or those of some names; raises :class:`CorruptError` for any other kind.
+    """Return the root's text and integer attributes, or those of some names; raises ``CorruptError`` for any other kind.
 
     h5py's own dict of them opens each three times, which takes as long as all else that is read for a shard's ids.
     """
@@ -181,7 +181,7 @@ def _dataset(file: h5py.File, path: str, dtype: np.dtype[Any] | None, rank: int 
 def read_array(
     file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None
 ) -> np.ndarray[Any, Any]:
-    """Return the values at ``path``, read into memory after the checks of :func:`stored`."""
+    """Return the values at ``path``, read into memory after the checks of ``stored``."""
     place, where = stored(file, path, dtype, rank), _path_of(file)
     if math.prod(place.shape) == 0:
         return np.empty(place.shape, place.dtype)

@@ -161,7 +161,7 @@ class _Reader:
     def rows(self, first: int, stop: int, memory: Array | None) -> Array:
         """Return rows ``first`` to ``stop`` - 1: in ``memory``, if there is some that the system can read into.
 
-        Raises :class:`CorruptError` where the file ends before.
+        Raises ``CorruptError`` where the file ends before.
         """
         row_bytes = _row_bytes(self._place)
         begin, size_bytes = self._place.offset_bytes + first * row_bytes, (stop - first) * row_bytes

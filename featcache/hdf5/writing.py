@@ -39,7 +39,7 @@ class NewArray:
 
 
 class NewFile:
-    """A file that is being made; see :func:`create_file`."""
+    """A file that is being made; see ``create_file``."""
 
     def __init__(self, structure: h5py.File, file: BinaryIO) -> None:
         self._structure, self._file = structure, file
@@ -152,7 +152,7 @@ class _Pieces:
         return size_bytes
 
     def flush(self) -> None:
-        """Do nothing: :meth:`save` writes to the disk."""
+        """Do nothing: ``save`` writes to the disk."""
 
     def save(self, file: BinaryIO) -> None:
         """Write everything to a real file, around what is there."""

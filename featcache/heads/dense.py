@@ -30,7 +30,7 @@ class Maps(nn.Module):
         self.tensor_name = name
 
     def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return maps (batch, channels, height, width); raises :class:`HeadError` where there are none."""
+        """Return maps (batch, channels, height, width); raises ``HeadError`` where there are none."""
         values = _own(frontier, self.tensor_name).to(torch.float32)
         if values.dim() == 3:
             side = math.isqrt(values.shape[1])

@@ -48,7 +48,7 @@ def fit_estimator(
 ) -> Any:
     """Return a fitted classifier, or a regressor for values; of several labels or values, one fit for each if need be.
 
-    Raises :class:`UnknownNameError`, :class:`UsageError` or :class:`HeadError`.
+    Raises ``UnknownNameError``, ``UsageError`` or ``HeadError``.
     """
     estimator = _unfitted(name, parameters, seed, "regressor" if task.kind == "regression" else "classifier")
     given = {} if weights is None else {"sample_weight": weights}
@@ -141,9 +141,9 @@ def save_estimator(estimator: Any) -> bytes:
 
 
 def load_estimator(content: bytes, name: str, width: int) -> Any:
-    """Return the estimator that :func:`save_estimator` wrote.
+    """Return the estimator that ``save_estimator`` wrote.
 
-    Raises :class:`HeadError` if it is not scikit-learn's ``name`` for vectors of ``width`` values, if it would fill more
+    Raises ``HeadError`` if it is not scikit-learn's ``name`` for vectors of ``width`` values, if it would fill more
     than half of the free memory, or if it holds anything but scikit-learn's own classes. Functions are refused as well,
     wherever they come from: a parameter that is one would be called on prediction.
     """

@@ -35,9 +35,20 @@ STORED_AT = "head."  # where a network on pooled features has its last layer
 class BuiltHead:
     """What a head consists of.
 
-    ``model`` is the whole network and ``split`` its cut; ``layers`` leads from what crosses the cut to class scores (batch,
-    classes). ``stored`` is the module whose tensors are saved; its names in ``model`` begin with ``stored_at``.
-    ``estimator`` is the fitted scikit-learn classifier, if that is what the head is.
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The whole network.
+    split : Split
+        The cut through ``model``.
+    layers : torch.nn.Module
+        The module from what crosses the cut to class scores (batch, classes).
+    stored : torch.nn.Module
+        The module whose tensors are saved.
+    stored_at : str, default ""
+        The beginning of the names of ``stored`` in ``model``.
+    estimator : Any, optional
+        The fitted scikit-learn estimator, if the head is one.
     """
 
     model: nn.Module
@@ -75,20 +86,71 @@ class SharedHead(BuiltHead):
 
 
 class HeadKind(Protocol):
-    """One kind of head; register an instance in :data:`head_kinds`, and ``head="name"`` or ``"name:detail"`` finds it."""
+    """One kind of head.
+
+    Register an instance in ``featcache.heads.head_kinds``, and ``head="name"`` or ``head="name:detail"`` finds it.
+    """
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
-        """Return the untrained head on a copy of the split's model; seeded, and the same each time."""
+        """Build the untrained head on a copy of the split's model.
+
+        The result is seeded and the same each time.
+
+        Parameters
+        ----------
+        split : Split
+            The network, cut where the features were taken.
+        task : Task
+            What the head learns.
+        options : TrainOptions
+            The options of training.
+        device : torch.device
+            The device of the head.
+
+        Returns
+        -------
+        BuiltHead
+            The untrained head.
+        """
         ...
 
     def train(
         self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
-        """Train the head in place, on the device that it is on, and return one record an epoch."""
+        """Train the head in place, on the device that it is on.
+
+        Parameters
+        ----------
+        built : BuiltHead
+            The head that ``build`` returned.
+        rows : Division
+            The training, validation and test rows.
+        options : TrainOptions
+            The options of training.
+        task : Task
+            What the head learns.
+        progress : callable
+            Called with a ``ProgressEvent`` after each epoch.
+
+        Returns
+        -------
+        list of EpochRecord
+            One record per epoch.
+        """
         ...
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
-        """Put a fitted estimator that was saved with the head into its place."""
+        """Put a fitted estimator that was saved with the head into its place.
+
+        Parameters
+        ----------
+        built : BuiltHead
+            The head that ``build`` returned.
+        estimator : Any
+            The estimator.
+        task : Task
+            What the head learned.
+        """
         ...
 
 
@@ -126,16 +188,65 @@ class SuffixHead:
 
 
 class LinearHead:
-    """One linear layer on pooled features, or of dense targets at each place of a map."""
+    """One linear layer on pooled features, or at each place of a map for dense targets.
+
+    It is a good class to inherit for a head of your own.
+    """
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
-        """Return prefix, pooling and a new linear layer."""
+        """Build prefix, pooling and a new linear layer.
+
+        Parameters
+        ----------
+        split : Split
+            The network, cut where the features were taken.
+        task : Task
+            What the head learns.
+        options : TrainOptions
+            The options of training. ``pool`` and ``seed`` count here.
+        device : torch.device
+            The device of the head.
+
+        Returns
+        -------
+        BuiltHead
+            The untrained head.
+
+        Raises
+        ------
+        UsageError
+            If ``options.trainable`` is given.
+        """
         return _pooled(split, task, options, device)
 
     def train(
         self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
-        """Train the layer on features that are pooled once."""
+        """Train the layer on features that are pooled once.
+
+        Parameters
+        ----------
+        built : BuiltHead
+            The head that ``build`` returned.
+        rows : Division
+            The training, validation and test rows.
+        options : TrainOptions
+            The options of training.
+        task : Task
+            What the head learns.
+        progress : callable
+            Called with a ``ProgressEvent`` after each epoch.
+
+        Returns
+        -------
+        list of EpochRecord
+            One record per epoch.
+
+        Raises
+        ------
+        HeadError
+            If the loss diverges.
+        """
         network, device = _network(built), _device(built)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
@@ -143,7 +254,22 @@ class LinearHead:
         return fit(layer, layer.train, train, validation, options, task, device, progress, rows.weights)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
-        """Refuse: this head holds no estimator."""
+        """Refuse: this head holds no estimator.
+
+        Parameters
+        ----------
+        built : BuiltHead
+            The head that ``build`` returned.
+        estimator : Any
+            The estimator.
+        task : Task
+            What the head learned.
+
+        Raises
+        ------
+        UsageError
+            Always.
+        """
         raise UsageError("a linear head holds no scikit-learn estimator.")
 
 
@@ -262,7 +388,7 @@ SUFFIX, LINEAR, SKLEARN = SuffixHead(), LinearHead(), EstimatorHead()
 
 
 def find_kind(head: str) -> HeadKind:
-    """Return the kind that ``"name"`` or ``"name:detail"`` names; raises :class:`UnknownNameError` if there is none."""
+    """Return the kind that ``"name"`` or ``"name:detail"`` names; raises ``UnknownNameError`` if there is none."""
     name = head.partition(":")[0]
     if name not in head_kinds or head == "sklearn":
         words = ["sklearn:NAME" if each == "sklearn" else each for each in head_kinds.names()]

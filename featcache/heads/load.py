@@ -30,7 +30,7 @@ NAMED = 3  # tensors that an error names
 
 
 def read_head(folder: Path) -> dict[str, Any]:
-    """Return the description of a saved head; raises :class:`DataNotFoundError` or :class:`HeadError`."""
+    """Return the description of a saved head; raises ``DataNotFoundError`` or ``HeadError``."""
     path = folder / "head.json"
     if not path.is_file():
         raise DataNotFoundError(f"{folder} holds no head (no head.json). `featcache train-head` makes one.")
@@ -51,10 +51,46 @@ def read_head(folder: Path) -> dict[str, Any]:
 
 
 def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> TrainedHead:
-    """Return a saved head put behind the prefix of ``split``, which must be the one that it was trained on.
+    """Load a saved head and put it behind the prefix of a split.
 
-    The split's model is copied. Nothing but tensors is read, by safetensors (skops for estimators that are not linear).
-    Raises :class:`HeadError` where the backbone differs, and says in what, or where the folder is damaged.
+    The split's model is copied. Only tensors are read, by safetensors, or by skops for estimators that are not linear.
+    Nothing in the folder is run as code.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder that ``TrainedHead.save`` wrote.
+    split : Split
+        The network, cut where the head was trained. Its prefix must be the one that the head was trained on.
+    device : str or None, default "cpu"
+        The device of the loaded network. None is the best one there is.
+
+    Returns
+    -------
+    TrainedHead
+        The head, in evaluation mode.
+
+    Raises
+    ------
+    DataNotFoundError
+        If the folder holds no head.
+    HeadError
+        If the backbone differs (the message says in what), or the folder is damaged or was written by a newer
+        featcache.
+    MissingDependencyError
+        If the head needs skops and it is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> folder = featcache.train_head(cut, features, epochs=1, device="cpu").save("head")
+    >>> featcache.load_head(folder, cut).predict_proba(features).shape
+    (30, 3)
     """
     folder = Path(folder)
     described = read_head(folder)
@@ -131,7 +167,7 @@ def _load_tensors(path: Path, built: BuiltHead) -> None:
 
 
 def check_backbone(head: str, recipe: Recipe, cut: str, structure: str, weights: Mapping[str, str]) -> None:
-    """Raise :class:`HeadError` unless cut, structure and the digests of weights are those that a head was trained on."""
+    """Raise ``HeadError`` unless cut, structure and the digests of weights are those that a head was trained on."""
     differing = sorted(name for name in {*weights, *recipe.weights} if weights.get(name) != recipe.weights.get(name))
     if cut != recipe.cut:
         found = f"it is cut at {cut!r}, the head at {recipe.cut!r}"

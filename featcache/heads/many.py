@@ -45,14 +45,55 @@ JUDGED_SCORES = 1 << 20  # at once, so that they stay in the processor's cache
 def train_heads(
     split: Split, features: Features, grid: Sequence[Mapping[str, Any]], *, device: str | None = None, **options: Any
 ) -> list[TrainedHead]:
-    """Return one linear head for each entry of ``grid``, all trained in one pass over the features.
+    """Train many linear heads in one pass over the features.
 
-    An entry gives ``learning_rate``, ``weight_decay`` and ``seed``; what it leaves out, and all else, comes from
-    ``options`` as for :func:`featcache.train_head`. Each head equals within rounding the one that ``train_head`` makes
-    with its options. Heads of one seed share the order of rows and one forward product, so it is seeds that cost. The
-    network is copied once, and for a head when its ``model`` or ``split`` is first asked for: heads share no tensors.
-    Raises :class:`UsageError` for other keys, for other heads than linear ones of class targets, and for ``patience``,
-    ``metric`` and sample weights, with which heads would part ways; :class:`HeadError` where the loss of one diverges.
+    Each head equals, within rounding, the one that ``featcache.train_head`` makes with its options. Heads with the same
+    seed share the order of rows and one forward product, so the cost grows with the number of seeds. The network is
+    copied once, and again for a head when its ``model`` or ``split`` is first asked for, so heads share no tensors.
+
+    Parameters
+    ----------
+    split : Split
+        The network, cut where the features were taken.
+    features : Features
+        The cached features of the samples, with their targets. The targets must be single classes.
+    grid : sequence of mapping of str to Any
+        One entry per head, with any of ``learning_rate``, ``weight_decay`` and ``seed``. What an entry leaves out comes
+        from ``options``. The learning rate is 1e-2 if neither gives one.
+    device : str, optional
+        The device to train on. By default the best one there is.
+    **options : Any
+        The other options of ``featcache.train_head``, shared by all heads, except ``sample_weights`` and ``progress``.
+
+    Returns
+    -------
+    list of TrainedHead
+        One head per entry of ``grid``, in its order.
+
+    Raises
+    ------
+    UsageError
+        If an entry has another key, the head is not linear, or the targets are not single classes. Also for
+        ``patience`` and ``metric``, with which heads would part ways, and for the optimizer ``"adam"``.
+    TypeError
+        If ``options`` holds an unknown option, ``sample_weights`` or ``progress``.
+    HeadError
+        If the loss of a head diverges.
+    StaleError
+        If the features belong to another network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> grid = [{"learning_rate": 0.1}, {"learning_rate": 0.01, "seed": 1}]
+    >>> heads = featcache.train_heads(cut, features, grid, epochs=2)
+    >>> [(head.options.learning_rate, head.options.seed) for head in heads]
+    [(0.1, 0), (0.01, 1)]
     """
     if options.get("head", "linear") != "linear":
         raise UsageError("train_heads trains linear heads: use featcache.train_head for others.")
@@ -119,7 +160,7 @@ def _first_layer(network: HeadNetwork, seed: int) -> nn.Linear:
 
 
 def _outputs(layers: list[nn.Linear], device: torch.device, pooled: Features) -> Iterator[torch.Tensor]:
-    """Yield the scores of each head for pooled rows, on the CPU; raises :class:`HeadError` if not finite."""
+    """Yield the scores of each head for pooled rows, on the CPU; raises ``HeadError`` if not finite."""
     vectors = _tensors(pooled, device)[0]
     for layer in layers:
         scores = (product(vectors, layer.weight) + layer.bias.detach()).cpu()

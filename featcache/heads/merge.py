@@ -22,11 +22,48 @@ __all__ = ["differing_layers", "merge"]
 
 
 def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module:
-    """Return a copy of ``model`` with the weights of a trained head, or of a head folder, in evaluation mode.
+    """Put the weights of a trained head into a copy of the network they belong to.
 
-    Its last layer is made anew where the head has another number of classes. Every weight up to the cut must be the one
-    that the head was trained on; given a :class:`Split`, structure is compared, too. Heads on pooled features are no part of
-    the model and need a split. Nothing but tensors is read from a folder. Raises :class:`HeadError` for another backbone.
+    A new last layer is made if the head has another number of classes. Every weight up to the cut must be the one that
+    the head was trained on. Only tensors are read from a folder.
+
+    Parameters
+    ----------
+    head : TrainedHead, str or pathlib.Path
+        A trained head or a head folder.
+    model : torch.nn.Module or Split
+        The network. Given a split, the structure up to the cut is compared, too. Heads on pooled features are not part
+        of the model and need a split.
+
+    Returns
+    -------
+    torch.nn.Module
+        The merged network, in evaluation mode.
+
+    Raises
+    ------
+    HeadError
+        If the head belongs to another backbone, does not fit the model, or its folder is damaged.
+    UsageError
+        If the head works on pooled features and ``model`` is not a split.
+    DataNotFoundError
+        If the folder holds no head.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 10))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> head = featcache.train_head(cut, features, epochs=1)
+    >>> featcache.merge(head, network)
+    Sequential(
+      (0): Linear(in_features=8, out_features=4, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=4, out_features=3, bias=True)
+    )
     """
     where = Path("head") if isinstance(head, TrainedHead) else Path(head)
     if isinstance(model, Split):

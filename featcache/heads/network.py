@@ -24,14 +24,14 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     """Return a split of a deep copy of the network, on ``device``, with its last layer made anew under ``seed``.
 
     An end-to-end loop that starts from ``new_network(…).model`` starts from the weights that ``train_head`` starts from:
-    the new layer is drawn on the CPU right after seeding, whatever the device. Raises :class:`HeadError` where there is
+    the new layer is drawn on the CPU right after seeding, whatever the device. Raises ``HeadError`` where there is
     no last layer behind the cut that alone makes the output.
     """
     return _renewed(split, classes, seed, device)[0]
 
 
 def last_layers(split: Split, classes: int) -> tuple[str, ...]:
-    """Return the names of the layers that :func:`new_network` makes anew: one, but where maps of several are added up."""
+    """Return the names of the layers that ``new_network`` makes anew: one, but where maps of several are added up."""
     return _renewed(split, classes, 0, None)[1]
 
 
@@ -89,7 +89,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     """Return the layers that may make the output, alone or together, in the order in which to try.
 
     That is the last one that is run, but of a segmentation network with an auxiliary classifier another one, and of one
-    that adds up maps of several resolutions (LR-ASPP) several. Raises :class:`HeadError` where there is none.
+    that adds up maps of several resolutions (LR-ASPP) several. Raises ``HeadError`` where there is none.
     """
     run: list[str] = []
     handles = [
@@ -184,7 +184,7 @@ def _in_order(suffix: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def choose_trainable(suffix: nn.Module, modules: Collection[str] | None) -> set[str]:
     """Return the names of the parameters that are trained; all others of the suffix stop requiring gradients.
 
-    ``modules`` names modules of the suffix, None means all. Raises :class:`UsageError` for a name that is none.
+    ``modules`` names modules of the suffix, None means all. Raises ``UsageError`` for a name that is none.
     """
     parameters = dict(suffix.named_parameters())
     if modules is None:

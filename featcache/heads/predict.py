@@ -24,11 +24,25 @@ __all__ = ["Predictions", "predict"]
 
 @dataclass
 class Predictions:
-    """What the network says of each input; ``skipped`` ones could not be read.
+    """What the network predicts for each input.
 
-    ``labels`` are class names; of several labels those that are predicted, joined by ``|``; of dense targets the class of
-    most pixels; of values they are empty. ``probabilities`` (inputs, classes) are empty (inputs, 0) for values and dense
-    targets. ``values`` are as the targets are written: class numbers, rows of 0 and 1, values, or masks.
+    Attributes
+    ----------
+    names : list of str
+        The name of each input that could be read.
+    labels : list of str
+        The class name of each input. For several labels the predicted ones, joined by ``|``; for dense targets the
+        class of most pixels; for values an empty string.
+    classes : list of str
+        The names of the outputs.
+    probabilities : numpy.ndarray, shape (inputs, classes), float64
+        The probability of each class. The shape is (inputs, 0) for values and dense targets.
+    skipped : list of Unreadable
+        The inputs that could not be read, each with its ``position``, ``name`` and ``reason``.
+    task : Task, optional
+        What the head learned.
+    values : numpy.ndarray, shape (inputs, …)
+        The predictions in the form of the targets: class numbers, rows of 0 and 1, values, or masks.
     """
 
     names: list[str]
@@ -40,10 +54,16 @@ class Predictions:
     values: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0))
 
     def to_csv(self) -> str:
-        """Return CSV text: name, label, probability of the label, and one column a class.
+        """Return the predictions as CSV text.
 
-        Of several labels there is no single probability; of values there is neither label nor probability, and of dense
-        targets the columns hold each class's share of the pixels.
+        The columns are the name, the label, the probability of the label, and one column per class. Several labels have
+        no single probability, and values have neither label nor probability. For dense targets the columns of the
+        classes hold each class's share of the pixels.
+
+        Returns
+        -------
+        str
+            The CSV text, with a header line.
         """
         kind = "single_label" if self.task is None else self.task.kind
         out = io.StringIO()
@@ -60,10 +80,16 @@ class Predictions:
         return out.getvalue()
 
     def to_json(self) -> str:
-        """Return JSON text: a list of inputs with name, label and probabilities by class name.
+        """Return the predictions as JSON text.
 
-        Several labels are a list of names; values stand by name under ``values``, the shares of the pixels of dense
-        targets under ``shares``.
+        The text is a list of inputs with name, label and probabilities by class name. Several labels are a list of
+        names under ``labels``. Values are under ``values`` by name, and the pixel shares of dense targets under
+        ``shares``.
+
+        Returns
+        -------
+        str
+            The JSON text.
         """
         kind = "single_label" if self.task is None else self.task.kind
         key = {"regression": "values", "dense": "shares"}.get(kind, "probabilities")
@@ -103,12 +129,57 @@ def predict(
     on_error: str = "raise",
     progress: ProgressCallback = silent,
 ) -> Predictions:
-    """Return what the whole network says of every input.
+    """Run a whole trained network on new inputs.
 
-    ``inputs`` is a map-style dataset, a sequence or any iterable; its items are inputs, or (input, target) pairs whose
-    target is not looked at; where it names ``classes``, they must be the head's. ``transform`` is applied to each input.
-    Names are those of the dataset (``names``), else ``item 0``, … Raises :class:`UnreadableSampleError` for an input that
-    cannot be read, unless ``on_error`` is ``"skip"``, and :class:`DataError` for data of other classes.
+    Parameters
+    ----------
+    head : TrainedHead
+        The trained head.
+    inputs : Any
+        A map-style dataset, a sequence or any iterable. Its items are inputs, or (input, target) pairs whose target is
+        ignored. If it has ``classes``, they must be those of the head. Names are those of the dataset (``names``), else
+        ``item 0``, ``item 1`` and so on.
+    transform : callable, optional
+        Applied to each input.
+    batch_size : int, default 64
+        The number of inputs that run at once.
+    device : str, optional
+        The device to run on. By default the best one there is.
+    on_error : str, default "raise"
+        What to do with an input that cannot be read: ``"raise"`` or ``"skip"``.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` after each batch.
+
+    Returns
+    -------
+    Predictions
+        The predictions for every input that could be read.
+
+    Raises
+    ------
+    UnreadableSampleError
+        If an input cannot be read, unless ``on_error`` is ``"skip"``.
+    NonFiniteError
+        If the network's output for an input is NaN or infinite.
+    DataError
+        If the data has other classes than the head, or there are no inputs.
+    UsageError
+        If ``on_error`` or ``batch_size`` is not valid.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> head = featcache.train_head(cut, features, epochs=1)
+    >>> found = featcache.predict(head, [torch.randn(8), torch.randn(8)])
+    >>> found.names
+    ['item 0', 'item 1']
+    >>> found.probabilities.shape
+    (2, 3)
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}.")

@@ -38,7 +38,7 @@ def save_head(
 ) -> Path:
     """Write a head's files to a new folder beside ``folder``, which takes its place when it is whole.
 
-    Raises :class:`HeadError` where the folder holds something other than a head, or cannot be written.
+    Raises ``HeadError`` where the folder holds something other than a head, or cannot be written.
     """
     _refuse_foreign(folder)
     files: dict[str, bytes] = {}
@@ -66,7 +66,7 @@ def save_head(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise :class:`HeadError` where saving would delete what is not a head."""
+    """Raise ``HeadError`` where saving would delete what is not a head."""
     if folder.is_dir() and not (folder / DESCRIPTION).is_file() and any(folder.iterdir()):
         raise HeadError(
             f"{folder} exists and holds no head: a head would replace all that is in it. Choose another folder."

@@ -42,7 +42,7 @@ def parse_schedule(text: str, *, freezing: bool = False) -> tuple[Stage, ...]:
     """Return the stages of ``"layer4:3,layer3:5"``: cuts with the epochs for which what lies behind them is trained.
 
     ``head`` stands for the new last layer alone, trained from the deepest cut of the schedule: the first stage of a
-    schedule that unfreezes, the last one of a schedule that freezes. Raises :class:`UsageError` for anything else.
+    schedule that unfreezes, the last one of a schedule that freezes. Raises ``UsageError`` for anything else.
     """
     named: list[tuple[str, int]] = []
     for part in text.split(","):
@@ -68,7 +68,7 @@ def parse_schedule(text: str, *, freezing: bool = False) -> tuple[Stage, ...]:
 
 
 def schedule_options(given: Mapping[str, Any]) -> TrainOptions:
-    """Return the options of all stages; raises :class:`UsageError` for those that a schedule decides, or unknown ones."""
+    """Return the options of all stages; raises ``UsageError`` for those that a schedule decides, or unknown ones."""
     known = [each.name for each in fields(TrainOptions) if each.name not in FIXED]
     for name in given:
         if name not in known:
@@ -88,7 +88,7 @@ def run_stages(
 ) -> TrainedHead:
     """Return the head of the last stage, its history that of all stages.
 
-    ``prepared`` gives split and features of a stage, given the head of the stage before. Stage k is :func:`train_head`
+    ``prepared`` gives split and features of a stage, given the head of the stage before. Stage k is ``train_head``
     with the seed ``options.seed + k`` and a fresh optimizer, from the weights that stage k - 1 ended with; rows to validate
     by are the same in all of them.
     """

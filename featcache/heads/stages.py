@@ -30,16 +30,68 @@ def train_unfreezing(
     progress: ProgressCallback = silent,
     **options: Any,
 ) -> TrainedHead:
-    """Return a head trained top down, in stages: ``"layer4:3,layer3:5"`` trains what lies behind layer4 for 3 epochs, then
-    what lies behind layer3 for 5.
+    """Train a head top down, in stages that unfreeze more and more layers.
 
-    ``split`` is a split of the network at any cut, ``features`` holds the features by cut: those of the network as it
-    came, since what lies up to a cut has not changed when its stage begins. ``"head:5,layer4:3"`` trains the new last
-    layer alone first (LP-FT: Kumar et al., 2022). ``options`` are those of :func:`train_head`, the same in every stage.
+    ``"layer4:3,layer3:5"`` trains what lies behind layer4 for 3 epochs, then what lies behind layer3 for 5.
+    ``"head:5,layer4:3"`` trains the new last layer alone first.
 
-    Stage k equals the usual loop over the whole network as :func:`train_head` says, with the seed ``seed + k``, a fresh
-    optimizer and learning-rate schedule, from the weights of the stage before (its best ones, where rows are validated by).
-    The head that is returned belongs behind the earliest cut. Raises as :func:`train_head` does.
+    Parameters
+    ----------
+    split : Split
+        A split of the network at any cut.
+    features : mapping of str to Features
+        The features by cut, for every cut in the schedule. They are those of the network as it came, because what lies
+        up to a cut has not changed when its stage begins.
+    schedule : str
+        ``"CUT:EPOCHS,CUT:EPOCHS,…"``, the deepest cut first. ``head:EPOCHS`` may come first and trains the new last
+        layer alone.
+    device : str, optional
+        The device to train on. By default the best one there is.
+    sample_weights : sequence of float or numpy.ndarray, shape (rows,), optional
+        One loss weight per row of the features.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` after each epoch.
+    **options : Any
+        The options of ``featcache.train_head``, the same in every stage, except ``head``, ``epochs``, ``trainable``,
+        ``parameters`` and ``pool``.
+
+    Returns
+    -------
+    TrainedHead
+        The head behind the earliest cut of the schedule. Its history is that of all stages.
+
+    Raises
+    ------
+    UsageError
+        If the schedule is malformed, its cuts are not in order, features are missing for a cut, or an option is
+        unknown.
+    HeadError
+        If the features of two cuts come from different samples, or as in ``featcache.train_head``.
+    DataError
+        If the targets do not fit the task.
+    StaleError
+        If the features belong to another network.
+
+    Notes
+    -----
+    Stage k equals the usual loop over the whole network as ``featcache.train_head`` describes it, with the seed ``seed
+    + k`` and a fresh optimizer and learning-rate schedule. It starts from the weights of the stage before, the best
+    ones if rows are validated by. Training the new last layer first is LP-FT (Kumar et al., 2022).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> from torch.nn import Linear, ReLU
+    >>> network = torch.nn.Sequential(Linear(8, 4), ReLU(), Linear(4, 4), ReLU(), Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(network, samples, "features", cut=["1", "3"])
+    >>> head = featcache.train_unfreezing(cut, features, "3:1,1:2")
+    >>> [epoch.stage for epoch in head.history]
+    ['3', '1', '1']
+    >>> head.split.cut
+    '1'
     """
     from .schedule import parse_schedule, run_stages, schedule_options
 
@@ -74,14 +126,71 @@ def train_freezing(
     progress: ProgressCallback = silent,
     **options: Any,
 ) -> TrainedHead:
-    """Return a head trained bottom up, in stages: ``"layer2:3,layer3:5"`` trains what lies behind layer2 for 3 epochs, then
-    freezes all up to layer3 as it is trained by then, and trains the rest for 5.
+    """Train a head bottom up, in stages that freeze more and more layers.
 
-    ``features`` are those of ``split``, at the first cut. Before each further stage, the features of the trained prefix are
-    extracted from ``dataset`` into ``store``: a recipe of their own, since the weights are others. ``extraction`` holds
-    options of :func:`extract` such as ``transform`` and ``batch_size``. A last stage ``head:5`` trains the new last layer
-    alone. For the rest see :func:`train_unfreezing`. The head that is returned belongs behind the first cut, so that it
-    holds all that was trained.
+    ``"layer2:3,layer3:5"`` trains what lies behind layer2 for 3 epochs, then freezes everything up to layer3 as it is
+    trained by then, and trains the rest for 5.
+
+    Before each further stage, the features of the trained prefix are extracted from ``dataset`` into ``store``. They
+    have a recipe of their own, because the weights differ.
+
+    Parameters
+    ----------
+    split : Split
+        The network, cut at the first cut of the schedule.
+    features : Features
+        The features at that cut.
+    schedule : str
+        ``"CUT:EPOCHS,CUT:EPOCHS,…"``, the shallowest cut first. ``head:EPOCHS`` may come last and trains the new last
+        layer alone.
+    dataset : Any
+        The dataset of the features, as for ``featcache.extract``.
+    store : FeatureStore or str
+        The store for the features of the further stages.
+    device : str, optional
+        The device to train and extract on. By default the best one there is.
+    extraction : mapping of str to Any, optional
+        Options of ``featcache.extract`` such as ``transform`` and ``batch_size``. By default ``dtype`` is that of
+        ``features``, and ``device`` and ``progress`` are those given here.
+    sample_weights : sequence of float or numpy.ndarray, shape (rows,), optional
+        One loss weight per row of the features.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` after each epoch.
+    **options : Any
+        The options of ``featcache.train_head``, the same in every stage, except ``head``, ``epochs``, ``trainable``,
+        ``parameters`` and ``pool``.
+
+    Returns
+    -------
+    TrainedHead
+        The head behind the first cut, so that it holds everything that was trained. Its history is that of all stages.
+
+    Raises
+    ------
+    UsageError
+        If the schedule is malformed, its cuts are not in order, it does not begin at the cut of the split, or an option
+        is unknown.
+    HeadError
+        If the dataset no longer holds the samples of the features, or as in ``featcache.train_head``.
+    DataError
+        If the targets do not fit the task, or as in ``featcache.extract``.
+    StaleError
+        If the features belong to another network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> from torch.nn import Linear, ReLU
+    >>> network = torch.nn.Sequential(Linear(8, 4), ReLU(), Linear(4, 4), ReLU(), Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> head = featcache.train_freezing(cut, features, "1:1,3:2", samples, "features")
+    >>> [epoch.stage for epoch in head.history]
+    ['1', '3', '3']
+    >>> head.split.cut
+    '1'
     """
     from ..extraction import extract
     from .schedule import behind, parse_schedule, run_stages, schedule_options
@@ -116,7 +225,7 @@ def _at(split: Split, cut: str) -> Split:
 
 
 def _check_order(schedule: str, stages: Any, frozen: list[set[str]], *, deeper_first: bool) -> None:
-    """Raise :class:`UsageError` unless each stage freezes less than the one before, or more when freezing."""
+    """Raise ``UsageError`` unless each stage freezes less than the one before, or more when freezing."""
     for number in range(1, len(stages)):
         before, after = frozen[number - 1], frozen[number]
         if stages[number].cut == stages[number - 1].cut:

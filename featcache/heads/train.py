@@ -60,32 +60,117 @@ def train_head(
     ignore_index: int = IGNORE_INDEX,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
-    """Return a head trained from cached features; the caller's model is copied, never changed.
+    """Train a head on cached features.
 
-    What is learned follows from the targets: a whole number is a class, a row of 0 and 1 several labels, a float or a row
-    of floats values, a (height, width) map of whole numbers dense targets, of which ``ignore_index`` does not count.
-    ``task`` (``single_label``, ``multi_label``, ``regression``, ``dense``) overrides that. ``metric`` is the name of a
-    scikit-learn scorer, by which the best epoch is chosen instead of by the validation loss. ``sample_weights`` are one
-    number a row of ``features``, by which its loss is multiplied; ``class_weights`` one a class, or ``"balanced"``.
+    The caller's model is copied and never changed. The best weights by validation loss are kept, or the last ones if no
+    rows are validated by.
 
-    ``head`` is ``"suffix"`` (all that lies behind the cut, with its last layer made anew for the data's classes),
-    ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` with ``parameters``. ``trainable`` names the
-    modules behind the cut that are trained (default: all); the others stay as they are, in evaluation mode.
-    ``learning_rate`` is 1e-2 by default where one linear layer alone is trained, else 1e-3. ``fold`` runs what training
-    never changes once, and not in every epoch. ``pool`` says how the heads on pooled features make vectors, see
-    :class:`featcache.heads.linear.Pool`. ``validation`` is the share of the training rows that is kept to judge by, where
-    the dataset has no validation split (``val``, ``valid`` or ``validation``); with ``patience``, training stops after so
-    many epochs without a better validation loss; the best weights are kept.
+    Parameters
+    ----------
+    split : Split
+        The network, cut where the features were taken.
+    features : Features
+        The cached features of the samples, with their targets.
+    head : str, default "suffix"
+        What is trained: ``"suffix"`` (everything behind the cut, with a new last layer for the data's classes),
+        ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` (a scikit-learn estimator on pooled
+        features, with ``parameters``).
+    epochs : int, default 20
+        The number of epochs.
+    batch_size : int, default 64
+        The rows per training step.
+    optimizer : str, default "adamw"
+        ``"adamw"``, ``"adam"`` or ``"sgd"`` (with momentum 0.9).
+    learning_rate : float, optional
+        The peak learning rate. By default 1e-2 where one linear layer alone is trained, else 1e-3.
+    weight_decay : float, default 0.01
+        The weight decay of the optimizer.
+    lr_schedule : str, default "cosine"
+        ``"cosine"`` or ``"constant"``. The schedule steps after every batch.
+    warmup_epochs : float, default 0.0
+        The epochs of linear warm-up before the schedule, at most ``epochs``.
+    label_smoothing : float, default 0.0
+        The label smoothing of the loss, from 0 up to 1. It applies to class targets only.
+    class_weights : str or sequence of float, optional
+        One loss weight per class, or ``"balanced"``.
+    validation : float, default 0.2
+        The share of the training rows that is kept to validate by. It applies where the dataset has no validation split
+        (``val``, ``valid`` or ``validation``). 0 keeps none.
+    patience : int, optional
+        Stop after this many epochs without a better validation loss, or without a better ``metric`` if one is given.
+    seed : int, default 0
+        The seed of the new layer, of the kept rows, of the order of rows and of torch's generators.
+    device : str, optional
+        The device to train on, such as ``"cpu"`` or ``"cuda"``. By default the best one there is.
+    trainable : sequence of str, optional
+        The names of the modules behind the cut to train. The others stay as they are, in evaluation mode. By default
+        all are trained.
+    fold : bool, default True
+        Run the layers that training never changes once, and not in every epoch.
+    pool : str, default "auto"
+        How the heads on pooled features make vectors: ``"auto"``, ``"channels_first"``, ``"channels_last"``,
+        ``"first"`` or ``"flatten"``. See ``featcache.codecs.pooling.Pool``.
+    parameters : mapping of str to Any, optional
+        The parameters of a scikit-learn estimator.
+    task : str, optional
+        ``"single_label"``, ``"multi_label"``, ``"regression"`` or ``"dense"``. By default it follows from the targets:
+        a whole number is a class, a row of 0 and 1 several labels, a float or a row of floats values, a (height, width)
+        map of whole numbers dense targets.
+    metric : str, optional
+        The name of a scikit-learn scorer. It chooses the best epoch instead of the validation loss.
+    sample_weights : sequence of float or numpy.ndarray, shape (rows,), optional
+        One number for each row of ``features``, by which the row's loss is multiplied.
+    ignore_index : int, default 255
+        The value of pixels in dense targets that do not count.
+    progress : callable, optional
+        Called with a ``ProgressEvent`` after each epoch.
 
-    From a float32 cache this equals the usual loop over the whole network, bit for bit on one CPU thread, if that loop
-    does the same in the same order: start from ``featcache.heads.new_network(split, classes, seed).model``; put what lies
-    at or before the cut into evaluation mode without gradients, and the rest into training mode (again at the start of
-    each epoch); call ``torch.manual_seed(seed)`` once before the first step and draw from torch's generator in the module
-    alone; take the rows of ``train_rows.loader(batch_size, seed=seed).order(epoch)``, the last short batch included; step
-    the schedule after every batch. Rows that were computed in batches of another size can differ in their last bits.
+    Returns
+    -------
+    TrainedHead
+        The trained head with its network, history and metrics.
 
-    Raises :class:`HeadError`, :class:`DataError` or :class:`UsageError`, and :class:`StaleError` for features of another
-    network.
+    Raises
+    ------
+    UsageError
+        If an option is out of range or does not fit the head or the task.
+    HeadError
+        If there are too few rows, the loss diverges, or the head cannot be trained on these features.
+    DataError
+        If the targets do not fit the task.
+    StaleError
+        If the features belong to another network.
+
+    Notes
+    -----
+    From a float32 cache, training equals the usual loop over the whole network, bit for bit on one CPU thread, if that
+    loop does the same in the same order:
+
+    1. Start from ``featcache.heads.new_network(split, classes, seed).model``.
+    2. Put everything at or before the cut into evaluation mode without gradients, and the rest into training mode,
+       again at the start of each epoch.
+    3. Call ``torch.manual_seed(seed)`` once before the first step, and draw from torch's generator in the module alone.
+    4. Take the rows of ``train_rows.loader(batch_size, seed=seed).order(epoch)``, including the last short batch.
+    5. Step the schedule after every batch.
+
+    Rows that were computed in batches of another size can differ in their last bits.
+
+    The optimizer is AdamW of Loshchilov and Hutter (2019), and the cosine schedule is that of Loshchilov and Hutter
+    (2017).
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 10))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> head = featcache.train_head(cut, features, epochs=2, device="cpu")
+    >>> head.classes
+    ['0', '1', '2']
+    >>> head.model(torch.zeros(5, 8)).shape
+    torch.Size([5, 3])
     """
     options = TrainOptions(
         head=head, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
@@ -108,7 +193,7 @@ def fit_head(
     sample_weights: Any = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
-    """Return the head that :func:`train_head` gives for these options.
+    """Return the head that ``train_head`` gives for these options.
 
     ``start`` is the state of the whole network that a suffix is trained on from; ``division_seed`` keeps the rows that
     are validated by apart from ``options.seed``. Both are what stages of a schedule need.
@@ -162,7 +247,7 @@ def scored(heads: Sequence[TrainedHead], rows: Division, outputs: Callable[[Feat
 
 
 def check_origin(split: Split, features: Features) -> None:
-    """Raise :class:`UsageError`, :class:`HeadError` or :class:`StaleError` where the features are not those of the split."""
+    """Raise ``UsageError``, ``HeadError`` or ``StaleError`` where the features are not those of the split."""
     if split.cut != features.recipe.cut:
         raise UsageError(f"the features are those at {features.recipe.cut!r}, but the split is cut at {split.cut!r}.")
     if len(features) == 0:
@@ -186,7 +271,7 @@ def pool_of(features: Features, head: str, pool: str) -> str:
 
 
 def _refuse_unmasked(split: Split, features: Features) -> None:
-    """Raise :class:`HeadError` where what lies behind the cut could take padding for content."""
+    """Raise ``HeadError`` where what lies behind the cut could take padding for content."""
     cut = features.recipe.cut
     for spec in features.frontier:
         computed = spec.ragged and spec.name not in split.side_inputs and spec.name != cut

@@ -28,10 +28,30 @@ PACKAGES = ("featcache", "torch", "torchvision", "scikit-learn", "skops", "numpy
 
 @dataclass
 class TrainedHead:
-    """A trained head; :attr:`model` is the whole network, a copy in evaluation mode on the device that it was trained on.
+    """A trained head: its network, what it learned and how good it is.
 
-    ``metrics`` are on the dataset's test split, or on the validation rows where it has none; None if there are neither.
-    ``recipe`` is that of the features, ``dataset`` and ``snapshot`` name the rows.
+    Attributes
+    ----------
+    built : BuiltHead
+        The modules of the head.
+    task : Task
+        What the head learned.
+    options : TrainOptions
+        How the head was trained.
+    recipe : Recipe
+        The recipe of the features.
+    dataset : str
+        The name of the dataset.
+    snapshot : str
+        The digest of the dataset's snapshot, which says which rows there were.
+    history : list of EpochRecord
+        One record per epoch. Empty for scikit-learn estimators.
+    metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+        The metrics on the dataset's test split, or on the validation rows if it has none. None if there are neither.
+    validation_metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+        The metrics on the validation rows. None if there are none.
+    elapsed_s : float
+        The seconds that training took.
     """
 
     built: BuiltHead = field(repr=False)
@@ -47,71 +67,183 @@ class TrainedHead:
 
     @property
     def classes(self) -> list[str]:
-        """Return the names of the outputs: of classes or labels, or of values."""
+        """The names of the outputs: of classes or labels, or of values."""
         return list(self.task.classes)
 
     @property
     def head(self) -> str:
-        """Return the kind of the head: ``suffix``, ``linear`` or ``sklearn:NAME``."""
+        """The kind of the head: ``suffix``, ``linear`` or ``sklearn:NAME``."""
         return self.options.head
 
     @property
     def model(self) -> nn.Module:
-        """Return the whole network: the backbone's input in, class scores (batch, classes) out."""
+        """The whole network, in evaluation mode: the backbone's input in, class scores (batch, classes) out.
+
+        It is a copy of the caller's model, on the device that it was trained on.
+        """
         return self.built.model
 
     @property
     def split(self) -> Split:
-        """Return the cut through the head's copy of the backbone, where the features were taken."""
+        """The cut through the head's copy of the backbone, where the features were taken."""
         return self.built.split
 
     @property
     def layers(self) -> nn.Module:
-        """Return the module from what crosses the cut to class scores (batch, classes)."""
+        """The module from what crosses the cut to class scores (batch, classes)."""
         return self.built.layers
 
     @property
     def estimator(self) -> Any:
-        """Return the fitted scikit-learn classifier, None for other heads and for a linear one that was loaded."""
+        """The fitted scikit-learn estimator, or None for other heads and for a linear estimator that was loaded."""
         return self.built.estimator
 
     def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
-        """Return the probabilities (rows, classes) of cached features, float64: they add up to 1, but those of labels.
+        """Return the probabilities of each class for cached features.
 
-        Raises :class:`StaleError` for features of another network, :class:`HeadError` where they are not finite,
-        :class:`UsageError` for values and dense targets, of which :meth:`predict_values` gives what there is.
+        Parameters
+        ----------
+        features : Features
+            Features at the head's cut, from the same network.
+        device : str, optional
+            The device to run on. By default the best one there is.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, classes), float64
+            The probabilities. They add up to 1 in each row, except for several labels.
+
+        Raises
+        ------
+        StaleError
+            If the features belong to another network.
+        HeadError
+            If the scores are not finite.
+        UsageError
+            If the task is a regression or has dense targets. Use ``predict_values`` for these.
         """
         return self.task.probabilities(self.outputs(features, device))
 
     def predict_values(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
-        """Return predictions as the targets are written: class numbers, rows of 0 and 1, values, or masks."""
+        """Return predictions for cached features, in the form of the targets.
+
+        Parameters
+        ----------
+        features : Features
+            Features at the head's cut, from the same network.
+        device : str, optional
+            The device to run on. By default the best one there is.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, …)
+            Class numbers, rows of 0 and 1, values, or masks.
+
+        Raises
+        ------
+        StaleError
+            If the features belong to another network.
+        HeadError
+            If the scores are not finite.
+        """
         return self.task.decoded(self.outputs(features, device))
 
     def outputs(self, features: Features, device: str | None = None) -> torch.Tensor:
-        """Return the network's output of cached features, on the CPU; of dense ones only the likeliest classes.
+        """Return the network's output for cached features.
 
-        Raises :class:`StaleError` for features of another network, :class:`HeadError` where it is not finite.
+        Parameters
+        ----------
+        features : Features
+            Features at the head's cut, from the same network.
+        device : str, optional
+            The device to run on. By default the best one there is.
+
+        Returns
+        -------
+        torch.Tensor, shape (rows, …)
+            The output, on the CPU. For dense targets only the likeliest class of each pixel.
+
+        Raises
+        ------
+        StaleError
+            If the features belong to another network.
+        HeadError
+            If the output is not finite.
         """
         check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
         return outputs_of(self.built, self.task, features, pick_device(device))
 
     def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
-        """Return the metrics on cached features; raises :class:`DataError` where their targets or classes are others."""
+        """Return the metrics of the head on cached features.
+
+        Parameters
+        ----------
+        features : Features
+            Features at the head's cut, from the same network, with their targets.
+        split_name : str, default "given"
+            The name of these rows in the metrics.
+        device : str, optional
+            The device to run on. By default the best one there is.
+
+        Returns
+        -------
+        Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics
+            The metrics, of the class that belongs to the task.
+
+        Raises
+        ------
+        DataError
+            If the targets or classes do not fit the head.
+        StaleError
+            If the features belong to another network.
+        HeadError
+            If the output is not finite.
+        """
         self.task.check_classes(features.classes, features.dataset)
         self.task.check(features.targets, features.dataset)
         return measure(split_name, self.task, features.targets, self.outputs(features, device))
 
     def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:
-        """Write the head to a folder, in one step, and return the folder; ``origin`` records how to rebuild the backbone.
+        """Write the head to a folder, in one step.
 
-        Raises :class:`HeadError` where the folder holds something other than a head.
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            The folder. It replaces a head that is already there.
+        origin : mapping of str to Any, optional
+            How to rebuild the backbone. It is recorded with the head.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder.
+
+        Raises
+        ------
+        HeadError
+            If the folder holds something other than a head, or cannot be written.
+        StorePermissionError
+            If permission is denied.
+        MissingDependencyError
+            If the head needs skops and it is not installed.
         """
         return save_head(
             Path(folder), self.built, self.describe(origin or {}), history=self.history, plots=self._plots()
         )
 
     def describe(self, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what ``head.json`` says of the head: values of JSON, numpy and Python."""
+        """Return the content of ``head.json``.
+
+        Parameters
+        ----------
+        origin : mapping of str to Any
+            How to rebuild the backbone.
+
+        Returns
+        -------
+        dict of str to Any
+            Values of JSON, numpy and Python.
+        """
         return {
             "format": 1 if self.task.kind == "single_label" else HEAD_FORMAT,
             "head": self.head,
@@ -147,7 +279,7 @@ class TrainedHead:
 
 
 def outputs_of(built: BuiltHead, task: Task, features: Features, device: torch.device) -> torch.Tensor:
-    """Return what the task keeps of a head's output, for features at its cut; raises :class:`HeadError` if not finite."""
+    """Return what the task keeps of a head's output, for features at its cut; raises ``HeadError`` if not finite."""
     if not len(features):
         return torch.zeros((0, task.outputs))
     with on_device(built.layers, device):
@@ -157,7 +289,7 @@ def outputs_of(built: BuiltHead, task: Task, features: Features, device: torch.d
 
 
 def check_finite(outputs: torch.Tensor, features: Features) -> None:
-    """Raise :class:`HeadError` where a head's output of some features is not finite."""
+    """Raise ``HeadError`` where a head's output of some features is not finite."""
     finite = torch.isfinite(outputs).flatten(1).all(dim=1)
     if not finite.all():
         bad = features.names[int(torch.nonzero(~finite)[0])]
@@ -165,7 +297,7 @@ def check_finite(outputs: torch.Tensor, features: Features) -> None:
 
 
 def check_same_prefix(features: Features, cut: str, structure: str, weights: Mapping[str, str]) -> None:
-    """Raise :class:`StaleError` where the features are those of another cut or network."""
+    """Raise ``StaleError`` where the features are those of another cut or network."""
     recipe = features.recipe
     if cut != recipe.cut:
         raise StaleError(f"the features are those at {recipe.cut!r}, but the head belongs behind {cut!r}.")

@@ -98,7 +98,7 @@ def name_of(value: Any) -> str:
 def function_code(function: types.FunctionType, where: str) -> tuple[str, dict[str, Any]]:
     """Return the digest of a function's syntax tree, and the values that it refers to by name.
 
-    Raises :class:`FingerprintError` where its source cannot be had, is ambiguous, or changed since it was loaded.
+    Raises ``FingerprintError`` where its source cannot be had, is ambiguous, or changed since it was loaded.
     """
     node = function_node(function, where)
     used = _closed_over(function) if is_library(function) else _used(function, node)

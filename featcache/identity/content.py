@@ -45,7 +45,7 @@ def tensor_digest(tensor: Any) -> str:
     """Return the SHA-256 digest over dtype, shape and values of a tensor or array, wherever it lies.
 
     Quantised tensors are digested with their scales and zero points, sparse ones with their indices, masked arrays with
-    their masks. Raises :class:`FingerprintError` for a tensor that holds no values, such as one on the meta device.
+    their masks. Raises ``FingerprintError`` for a tensor that holds no values, such as one on the meta device.
     """
     if isinstance(tensor, np.ndarray):
         return _array_digest(tensor)
@@ -103,7 +103,7 @@ def content_id(item: Any) -> bytes:
     """Return the 16-byte id of a sample's content.
 
     Takes bytes, text, numbers, arrays, tensors, PIL images, and tuples, lists and dicts of these. Raises
-    :class:`FingerprintError` for anything else.
+    ``FingerprintError`` for anything else.
     """
     hashed = hashlib.sha256()
     _hash_content(item, hashed.update)

@@ -19,7 +19,17 @@ RECIPE_VERSION = 1
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which two recipes differ, with both values (None where one has no such field)."""
+    """One field in which two recipes differ.
+
+    Attributes
+    ----------
+    field : str
+        The name of the field. Nested fields have dotted names.
+    old : Any
+        The value in the one recipe. None if it has no such field.
+    new : Any
+        The value in the other recipe. None if it has no such field.
+    """
 
     field: str
     old: Any
@@ -28,13 +38,35 @@ class Difference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the rows of a set are computed from; equal recipes have equal fingerprints, and only they have.
+    """What the rows of a feature set are computed from, the sample aside.
 
-    ``structure`` digests the torch calls up to the cut, ``weights`` the parameters and buffers that they consume,
-    ``transform`` and ``decoding`` say how a sample's bytes become the backbone's input, ``dtype`` is the stored
-    precision and ``numerics`` the way of computing. Only sets that have them name ``pool``, which made vectors of the
-    features before they were stored, ``views``, the random augmentation and its seed, and ``derived_from``, the rounded
-    set that the values were computed from.
+    Two recipes are equal if, and only if, their fingerprints are. Only sets that have them name ``pool``, ``views`` and
+    ``derived_from``.
+
+    Attributes
+    ----------
+    cut : str
+        The module behind which the network is cut.
+    structure : str
+        The digest of the torch calls up to the cut.
+    weights : mapping of str to str
+        The digests of the parameters and buffers that these calls consume, by name.
+    frontier : tuple of TensorSpec
+        The tensors of a row.
+    transform : Any
+        How an item of the dataset becomes the backbone's input, as JSON-able values. None if there is no transform.
+    decoding : Any
+        How a sample's bytes become the item, as JSON-able values.
+    dtype : str, default "float32"
+        The stored precision.
+    numerics : str, default "exact"
+        The way of computing.
+    pool : str, optional
+        The pooling that made vectors of the features before they were stored.
+    views : Any, optional
+        The random augmentation and its seed, as JSON-able values.
+    derived_from : Any, optional
+        The rounded set that the values were computed from, as JSON-able values.
     """
 
     cut: str
@@ -50,7 +82,13 @@ class Recipe:
     derived_from: Any = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON-able values."""
+        """Return the recipe as JSON-able values.
+
+        Returns
+        -------
+        dict of str to Any
+            The fields, with the version of the recipe.
+        """
         special = {"pool": self.pool, "views": self.views, "derived_from": self.derived_from}
         return {
             **{name: value for name, value in special.items() if value is not None},
@@ -67,7 +105,23 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that :meth:`to_dict` wrote; raises :class:`CorruptError` for anything else."""
+        """Return the recipe that ``to_dict`` wrote.
+
+        Parameters
+        ----------
+        value : mapping of str to Any
+            The result of ``to_dict``.
+
+        Returns
+        -------
+        Recipe
+            The recipe.
+
+        Raises
+        ------
+        CorruptError
+            If ``value`` is anything else, or has another version.
+        """
         try:
             if value["recipe_version"] != RECIPE_VERSION:
                 raise CorruptError(
@@ -93,12 +147,34 @@ class Recipe:
             raise CorruptError(f"a recipe is damaged: {error!r}. Run `featcache verify`.") from error
 
     def to_json(self) -> str:
-        """Return the recipe as readable JSON text."""
+        """Return the recipe as readable JSON text.
+
+        Returns
+        -------
+        str
+            The JSON text.
+        """
         return json.dumps(self.to_dict(), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Recipe:
-        """Return the recipe that :meth:`to_json` wrote."""
+        """Return the recipe that ``to_json`` wrote.
+
+        Parameters
+        ----------
+        text : str or bytes
+            The result of ``to_json``.
+
+        Returns
+        -------
+        Recipe
+            The recipe.
+
+        Raises
+        ------
+        CorruptError
+            If ``text`` is anything else, or has another version.
+        """
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -107,11 +183,22 @@ class Recipe:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the name of the set: 32 hexadecimal characters."""
+        """The name of the set: 32 hexadecimal characters."""
         return digest_json(self.to_dict())[:32]
 
     def differences(self, new: Recipe) -> list[Difference]:
-        """Return the fields in which ``new`` differs from this one, nested ones by dotted name."""
+        """Return the fields in which another recipe differs from this one.
+
+        Parameters
+        ----------
+        new : Recipe
+            The other recipe.
+
+        Returns
+        -------
+        list of Difference
+            The fields. Nested ones have dotted names.
+        """
         return list(_differences("", self.to_dict(), new.to_dict()))
 
 

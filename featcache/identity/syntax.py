@@ -21,7 +21,7 @@ WITH_DOCSTRING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Modul
 
 
 def function_node(function: types.FunctionType, where: str) -> ast.AST:
-    """Return the syntax tree of a function; raises :class:`FingerprintError` where it cannot be had, or is ambiguous."""
+    """Return the syntax tree of a function; raises ``FingerprintError`` where it cannot be had, or is ambiguous."""
     code = function.__code__
     found = [node for node in ast.walk(module_tree(code.co_filename, where)) if _begins_at(node, code)]
     if len(found) != 1:

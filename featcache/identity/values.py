@@ -48,7 +48,7 @@ def identity(value: Any) -> Any:
     Functions and classes of installed packages are named; those of user code are identified by their syntax tree
     (comments, formatting and docstrings do not count), their defaults, what they close over and the globals that they
     use. Objects are identified by class and state; what a thing declares as ``featcache_identity`` stands for all of it.
-    Raises :class:`FingerprintError` for what has no such identity.
+    Raises ``FingerprintError`` for what has no such identity.
     """
     try:
         return _Walk().of(value, "it")

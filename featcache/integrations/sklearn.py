@@ -27,13 +27,57 @@ Array = np.ndarray[Any, Any]
 
 
 class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Turns samples into what crosses a cut of a frozen network: one float32 vector a sample, computed once and cached.
+    """A scikit-learn transformer from samples to what crosses a cut of a frozen network, computed once and cached.
 
-    ``backbone`` is a network or a specification such as ``"bundled:resnet-mini"``, ``cut`` a module of it, ``store`` a
-    folder. ``X`` is an array or a sequence of samples: what ``preprocess`` takes; without one, images (PIL, or arrays of
-    bytes) for a specified backbone, whose own transform is used, and tensors or arrays for a network. Rows are known by
-    the content of their sample, so the folds of a cross-validation and the heads of a grid search share them, in any order
-    and in later processes too. The network is never changed, and clones share it.
+    It gives one float32 vector per sample. Rows are known by the content of their sample, so the folds of a
+    cross-validation and the heads of a grid search share them, in any order and in later processes too. The network is
+    never changed, and clones share it.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module or str, default "bundled:resnet-mini"
+        A network, or a specification as for ``featcache.load_backbone``.
+    cut : str, default "layer4"
+        The module of the network to cut behind.
+    store : str, default "features"
+        The folder of the store.
+    preprocess : callable, optional
+        The transform from a sample to the network's input. Without one, samples are images (PIL, or arrays of bytes)
+        for a backbone by specification, whose own transform is used, and tensors or arrays for a network.
+    pool : str, default "auto"
+        How features become vectors, as for ``featcache.extract``.
+    batch_size : int, default 64
+        The samples per forward pass.
+    device : str, optional
+        The device to run on. By default the best one there is.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+
+    Attributes
+    ----------
+    split_ : Split
+        The network, cut. Available after ``fit``.
+    width_ : int
+        The length of the vectors. Available after ``fit``.
+    report_ : ExtractReport
+        What the last ``transform`` computed.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> import torch
+    >>> import featcache
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> X = numpy.random.default_rng(0).normal(size=(30, 8)).astype("float32")
+    >>> y = numpy.arange(30) % 3
+    >>> frozen = featcache.FrozenFeatures(network, cut="1", store="features")
+    >>> frozen.fit_transform(X).shape
+    (30, 4)
+    >>> model = make_pipeline(frozen, LogisticRegression()).fit(X, y)
+    >>> model.predict(X).shape
+    (30,)
     """
 
     def __init__(
@@ -58,7 +102,29 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.dtype = dtype
 
     def fit(self, X: Any, y: Any = None) -> FrozenFeatures:  # noqa: N803
-        """Return the transformer, with the network split at the cut; nothing is learned from the samples."""
+        """Split the network at the cut; nothing is learned from the samples.
+
+        Parameters
+        ----------
+        X : array or sequence of samples
+            The samples. A few of them serve as example inputs.
+        y : Any, optional
+            Ignored.
+
+        Returns
+        -------
+        FrozenFeatures
+            The transformer itself.
+
+        Raises
+        ------
+        DataError
+            If the samples cannot be used.
+        SplitError
+            If caching at the cut is unsound.
+        UnknownNameError
+            If the backbone or the cut is unknown.
+        """
         model, self.preprocess_, self.images_ = self.backbone, self.preprocess, False
         if isinstance(model, str):
             loaded = load_backbone(model)
@@ -71,7 +137,27 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self
 
     def transform(self, X: Any) -> Array:  # noqa: N803
-        """Return the features (samples, width), computing only those of samples that the store has not seen."""
+        """Return the features of samples, computing only those that the store has not seen.
+
+        Parameters
+        ----------
+        X : array or sequence of samples
+            The samples.
+
+        Returns
+        -------
+        numpy.ndarray, shape (samples, width), float32
+            One vector per sample.
+
+        Raises
+        ------
+        DataError
+            If the samples cannot be used.
+        StoreError
+            If the store cannot be used.
+        sklearn.exceptions.NotFittedError
+            If ``fit`` has not been called.
+        """
         check_is_fitted(self, "split_")
         if not len(X):
             return np.zeros((0, self.width_), dtype=np.float32)
@@ -84,7 +170,18 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         return vectors
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Return a name for each column: the cut and a number."""
+        """Return a name for each column: the cut and a number.
+
+        Parameters
+        ----------
+        input_features : Any, optional
+            Ignored.
+
+        Returns
+        -------
+        numpy.ndarray, shape (width,), object
+            The names.
+        """
         check_is_fitted(self, "split_")
         return np.array([f"{self.cut}_{number}" for number in range(self.width_)], dtype=object)
 

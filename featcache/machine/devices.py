@@ -31,7 +31,7 @@ Batch = TypeVar("Batch")
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Return the device called ``name``, or the best there is; raises :class:`UsageError` if it is not here."""
+    """Return the device called ``name``, or the best there is; raises ``UsageError`` if it is not here."""
     if name in (None, "", "auto"):
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -106,7 +106,7 @@ def _tensors(batch: object) -> Iterator[torch.Tensor]:
 
 
 class HostCopy:
-    """Tensors on their way to host memory: the copy starts at once, :meth:`result` waits for it."""
+    """Tensors on their way to host memory: the copy starts at once, ``result`` waits for it."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self._event: torch.cuda.Event | None = None
@@ -129,7 +129,7 @@ class HostCopy:
 
 
 class DeviceClock:
-    """Measures what a device computes between its making and :meth:`stop`; on a GPU by events, which do not wait."""
+    """Measures what a device computes between its making and ``stop``; on a GPU by events, which do not wait."""
 
     def __init__(self, device: torch.device) -> None:
         self._started_s = time.perf_counter()
@@ -214,7 +214,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Return the memory of a device that is free for use now; on the host, see :func:`available_memory_bytes`."""
+    """Return the memory of a device that is free for use now; on the host, see ``available_memory_bytes``."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":

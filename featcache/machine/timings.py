@@ -19,7 +19,17 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Bound:
-    """What took the largest share of the time, from 0 to 1, and what to do about it."""
+    """What took the largest share of an extraction's time, and what to do about it.
+
+    Attributes
+    ----------
+    part : str
+        What took it, in words.
+    share : float
+        Its share of the time, from 0 to 1.
+    advice : str
+        What to do about it.
+    """
 
     part: str
     share: float
@@ -28,11 +38,22 @@ class Bound:
 
 @dataclass
 class Timings:
-    """Seconds by what they were spent on, summed over all workers.
+    """What the seconds of an extraction were spent on, summed over all workers.
 
-    ``decode_s`` is the reading and transforming of samples, wherever it was done; the network waited ``wait_s`` for it.
-    ``write_s`` is the writing of shards, of which ``write_wait_s`` was not hidden behind the rest. ``forward_s`` is the
-    network's computation, ``transfer_s`` the copying of its results from the device.
+    Attributes
+    ----------
+    decode_s : float
+        Reading and transforming samples, wherever it was done.
+    wait_s : float
+        The network waiting for samples.
+    forward_s : float
+        The network's computation.
+    transfer_s : float
+        Copying the network's results from the device.
+    write_s : float
+        Writing shards.
+    write_wait_s : float
+        The part of ``write_s`` that was not hidden behind the rest.
     """
 
     decode_s: float = 0.0
@@ -43,12 +64,24 @@ class Timings:
     write_wait_s: float = 0.0
 
     def add(self, other: Timings) -> None:
-        """Count the seconds of another part in."""
+        """Add the seconds of another part.
+
+        Parameters
+        ----------
+        other : Timings
+            The seconds to add.
+        """
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def bound(self) -> Bound | None:
-        """Return what limited the extraction, None where nothing was done."""
+        """Return what limited the extraction.
+
+        Returns
+        -------
+        Bound or None
+            The largest part of the time. None if nothing was done.
+        """
         parts = {name: float(getattr(self, name)) for name in ADVICE}
         total = sum(parts.values())
         if not total:

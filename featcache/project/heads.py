@@ -21,8 +21,8 @@ __all__ = ["find_head", "load_saved_head"]
 def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
     """Return a saved head, the transform of its inputs, and the project that rebuilds its backbone.
 
-    ``head`` is a name in the store or a folder; None is the head that was trained last. Raises :class:`DataNotFoundError`
-    where there is none, :class:`HeadError` where the backbone is not the one that it was trained on.
+    ``head`` is a name in the store or a folder; None is the head that was trained last. Raises ``DataNotFoundError``
+    where there is none, ``HeadError`` where the backbone is not the one that it was trained on.
     """
     from ..heads import load_head, read_head
 
@@ -47,7 +47,7 @@ def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Pro
 
 
 def _refuse_code_of_store(store: str, folder: Path, named: str) -> None:
-    """Raise :class:`HeadError` where a head would have Python code run that lies in the store, or beside the head."""
+    """Raise ``HeadError`` where a head would have Python code run that lies in the store, or beside the head."""
     path = Path(named.partition(":")[0])
     if path.suffix != ".py":
         return

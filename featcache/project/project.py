@@ -55,7 +55,35 @@ LAST_CUT = "cache/last_cut.json"
 
 
 class Project:
-    """The things that settings name, each loaded when it is first needed."""
+    """The things that settings name, each loaded when it is first needed.
+
+    Parameters
+    ----------
+    settings : Settings
+        The settings.
+
+    Attributes
+    ----------
+    settings : Settings
+        The settings.
+    notes : list of str
+        Remarks, such as that the data is not at hand.
+
+    Raises
+    ------
+    UnknownNameError
+        If the stored precision is unknown.
+
+    Examples
+    --------
+    >>> import featcache
+    >>> settings = featcache.Settings("bundled:resnet-mini", "sklearn:digits", store="features")
+    >>> project = featcache.Project(settings)
+    >>> [cut.name for cut in project.cuts()][-3:]
+    ['layer4', 'avgpool', 'fc']
+    >>> project.status("layer4").state
+    'missing'
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -65,35 +93,35 @@ class Project:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """Return the store."""
+        """The store."""
         return FeatureStore(self.settings.store)
 
     @cached_property
     def backbone(self) -> Backbone:
-        """Return the loaded backbone."""
+        """The loaded backbone."""
         return load_backbone(self.settings.backbone, self.settings.weights)
 
     @cached_property
     def dataset(self) -> Any:
-        """Return the dataset that the data specification names."""
+        """The dataset that the data specification names."""
         return open_dataset(self.settings.data)
 
     @cached_property
     def raw_samples(self) -> Samples:
-        """Return the dataset's samples before any transform, which needs no backbone."""
+        """The dataset's samples before any transform. They need no backbone."""
         return Samples(self.dataset)
 
     @cached_property
     def samples(self) -> Samples:
-        """Return the dataset's samples with the transform that leads to the backbone's input."""
+        """The dataset's samples with the transform that leads to the backbone's input."""
         transform = load_transform(self.settings.transform, self.settings.image_size, self.backbone)
         return self.raw_samples.transformed(transform)
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """Return what the dataset holds now; unchanged files are not read.
+        """What the dataset holds now. Unchanged files are not read.
 
-        Where the data is not at hand, this is what the last extract saw, and a note says so.
+        If the data is not at hand, this is what the last extract saw, and a note says so.
         """
         try:
             samples = self.raw_samples
@@ -108,7 +136,27 @@ class Project:
         return remembered_snapshot(samples, self.store)
 
     def split(self, cut: str) -> Split:
-        """Return the backbone split at a cut, recorded on a few samples, or on inputs that the store keeps of them."""
+        """Return the backbone split at a cut.
+
+        It is recorded on a few samples, or on inputs of them that the store keeps.
+
+        Parameters
+        ----------
+        cut : str
+            The module to cut behind.
+
+        Returns
+        -------
+        Split
+            The split.
+
+        Raises
+        ------
+        UnknownCutError
+            If the backbone has no such module.
+        SplitError
+            If caching at the cut is unsound.
+        """
         if cut not in self._splits:
             from ..splitting import split
 
@@ -117,14 +165,45 @@ class Project:
         return self._splits[cut]
 
     def cuts(self) -> list[Cut]:
-        """Return the candidate cuts of the backbone, in the order in which they are computed."""
+        """List the candidate cuts of the backbone, in the order in which it computes them.
+
+        Returns
+        -------
+        list of Cut
+            The candidates.
+
+        Raises
+        ------
+        SplitError
+            If the backbone cannot be recorded.
+        """
         from ..splitting import cuts
 
         example = example_of(self.samples)
         return cuts(self.backbone.model, example.inputs, example.other_length)
 
     def recipe(self, cut: str) -> Recipe:
-        """Return the recipe of the present configuration at a cut, from memory where nothing changed."""
+        """Return the recipe of the present configuration at a cut, from memory if nothing changed.
+
+        Parameters
+        ----------
+        cut : str
+            The module to cut behind.
+
+        Returns
+        -------
+        Recipe
+            The recipe.
+
+        Raises
+        ------
+        UnknownCutError
+            If the backbone has no such module.
+        SplitError
+            If caching at the cut is unsound.
+        StaleError
+            If the settings derive from a rounded set and there is none.
+        """
         known = self._known_recipe(cut)
         if known is None:
             made = make_recipe(self.split(cut), self.samples, self.settings)
@@ -156,7 +235,20 @@ class Project:
         return views_recipe(self.recipe(cut), samples), self.settings.views
 
     def extract(self, cut: str, **options: Any) -> ExtractReport:
-        """Return the report of computing what is missing at one cut; options as for :meth:`extract_cuts`."""
+        """Compute what is missing at one cut.
+
+        Parameters
+        ----------
+        cut : str
+            The module to cut behind.
+        **options : Any
+            The options of ``extract_cuts``.
+
+        Returns
+        -------
+        ExtractReport
+            What was done.
+        """
         return self.extract_cuts([cut], **options)[0]
 
     def extract_cuts(
@@ -169,7 +261,41 @@ class Project:
         task: str | None = None,
         progress: ProgressCallback = silent,
     ) -> list[ExtractReport]:
-        """Return a report for each cut, what is missing computed in one pass; where nothing is, torch is not even loaded."""
+        """Compute what is missing at several cuts, in one pass.
+
+        If nothing is missing, torch is not even loaded.
+
+        Parameters
+        ----------
+        cuts : sequence of str
+            The modules to cut behind.
+        workers : int, optional
+            The number of decoding processes, as for ``featcache.extract``.
+        on_error : str, default "raise"
+            What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
+        engine : str, default "local"
+            Who computes, as for ``featcache.extract``.
+        task : str, optional
+            A part of the work, as for ``featcache.extract``.
+        progress : callable, optional
+            Called with a ``ProgressEvent`` as the work proceeds.
+
+        Returns
+        -------
+        list of ExtractReport
+            One report per cut.
+
+        Raises
+        ------
+        DataError
+            If the dataset cannot be used, or a sample cannot be read.
+        SplitError
+            If caching at a cut is unsound.
+        StoreError
+            If the store cannot be used, or has no room.
+        UsageError
+            If an option or a setting is not valid.
+        """
         started_s = time.perf_counter()
         # What only a computation would notice to be wrong is refused where there is nothing to compute, too.
         load_engine(engine)
@@ -214,7 +340,20 @@ class Project:
         return done
 
     def missing_tasks(self, cuts: Sequence[str], *, on_error: str = "raise") -> list[MissingTask]:
-        """Return the tasks that are not done, to be run by ``featcache extract --task``."""
+        """List the tasks that are not done, to be run by ``featcache extract --task``.
+
+        Parameters
+        ----------
+        cuts : sequence of str
+            The modules to cut behind.
+        on_error : str, default "raise"
+            What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
+
+        Returns
+        -------
+        list of MissingTask
+            The tasks. Empty if everything is there.
+        """
         remembered_snapshot(self.raw_samples, self.store, skip_unreadable=on_error == "skip")
         if all(self._report_if_complete(cut, on_error) for cut in cuts):
             return []
@@ -242,7 +381,25 @@ class Project:
         )
 
     def recompute(self, cuts: Sequence[str], rows: int) -> list[Recomputed]:
-        """Return for each cut how some cached rows compare with a fresh forward pass."""
+        """Compare some cached rows with a fresh forward pass.
+
+        Parameters
+        ----------
+        cuts : sequence of str
+            The modules to cut behind.
+        rows : int
+            The number of rows to compare per set.
+
+        Returns
+        -------
+        list of Recomputed
+            One entry per cut, and another one per cut for its random views, if there are any.
+
+        Raises
+        ------
+        StaleError
+            If a set has no rows of these samples.
+        """
         options = {
             "batch_size": self.settings.batch_size,
             "device": self.settings.device,
@@ -251,9 +408,18 @@ class Project:
         return [each for cut in cuts for each in self.store.recompute(self.split(cut), self.samples, rows, **options)]
 
     def referenced(self, cuts: Sequence[str]) -> list[Recipe]:
-        """Return the recipes that the configuration refers to at the given cuts, or at all that the store holds.
+        """Return the recipes that the configuration refers to.
 
-        A stored cut that the backbone does not have is another backbone's, and not referred to.
+        Parameters
+        ----------
+        cuts : sequence of str
+            The cuts. If empty, all cuts that the store holds. A stored cut that the backbone does not have belongs to
+            another backbone and is left out.
+
+        Returns
+        -------
+        list of Recipe
+            The recipes, with those of the random views.
         """
         found = []
         for cut in cuts or sorted({recipe.cut for recipe in self.store.recipes()}):
@@ -265,7 +431,13 @@ class Project:
         return found
 
     def last_cut(self) -> str | None:
-        """Return the cut that was extracted last into the store, None where none was."""
+        """Return the cut that was extracted last into the store.
+
+        Returns
+        -------
+        str or None
+            The cut. None if there is none.
+        """
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             return str(json.loads(self.store.storage.read_bytes(LAST_CUT))["cut"])
         cuts = {info.cut for info in self.store.sets()}
@@ -276,15 +448,53 @@ class Project:
             self.store.storage.write_bytes(LAST_CUT, json.dumps({"cut": cut}).encode())
 
     def status(self, cut: str) -> SetStatus:
-        """Return how the set of a cut stands against the present configuration."""
+        """Return how the set of a cut stands against the present configuration.
+
+        Parameters
+        ----------
+        cut : str
+            The cut.
+
+        Returns
+        -------
+        SetStatus
+            How the set stands.
+        """
         return set_status(self.store, self.recipe(cut), self.snapshot, *self._augmented(cut))
 
     def explain(self, cut: str) -> Explanation:
-        """Return in words why the set of a cut is fresh or not."""
+        """Return in words why the set of a cut is fresh or not.
+
+        Parameters
+        ----------
+        cut : str
+            The cut.
+
+        Returns
+        -------
+        Explanation
+            The status with its reasons.
+        """
         return explain(self.store, self.recipe(cut), self.snapshot)
 
     def features(self, cut: str) -> Features:
-        """Return the cached features of all samples; raises :class:`StaleError` unless every row is there."""
+        """Return the cached features of all samples.
+
+        Parameters
+        ----------
+        cut : str
+            The cut.
+
+        Returns
+        -------
+        Features
+            The features.
+
+        Raises
+        ------
+        StaleError
+            If a row is missing.
+        """
         from ..features import Features
 
         status = self.status(cut)
@@ -300,7 +510,27 @@ class Project:
         return Features.join(self.store.set(self.recipe(cut)), self.snapshot, None, of_views, views)
 
     def save_head(self, trained: TrainedHead, name: str) -> Path:
-        """Write a trained head to the store under a name, and return its folder (a copy where the store is remote)."""
+        """Write a trained head to the store.
+
+        Parameters
+        ----------
+        trained : TrainedHead
+            The head.
+        name : str
+            The name of the head in the store.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder of the head, or of a copy if the store is remote.
+
+        Raises
+        ------
+        UsageError
+            If ``name`` cannot name a folder.
+        HeadError
+            If the folder holds something other than a head, or cannot be written.
+        """
         path, storage = f"heads/{check_name(name, 'head')}", self.store.storage
         if isinstance(storage, LocalStorage):
             return trained.save(storage.fetch(path), asdict(self.settings))

@@ -22,7 +22,47 @@ CONFIG_NAME = "featcache.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Stored):
-    """What features are asked for: which backbone, data and store, and how samples are prepared and stored."""
+    """What features are asked for: which backbone, data and store, and how samples are prepared and stored.
+
+    These are the names in ``featcache.toml``.
+
+    Attributes
+    ----------
+    backbone : str
+        The specification of the backbone, as for ``featcache.load_backbone``.
+    data : str
+        The specification of the dataset, as for ``featcache.open_dataset``.
+    store : str, default "features"
+        The path or URL of the store.
+    weights : str, optional
+        The weights of the backbone, as for ``featcache.load_backbone``.
+    image_size : int, optional
+        The image size of the backbone's transform, in pixels. By default the usual one.
+    transform : str, optional
+        ``"default"`` (the backbone's own transform), ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    batch_size : int, default 64
+        The samples per forward pass.
+    device : str, optional
+        The device to run on. By default the best one there is.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+    codec : str, optional
+        The compression, as for ``featcache.extract``.
+    numerics : str, default "exact"
+        The way of computing, as for ``featcache.extract``.
+    pool : str, optional
+        The pooling, as for ``featcache.extract``.
+    views : int, default 1
+        The number of random views, as for ``featcache.extract``.
+    augment : str, optional
+        The random augmentation, as for ``featcache.extract``.
+    view_seed : int, default 0
+        The seed of the random views.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set, as for ``featcache.extract``.
+    store_budget : str or int, optional
+        The size that the store may grow to, as for ``featcache.extract``.
+    """
 
     backbone: str
     data: str
@@ -39,7 +79,7 @@ class Settings(Stored):
 def read_config(path: str | Path | None = None) -> dict[str, Any]:
     """Return the content of a configuration file; of featcache.toml in the working folder if none is named.
 
-    Raises :class:`ConfigError` for a file that was named and does not exist, or is not TOML.
+    Raises ``ConfigError`` for a file that was named and does not exist, or is not TOML.
     """
     chosen = Path(path) if path is not None else Path(CONFIG_NAME)
     try:

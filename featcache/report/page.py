@@ -23,7 +23,7 @@ def html_report(project: Project, trained: TrainedHead | None = None) -> str:
 
     It holds what is at hand: data and class balance; the answers of plan, probe and sweep that the store keeps; learning
     curves, confusion matrix and worst mistakes with thumbnails; a plane of the features; provenance. It needs no network and
-    runs no script. Raises :class:`MissingDependencyError` where the ``report`` extra is not installed.
+    runs no script. Raises ``MissingDependencyError`` where the ``report`` extra is not installed.
     """
     try:
         import jinja2

@@ -78,7 +78,7 @@ class TextColumn(_Column):
 
     @classmethod
     def packed(cls, content: Array, ends: Array) -> TextColumn:
-        """Return the column with this ``content`` and ``ends``; raises :class:`ValueError` where they do not fit together."""
+        """Return the column with this ``content`` and ``ends``; raises ``ValueError`` where they do not fit together."""
         last = ends[-1] if len(ends) else 0
         # Ends that fall could ask for the same text again and again, beyond any memory.
         if last != len(content) or (len(ends) and (ends[0] < 0 or (ends[1:] < ends[:-1]).any())):
@@ -103,7 +103,7 @@ class CodedColumn(_Column):
     """Texts of which few differ: a number for each, of its place among the sorted texts that occur."""
 
     def __init__(self, codes: Array, table: Sequence[str]) -> None:
-        """Take numbers and what they stand for; raises :class:`IndexError` for one without text, ``TypeError`` for no text."""
+        """Take numbers and what they stand for; raises ``IndexError`` for one without text, ``TypeError`` for no text."""
         used = np.flatnonzero(np.bincount(codes)) if len(codes) else np.empty(0, np.int64)
         texts = {int(code): table[code] for code in used.tolist()}
         if not all(isinstance(text, str) for text in texts.values()):

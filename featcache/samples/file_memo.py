@@ -26,7 +26,7 @@ State = tuple[int, int, int, int]
 
 
 class FileMemo:
-    """Known file ids; :meth:`ids` reads only files that are new or changed. ``hashed`` counts those since it was last set to 0.
+    """Known file ids; ``ids`` reads only files that are new or changed. ``hashed`` counts those since it was last set to 0.
 
     The change time (ctime) is remembered too: unlike size and modification time, no program can set it back.
     """
@@ -39,7 +39,7 @@ class FileMemo:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> FileMemo:
-        """Return the memo that :meth:`to_bytes` wrote; an empty one if it is damaged."""
+        """Return the memo that ``to_bytes`` wrote; an empty one if it is damaged."""
         memo = cls()
         try:
             body, checksum = content[:-32], content[-32:]

@@ -20,7 +20,7 @@ TRIES = 5
 
 
 def refuse_random(samples: Samples) -> None:
-    """Check on a few samples that item and transform give the same result twice; raises :class:`DataError` if not."""
+    """Check on a few samples that item and transform give the same result twice; raises ``DataError`` if not."""
     if not len(samples.dataset):
         raise DataError(f"the dataset {samples.name!r} is empty: it needs at least one sample.")
     for position in samples.spread():

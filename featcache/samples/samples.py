@@ -76,7 +76,7 @@ class Samples:
         return other
 
     def augmented(self, augment: Callable[[Any], Any] | None, seed: int = 0) -> Samples:
-        """Return the same samples with random views; they share the snapshot, as in :meth:`transformed`."""
+        """Return the same samples with random views; they share the snapshot, as in ``transformed``."""
         other = copy.copy(self)
         other.augment, other.view_seed = augment, seed
         return other
@@ -126,7 +126,7 @@ class Samples:
         return value if self.transform is None else apply(self.transform, value)
 
     def batch(self, inputs: list[Any]) -> Any:
-        """Return inputs stacked into a batch; see :func:`stack_inputs`."""
+        """Return inputs stacked into a batch; see ``stack_inputs``."""
         return stack_inputs(inputs, self.transform)
 
     @property
@@ -185,7 +185,7 @@ class Samples:
     ) -> Snapshot:
         """Return what the dataset holds now; taken once.
 
-        Raises :class:`DataError` for an empty dataset, and for an item that cannot be read unless it is to be skipped.
+        Raises ``DataError`` for an empty dataset, and for an item that cannot be read unless it is to be skipped.
         """
         taken = self._taken
         if taken.snapshot is None:

@@ -67,7 +67,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Return the snapshot in a file; raises :class:`CorruptError` if it is not whole, or not what its name says."""
+    """Return the snapshot in a file; raises ``CorruptError`` if it is not whole, or not what its name says."""
     with open_file(path) as file:
         attributes = read_attributes(file)
         if attributes.get("format") != SNAPSHOT_FORMAT:

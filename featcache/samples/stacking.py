@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = None) -> Any:
     """Return inputs stacked into a batch: a tuple of positional or a dict of keyword inputs.
 
-    A transform that offers ``collate(inputs)`` does it itself. Raises :class:`DataError` where they do not fit.
+    A transform that offers ``collate(inputs)`` does it itself. Raises ``DataError`` where they do not fit.
     """
     from torch.utils.data import default_collate
 
@@ -93,7 +93,7 @@ class TargetStack:
             self._stack()
 
     def stacked(self) -> Array:
-        """Return all targets; raises :class:`DataError` where they have different shapes, or are no numbers."""
+        """Return all targets; raises ``DataError`` where they have different shapes, or are no numbers."""
         self._stack()
         joined = _alike(np.concatenate, self._parts)
         if joined.dtype.kind not in "biuf":

@@ -40,7 +40,7 @@ def load_transform(spec: str | None, image_size: int | None, backbone: Backbone)
 
 
 def apply(transform: Callable[[Any], Any], value: Any) -> Any:
-    """Return what a transform makes of an item; raises :class:`DataError` for a text or sound that it does not take."""
+    """Return what a transform makes of an item; raises ``DataError`` for a text or sound that it does not take."""
     if not isinstance(value, (str, tuple)):
         return transform(value)
     problem: Exception | None = None

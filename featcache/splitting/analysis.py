@@ -81,7 +81,7 @@ class CutAnalysis:
 
 
 def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
-    """Return what crosses the cut; raises :class:`SplitError` where caching there would be unsound."""
+    """Return what crosses the cut; raises ``SplitError`` where caching there would be unsound."""
     run, other = runs.run, runs.larger
     cut_call = _last_call(run, cut)
     end = run.modules[cut_call].end

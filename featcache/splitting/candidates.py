@@ -22,9 +22,22 @@ __all__ = ["Cut", "cuts"]
 
 @dataclass(frozen=True)
 class Cut:
-    """A candidate: what crosses the cut, its bytes a sample, and the shares of FLOPs and parameters that lie before it.
+    """A candidate cut of a network, with what it costs.
 
-    ``refused`` says why the network cannot be cut there, None if it can.
+    Attributes
+    ----------
+    name : str
+        The name of the module.
+    frontier : tuple of TensorSpec
+        The tensors that cross the cut. Empty if the cut is refused.
+    size_bytes : int
+        The bytes of the frontier per sample, or per step if samples vary in length.
+    flops_share : float
+        The share of the network's FLOPs that lies before the cut, from 0 to 1.
+    parameters_share : float
+        The share of the network's parameters that lies before the cut, from 0 to 1.
+    refused : str, optional
+        Why the network cannot be cut there. None if it can.
     """
 
     name: str
@@ -36,11 +49,46 @@ class Cut:
 
 
 def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> list[Cut]:
-    """Return the candidate cuts of a network in the order in which it computes them.
+    """List the candidate cuts of a network, in the order in which it computes them.
 
     Candidates are the blocks: modules that are called once, have parameters or children, and are not buried inside a
-    single block, one for each place. FLOPs are counted by torch's flop counter (multiply and add as two).
-    ``other_length`` is as for :func:`split`.
+    single block. Each place in the network has one candidate.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network. It is not changed.
+    example_inputs : tuple or mapping of str
+        Example inputs with the batch as first dimension, as for ``featcache.split``.
+    other_length : tuple or mapping of str, optional
+        Example inputs at another length, as for ``featcache.split``.
+
+    Returns
+    -------
+    list of Cut
+        The candidates. ``Cut.refused`` says why the network cannot be cut at one of them.
+
+    Raises
+    ------
+    SplitError
+        If the model cannot run on the example, or gives different outputs for equal inputs.
+    UsageError
+        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes.
+
+    Notes
+    -----
+    FLOPs are counted by torch's flop counter, which counts a multiply and an add as two.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> for cut in featcache.cuts(network, (torch.zeros(2, 8),)):
+    ...     print(cut.name, cut.size_bytes, round(cut.flops_share, 2))
+    0 16 0.73
+    1 16 0.73
+    2 12 1.0
     """
     given = examples(example_inputs, other_length)
     runs = recorded(model, given)

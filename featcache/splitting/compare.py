@@ -20,7 +20,7 @@ def compare(
     """Return the largest difference between two outputs, relative to the scale of the first.
 
     Values that are not finite in ``expected`` prove nothing and are left out; they must be as little finite in
-    ``found``. A scale below ``floor`` counts as that. Raises :class:`SplitError` above the tolerance, or where no value
+    ``found``. A scale below ``floor`` counts as that. Raises ``SplitError`` above the tolerance, or where no value
     is finite, if ``refuse``.
     """
     left, right = tensors_in(expected), tensors_in(found)

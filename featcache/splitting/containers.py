@@ -34,7 +34,7 @@ def held(graph: fx.Graph, value: Any) -> Any:
     """Return a value whose leaves are nodes and constants in a form that a node's arguments may hold.
 
     Plain containers stay; named tuples, ordered dictionaries and the output classes of transformers become a node that
-    makes one of the same class. Raises :class:`NotFlatError` for any other.
+    makes one of the same class. Raises ``NotFlatError`` for any other.
     """
     kind = type(value)
     if isinstance(value, torch.Size) or kind is tuple:

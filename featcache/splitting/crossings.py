@@ -35,7 +35,7 @@ def refs_in(tree: Any) -> list[int]:
 
 
 def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool, names: set[str]) -> Crossing:
-    """Return what an object is that crosses the cut; raises :class:`SplitError` where it cannot be laid out as rows."""
+    """Return what an object is that crosses the cut; raises ``SplitError`` where it cannot be laid out as rows."""
     run, other = runs.run, runs.larger
     tensor, origin = run.objects[number], run.origins[number]
     source = _source(run, number, cut_call)

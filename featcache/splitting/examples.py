@@ -34,7 +34,7 @@ class Examples:
 
 
 def examples(example_inputs: Any, other_length: Any = None) -> Examples:
-    """Return the variants of an example input that a recording needs; raises :class:`UsageError` if it has no batch."""
+    """Return the variants of an example input that a recording needs; raises ``UsageError`` if it has no batch."""
     made = _examples(example_inputs)
     if other_length is None:
         return made

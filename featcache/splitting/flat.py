@@ -59,7 +59,7 @@ def build_flat(
 
 
 def flat_graph(analysis: CutAnalysis, until: CutAnalysis | None = None) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
-    """Return the graph behind a cut and the constants that it uses; raises :class:`NotFlatError` where there is none.
+    """Return the graph behind a cut and the constants that it uses; raises ``NotFlatError`` where there is none.
 
     With ``until``, a deeper cut of the same recording, it is the section between the two, whose outputs are what
     crosses the deeper one, by name.

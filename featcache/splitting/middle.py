@@ -19,7 +19,7 @@ Frontier = dict[str, torch.Tensor]
 def middle(shallow: Split, deep: Split) -> Callable[[Frontier], Frontier] | None:
     """Return the function from the frontier of one cut to that of a deeper one, None where there is no exact one.
 
-    ``shallow`` is ``deep`` itself or comes from its :meth:`Split.shallower`. The function runs in evaluation mode without
+    ``shallow`` is ``deep`` itself or comes from its ``Split.shallower``. The function runs in evaluation mode without
     gradients. It is given back only if it equals the prefix bit for bit on the example, at two batch sizes.
     """
     if shallow.cut == deep.cut:

@@ -41,7 +41,7 @@ def _quiet() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators that :func:`quiet` guards.
+    """Seed the generators that ``quiet`` guards.
 
     Not ``torch.manual_seed``: that would also seed CUDA devices that are initialised only later.
     """

@@ -47,7 +47,7 @@ class Growth:
 def growth(sizes: tuple[int, int, int], batches: tuple[int, int]) -> Growth:
     """Return how a size grows: its values at the recorded batch, at another one, and at the recorded one and another length.
 
-    Raises :class:`SplitError` where it follows no such rule.
+    Raises ``SplitError`` where it follows no such rule.
     """
     mine, at_batch, at_length = sizes
     batch, other = batches

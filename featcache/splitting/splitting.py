@@ -36,11 +36,54 @@ GRADIENT_FLOOR = 1e-4
 
 
 class Split:
-    """A network cut behind one module: :attr:`prefix` up to and including it, :attr:`suffix` behind it.
+    """A network cut behind one module, with a ``prefix`` up to and including it and a ``suffix`` behind it.
 
-    ``frontier`` describes the tensors that cross the cut. ``structure`` is the digest of the computation before it,
-    ``weights`` the digests of the parameters and buffers that this computation uses, as they are now. ``flat`` says
-    whether the suffix is an ordinary graph, or replays the model's own code.
+    ``featcache.split`` makes it; you rarely call the class yourself. A split can be deep-copied and pickled. Unpickling
+    records the network again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The whole network. The split refers to it and does not copy it.
+    analysis : CutAnalysis
+        What the recording says about the cut.
+    structure : str
+        The digest of the computation before the cut.
+    graph : tuple of (torch.fx.Graph, dict of str to torch.Tensor), or None
+        The suffix as a graph with its constants. None if the suffix replays the model's own code.
+    example_inputs : tuple or mapping of str
+        The inputs on which the network was recorded.
+    other_length : tuple or mapping of str, optional
+        The same at another length, where samples vary in length.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        The whole network.
+    cut : str
+        The name of the module behind which the network is cut.
+    frontier : tuple of TensorSpec
+        The tensors that cross the cut.
+    structure : str
+        The digest of the computation before the cut.
+    suffix : torch.nn.Module
+        The part behind the cut. Called with what ``prefix`` returns, it gives the output of the network.
+    example_inputs : tuple or mapping of str
+        The inputs on which the network was recorded.
+    other_length : tuple or mapping of str, or None
+        The same at another length.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> cut
+    Split(Sequential at '1': 1 [4]; flat suffix)
+    >>> inputs = torch.randn(5, 8)
+    >>> torch.equal(cut.suffix(cut.prefix(inputs)), network(inputs))
+    True
     """
 
     def __init__(
@@ -64,31 +107,60 @@ class Split:
 
     @property
     def flat(self) -> bool:
-        """Return whether the suffix is an ordinary torch.fx graph."""
+        """Whether the suffix is an ordinary torch.fx graph. Otherwise it replays the model's own code."""
         return self._graph is not None
 
     @property
     def side_inputs(self) -> tuple[str, ...]:
-        """Return the names of those tensors of the frontier that are inputs of the model as they are, such as masks."""
+        """The names of the frontier tensors that are inputs of the model as they are, such as masks."""
         return tuple(crossing.spec.name for crossing in self._analysis.crossings if crossing.carried)
 
     @property
     def weights(self) -> dict[str, str]:
-        """Return the digests of every parameter and buffer that is used up to the cut, as they are now, by name."""
+        """The digests of every parameter and buffer used up to the cut, as they are now, by name."""
         return weight_digests(self.model, self._analysis.state_before)
 
     def prefix(self, *args: Any, **kwargs: Any) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Return what crosses the cut: a tensor, or a dict of tensors by name where several cross it.
+        """Return what crosses the cut.
 
-        Runs in evaluation mode without gradients, on a skeleton: the model's own modes and hooks are not touched.
+        The prefix runs in evaluation mode without gradients, on a skeleton of the model: the model's own modes and
+        hooks are not touched.
+
+        Parameters
+        ----------
+        *args : Any
+            The positional inputs, as the model takes them, with the batch as first dimension.
+        **kwargs : Any
+            The keyword inputs, as the model takes them.
+
+        Returns
+        -------
+        torch.Tensor or dict of str to torch.Tensor
+            The tensor that crosses the cut, or a dict of tensors by name if several cross it. The batch is the first
+            dimension.
         """
         found = run_prefix(skeleton(self.model), self._analysis, args, kwargs)
         return found if len(found) > 1 else next(iter(found.values()))
 
     def check(self, *args: Any, **kwargs: Any) -> float:
-        """Return the largest difference of suffix(prefix(x)) from the whole model, relative to the output's scale.
+        """Return how far ``suffix(prefix(x))`` is from the whole model, relative to the output's scale.
 
-        0.0 is bit for bit. Raises :class:`SplitError` where it is above 1e-5, or where the output is not finite.
+        Parameters
+        ----------
+        *args : Any
+            The positional inputs, as the model takes them, with the batch as first dimension.
+        **kwargs : Any
+            The keyword inputs, as the model takes them.
+
+        Returns
+        -------
+        float
+            The largest difference, relative to the scale of the output. 0.0 means equal bit for bit.
+
+        Raises
+        ------
+        SplitError
+            If the difference is above 1e-5, or the output is not finite.
         """
         running = skeleton(self.model, own_buffers=True)
         with torch.no_grad(), quiet():
@@ -97,9 +169,24 @@ class Split:
         return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
 
     def shallower(self, cut: str) -> Split:
-        """Return the network cut behind a module that was reached before, from the same recording.
+        """Return the network cut behind a module that runs earlier, from the same recording.
 
-        Nothing is run: its suffix is not proven. Raises :class:`SplitError` where that cut is no earlier one.
+        Nothing is run, so the suffix of the result is not proven.
+
+        Parameters
+        ----------
+        cut : str
+            The name of the module to cut behind.
+
+        Returns
+        -------
+        Split
+            The split at the shallower cut.
+
+        Raises
+        ------
+        SplitError
+            If the module does not run before this split's cut.
         """
         analysis = analyse(self.model, cut, self._analysis.runs)
         if not analysis.ends_before(self._analysis):
@@ -107,12 +194,29 @@ class Split:
         return Split(self.model, analysis, structure_digest(analysis), None, self.example_inputs, self.other_length)
 
     def examples(self) -> list[Inputs]:
-        """Return the example inputs at two batch sizes, and at two lengths where samples vary in it."""
+        """Return the example inputs at two batch sizes, and at two lengths if samples vary in length.
+
+        Returns
+        -------
+        list of tuple or dict
+            Each entry is a tuple of positional inputs or a dict of keyword inputs.
+        """
         given = examples(self.example_inputs, self.other_length)
         return [kwargs or args for args, kwargs in given.trials()]
 
     def rebind(self, model: nn.Module) -> Split:
-        """Return the same split of another instance of the network, whose last layer may have other outputs."""
+        """Return the same split of another instance of the network.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The other instance. Its last layer may have another number of outputs.
+
+        Returns
+        -------
+        Split
+            The split of ``model``.
+        """
         return Split(model, self._analysis, self.structure, self._graph, self.example_inputs, self.other_length)
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
@@ -136,13 +240,49 @@ class Split:
 
 
 def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split:
-    """Return ``model`` cut behind the module named ``cut``.
+    """Cut a network behind a module.
 
-    ``example_inputs`` is a tuple of positional or a dict of keyword inputs, as the model takes them, with the batch as
-    first dimension; it is run a few times in evaluation mode. Where samples vary in length (texts, sounds), the example is
-    a padded batch with its mask, and ``other_length`` another one, padded to another length: sizes that differ between
-    them vary, and are None in ``frontier``. Raises :class:`UnknownCutError` for a name that is no
-    module, :class:`SplitError` where caching at that cut would be unsound or does not reproduce the model.
+    The network is recorded on the example inputs, and the result is proven: ``suffix(prefix(x))`` equals the whole
+    network in evaluation mode and for a training step, or the cut is refused.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network to cut. It is not changed.
+    cut : str
+        The name of the module to cut behind, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
+    example_inputs : tuple or mapping of str
+        Positional inputs (a tuple) or keyword inputs (a dict), as the model takes them, with the batch as first
+        dimension. The network runs on them a few times in evaluation mode. If samples vary in length (texts, sounds),
+        give a padded batch with its mask.
+    other_length : tuple or mapping of str, optional
+        Another padded batch like ``example_inputs``, padded to another length. Sizes that differ between the two vary,
+        and are None in ``Split.frontier``.
+
+    Returns
+    -------
+    Split
+        The network as prefix and suffix.
+
+    Raises
+    ------
+    UnknownCutError
+        If ``cut`` is not the name of a module.
+    SplitError
+        If caching at that cut is unsound or does not reproduce the model.
+    UsageError
+        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> cut.prefix(torch.zeros(5, 8)).shape
+    torch.Size([5, 4])
+    >>> cut.check(torch.randn(5, 8))
+    0.0
     """
     return split_at(model, [cut], example_inputs, other_length)[0]
 
@@ -150,7 +290,7 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
 def split_at(
     model: nn.Module, cuts: Sequence[str], example_inputs: Inputs, other_length: Inputs | None = None
 ) -> list[Split]:
-    """Return ``model`` cut behind each of several modules, from one recording; otherwise as :func:`split`."""
+    """Return ``model`` cut behind each of several modules, from one recording; otherwise as ``split``."""
     known = [name for name, _ in model.named_modules() if name]
     for cut in cuts:
         if cut not in known:
@@ -173,7 +313,7 @@ def split_at(
 def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = None) -> list[dict[str, torch.Tensor]]:
     """Return what crosses the cut of each split, by name, from a single run of the model.
 
-    The splits must come from one call of :func:`split_at`. ``model`` is another instance of theirs that is run instead.
+    The splits must come from one call of ``split_at``. ``model`` is another instance of theirs that is run instead.
     """
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
     running = skeleton(splits[0].model if model is None else model)
@@ -194,7 +334,7 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
 def recorded(model: nn.Module, given: Examples) -> Runs:
     """Return recorded runs: the example with a batch of two, of three, of two with other values, and at another length.
 
-    Raises :class:`SplitError` where the model fails, or gives another output for equal input.
+    Raises ``SplitError`` where the model fails, or gives another output for equal input.
     """
     refuse_scripted(model)
     running = skeleton(model, own_buffers=True)
@@ -227,7 +367,7 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
 def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
     """Return the analysis with what a trial adds to it, and the flat graph if that equals the model, None if the replay does.
 
-    Raises :class:`SplitError` where neither does.
+    Raises ``SplitError`` where neither does.
     """
     try:
         return _prove(model, analysis, structure, given, flat=True)

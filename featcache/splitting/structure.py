@@ -21,7 +21,7 @@ def structure_digest(analysis: CutAnalysis) -> str:
     """Return the digest of the computation before the cut.
 
     A difference to the run on other values means that values left torch on their way (through numpy, say); that raises
-    :class:`SplitError`.
+    ``SplitError``.
     """
     lines = _structure_lines(analysis, analysis.run)
     again = _structure_lines(analysis, analysis.runs.changed)

@@ -92,7 +92,7 @@ def _frozen_step(model: nn.Module, analysis: CutAnalysis, call: Call, names: set
 
 
 def refuse_scripted(model: nn.Module) -> None:
-    """Raise :class:`SplitError` where a part of the model is TorchScript, whose calls cannot be seen."""
+    """Raise ``SplitError`` where a part of the model is TorchScript, whose calls cannot be seen."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise SplitError(
@@ -102,7 +102,7 @@ def refuse_scripted(model: nn.Module) -> None:
 
 
 def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, call: Call, other_row: Call) -> None:
-    """Raise :class:`SplitError` where a row's features depend on the other rows of its batch.
+    """Raise ``SplitError`` where a row's features depend on the other rows of its batch.
 
     ``other_row`` is ``call`` with other values in its second row; the first row of what crosses must not change.
     """

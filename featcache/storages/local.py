@@ -36,7 +36,7 @@ class LocalStorage:
         return self._at(path).exists()
 
     def read_bytes(self, path: str) -> bytes:
-        """Return the content of a file; raises :class:`FileNotFoundError` where there is none."""
+        """Return the content of a file; raises ``FileNotFoundError`` where there is none."""
         with _explained("read", self._at(path)):
             return self._at(path).read_bytes()
 
@@ -62,7 +62,7 @@ class LocalStorage:
                 temporary.unlink(missing_ok=True)
 
     def commit(self, temporary: Path, path: str) -> None:
-        """Make a file that :meth:`create` gave appear as ``path``."""
+        """Make a file that ``create`` gave appear as ``path``."""
         final = self._at(path)
         with _explained("write", final):
             sync(temporary)
@@ -165,7 +165,7 @@ class LocalStorage:
         """Do nothing: there are no copies."""
 
     def _at(self, path: str, removed: bool = False) -> Path:
-        """Return where ``path`` lies; raises :class:`CorruptError` where a symbolic link would lead elsewhere.
+        """Return where ``path`` lies; raises ``CorruptError`` where a symbolic link would lead elsewhere.
 
         What is to be removed may itself be one.
         """

@@ -85,7 +85,7 @@ class RemoteStorage:
         return True
 
     def read_bytes(self, path: str) -> bytes:
-        """Return the content of an object; raises :class:`FileNotFoundError` where there is none."""
+        """Return the content of an object; raises ``FileNotFoundError`` where there is none."""
         where = self._at(path)
 
         def read() -> bytes:
@@ -111,7 +111,7 @@ class RemoteStorage:
                 self.commit(temporary, path)
 
     def commit(self, temporary: Path, path: str) -> None:
-        """Put a file that :meth:`create` gave at ``path``, look whether it came in whole, and keep it as a local copy."""
+        """Put a file that ``create`` gave at ``path``, look whether it came in whole, and keep it as a local copy."""
         where, size_bytes = self._at(path), temporary.stat().st_size
 
         def put() -> Info:

@@ -30,8 +30,8 @@ class TruncatedError(OSError):
 def attempt(action: str, url: str, function: Callable[[], Result]) -> Result:
     """Return what a function returns, called again with growing pauses while the store only fails for the moment.
 
-    Raises :class:`FileNotFoundError` as it is, :class:`StorePermissionError` where access is denied or no credentials are
-    found, and :class:`StoreError` after the last try.
+    Raises ``FileNotFoundError`` as it is, ``StorePermissionError`` where access is denied or no credentials are
+    found, and ``StoreError`` after the last try.
     """
     pause_s = FIRST_PAUSE_S
     for number in range(1, TRIES + 1):

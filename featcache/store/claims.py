@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Claim:
-    """Some of the wanted rows, by number in ``rows``, that this process computes until :meth:`release`.
+    """Some of the wanted rows, by number in ``rows``, that this process computes until ``release``.
 
     ``others`` is how many other processes work on the same sets.
     """

@@ -97,7 +97,7 @@ class FeatureSet:
         return dict(zip(self._indexed_shards, self._index.keys_of(len(self._indexed_shards)), strict=True))
 
     def shard_names(self) -> list[str]:
-        """Return the file names that the numbers in :meth:`index` stand for."""
+        """Return the file names that the numbers in ``index`` stand for."""
         self.index()
         return list(self._indexed_shards)
 
@@ -173,10 +173,21 @@ class FeatureSet:
 
 
 class StoreFiles:
-    """A store at a path or URL. It is created by the first thing that is written to it.
+    """A store at a path or URL, as files.
 
-    Raises :class:`NotAStoreError` for a folder that holds something else, :class:`StoreFormatError` for the store of a
-    newer featcache.
+    The first thing that is written to a store creates it.
+
+    Parameters
+    ----------
+    url : str
+        A folder, or a URL such as ``"s3://bucket/features"``.
+
+    Raises
+    ------
+    NotAStoreError
+        If the folder holds something else.
+    StoreFormatError
+        If a newer featcache wrote the store.
     """
 
     def __init__(self, url: str) -> None:
@@ -197,22 +208,61 @@ class StoreFiles:
             self.storage.write_bytes("store.json", (json.dumps(note, indent=1) + "\n").encode())
 
     def size_bytes(self) -> int:
-        """Return the bytes of all sets, snapshots and heads."""
+        """Return the bytes of all sets, snapshots and heads.
+
+        Returns
+        -------
+        int
+            The bytes.
+        """
         folders = [f"{top}/{each.name}" for top in ("sets", "snapshots", "heads") for each in self.storage.list(top)]
         return sum(entry.size_bytes for folder in folders for entry in self.storage.list(folder))
 
     def sweep(self, dry_run: bool = False) -> int:
-        """Return how many temporary files dead writers left anywhere in the store, having removed them."""
+        """Remove the temporary files that dead writers left anywhere in the store.
+
+        Parameters
+        ----------
+        dry_run : bool, default False
+            Only count them.
+
+        Returns
+        -------
+        int
+            The number of temporary files.
+        """
         tops = ("sets", "snapshots", "cache", "active")
         below = [f"{top}/{each.name}" for top in tops for each in self.storage.list(top) if each.is_folder]
         return sum(self.storage.sweep(folder, dry_run) for folder in ("", "pins", "heads", *tops, *below))
 
     def set(self, recipe: Recipe) -> FeatureSet:
-        """Return the set of a recipe, which may have no rows yet."""
+        """Return the set of a recipe, which may have no rows yet.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            The recipe.
+
+        Returns
+        -------
+        FeatureSet
+            The set.
+        """
         return FeatureSet(self.storage, recipe)
 
     def recipes(self) -> list[Recipe]:
-        """Return the recipes of all sets that lie in the store."""
+        """Return the recipes of all sets in the store.
+
+        Returns
+        -------
+        list of Recipe
+            The recipes.
+
+        Raises
+        ------
+        CorruptError
+            If a recipe is damaged, or does not match the name of its set.
+        """
         found = []
         for entry in self.storage.list("sets"):
             with suppress(FileNotFoundError):  # a set whose first shard is just being written
@@ -226,7 +276,13 @@ class StoreFiles:
         return found
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
-        """Record what a dataset holds; it becomes the dataset's latest snapshot."""
+        """Record what a dataset holds; it becomes the dataset's latest snapshot.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+            What the dataset holds.
+        """
         folder = f"snapshots/{check_name(snapshot.dataset, 'dataset')}"
         path = f"{folder}/{snapshot.digest}.h5"
         try:
@@ -245,7 +301,25 @@ class StoreFiles:
             write_snapshot(temporary, snapshot)
 
     def snapshot(self, dataset: str) -> Snapshot:
-        """Return the latest snapshot of a dataset; raises :class:`StaleError` where there is none."""
+        """Return the latest snapshot of a dataset.
+
+        Parameters
+        ----------
+        dataset : str
+            The name of the dataset.
+
+        Returns
+        -------
+        Snapshot
+            What the dataset held.
+
+        Raises
+        ------
+        StaleError
+            If the store holds no snapshot of the dataset.
+        CorruptError
+            If the snapshot is damaged.
+        """
         folder = f"snapshots/{check_name(dataset, 'dataset')}"
         digest = self.latest_digest(dataset)
         if digest is None:
@@ -257,7 +331,25 @@ class StoreFiles:
         return read_snapshot(self.storage.fetch(f"{folder}/{digest}.h5"))
 
     def latest_digest(self, dataset: str) -> str | None:
-        """Return the digest of the latest snapshot; without the pointer to it, that of the newest file."""
+        """Return the digest of the latest snapshot of a dataset.
+
+        Without the note that says which is the latest, it is that of the newest file.
+
+        Parameters
+        ----------
+        dataset : str
+            The name of the dataset.
+
+        Returns
+        -------
+        str or None
+            The digest. None if there is no snapshot.
+
+        Raises
+        ------
+        CorruptError
+            If the note names no snapshot that is there.
+        """
         folder = f"snapshots/{check_name(dataset, 'dataset')}"
         files = {entry.name[: -len(".h5")]: entry for entry in self.storage.list(folder) if entry.name.endswith(".h5")}
         if not self.storage.exists(f"{folder}/latest.json"):
@@ -299,7 +391,7 @@ class StoreFiles:
 
 
 def check_name(name: str, noun: str) -> str:
-    """Return ``name`` if it can name a folder of the store; raises :class:`UsageError` otherwise."""
+    """Return ``name`` if it can name a folder of the store; raises ``UsageError`` otherwise."""
     if not SAFE_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a {noun}: use letters, digits, '.', '_' and '-', at most 100, "

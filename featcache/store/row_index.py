@@ -192,7 +192,7 @@ class RowIndex:
         return [self.hashes, self.halves, self.views, self.shards, self.rows]
 
     def write(self, path: Path, names: list[str]) -> None:
-        """Write the index over shards of these names to a file, from which :meth:`read` takes it."""
+        """Write the index over shards of these names to a file, from which ``read`` takes it."""
         columns = [np.ascontiguousarray(each) for each in self._columns()]
         digest = xxhash.xxh3_128()
         for each in columns:

@@ -21,7 +21,7 @@ def seal(files: Mapping[str, bytes]) -> bytes:
 
 
 def check_seal(folder: Path) -> None:
-    """Raise :class:`CorruptError` where a sealed file is not what it was; a folder of an older featcache has no seal."""
+    """Raise ``CorruptError`` where a sealed file is not what it was; a folder of an older featcache has no seal."""
     path = folder / SEAL
     if not path.is_file():
         return

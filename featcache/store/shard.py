@@ -80,7 +80,7 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path, recipe: Recipe) -> Shard:
-        """Return the shard at ``path``, which must belong to ``recipe``; raises :class:`CorruptError` if it cannot be trusted."""
+        """Return the shard at ``path``, which must belong to ``recipe``; raises ``CorruptError`` if it cannot be trusted."""
         codec = load_codec(recipe.dtype)
         try:
             dtypes = {spec.name: codec.storage_dtype(spec.dtype) for spec in recipe.frontier}
@@ -127,7 +127,7 @@ class Shard:
         return cls(path, recipe, ids, views, _provenance(attributes), features, checksums, blocks, ends, scales, places)
 
     def check(self, rows: Array | None = None) -> None:
-        """Check the blocks that hold ``rows`` (default: all), each once; raises :class:`CorruptError` if one is damaged.
+        """Check the blocks that hold ``rows`` (default: all), each once; raises ``CorruptError`` if one is damaged.
 
         Compressed ones are checked whenever they are decoded, so only a check of all rows decodes them here.
         """
@@ -148,7 +148,7 @@ class Shard:
     def load(self, name: str, rows: Array, places: Array, out: Array, as_stored: bool, direct: bool = False) -> None:
         """Put some rows of an uncompressed tensor, checked, at their ``places`` in ``out``: ``as_stored``, or decoded.
 
-        ``direct`` is that of :func:`featcache.hdf5.spans.read_rows`. Raises :class:`CorruptError` where a row is damaged.
+        ``direct`` is that of ``featcache.hdf5.spans.read_rows``. Raises ``CorruptError`` where a row is damaged.
         """
         spec = next(each for each in self.recipe.frontier if each.name == name)
         place, size, checked, scales = self.places[name], self.blocks[name], self._checked[name], self.scales.get(name)

@@ -10,7 +10,7 @@ __all__ = ["raises"]
 
 @contextlib.contextmanager
 def raises(kind: type[BaseException], words: str = "") -> Iterator[None]:
-    """Expect an error of a kind that says these words; raises :class:`AssertionError` where there is none."""
+    """Expect an error of a kind that says these words; raises ``AssertionError`` where there is none."""
     try:
         yield
     except kind as error:

@@ -19,7 +19,7 @@ CLOCKS_DIFFER_S = 60.0
 
 
 class StorageContract:
-    """What every storage promises; :meth:`url` names an empty place."""
+    """What every storage promises; ``url`` names an empty place."""
 
     def url(self, folder: Path) -> str:
         """Return the URL of a place that holds nothing; ``folder`` is one for the test alone."""

@@ -70,7 +70,7 @@ class TaskLoss(nn.Module):
         return functional.mse_loss(output, targets, reduction="none")
 
     def divisor(self, each: torch.Tensor, targets: torch.Tensor) -> Any:
-        """Return by what the sum of :meth:`elementwise` losses is divided for the mean."""
+        """Return by what the sum of ``elementwise`` losses is divided for the mean."""
         if not self.task.classifies:
             return float(each.numel())
         plain: Any = self.plain

@@ -28,10 +28,26 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of training: mean losses, accuracy on the validation rows, learning rate at its end, seconds.
+    """One epoch of training.
 
-    ``validation_accuracy`` is None for a regression. ``validation_score`` is the scorer that was asked for. ``stage``
-    names the stage of a schedule.
+    Attributes
+    ----------
+    epoch : int
+        The number of the epoch, from 1.
+    train_loss : float
+        The mean training loss.
+    validation_loss : float or None
+        The mean loss of the validation rows, without weights and smoothing. None if there are no such rows.
+    validation_accuracy : float or None
+        The accuracy on the validation rows, from 0 to 1. None for a regression.
+    learning_rate : float
+        The learning rate at the end of the epoch.
+    elapsed_s : float
+        The seconds that the epoch took.
+    validation_score : float, optional
+        The value of the scorer that was asked for.
+    stage : str, default ""
+        The name of the stage of a schedule.
     """
 
     epoch: int
@@ -46,9 +62,26 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Quality on the rows of one split; ``confusion_matrix[true][predicted]`` counts rows.
+    """How good a head is on the rows of one split, for single classes.
 
-    ``scores`` holds, by name, the scikit-learn scorer that was asked for.
+    Attributes
+    ----------
+    split : str
+        The name of the rows, such as ``"test"`` or ``"validation"``.
+    samples : int
+        The number of rows.
+    accuracy : float
+        The share of rows whose class is right, from 0 to 1.
+    balanced_accuracy : float
+        The mean recall over the classes that occur.
+    macro_f1 : float
+        The mean F1 over the classes that occur or are predicted.
+    log_loss : float
+        The mean negative log-likelihood, in nats.
+    confusion_matrix : list of list of int
+        ``confusion_matrix[true][predicted]`` counts rows.
+    scores : dict of str to float
+        The value of the scikit-learn scorer that was asked for, by name.
     """
 
     split: str
@@ -69,7 +102,25 @@ class Metrics:
 
 @dataclass(frozen=True)
 class MultiLabelMetrics:
-    """Quality of several labels a sample; average precision is the mean over labels that occur."""
+    """How good a head is on the rows of one split, for several labels per sample.
+
+    Attributes
+    ----------
+    split : str
+        The name of the rows, such as ``"test"`` or ``"validation"``.
+    samples : int
+        The number of rows.
+    subset_accuracy : float
+        The share of rows whose labels are all right, from 0 to 1.
+    micro_f1 : float
+        The F1 over all labels of all rows together.
+    macro_f1 : float
+        The mean F1 over the labels.
+    average_precision : float
+        The mean average precision over the labels that occur.
+    scores : dict of str to float
+        The value of the scikit-learn scorer that was asked for, by name.
+    """
 
     split: str
     samples: int
@@ -88,7 +139,25 @@ class MultiLabelMetrics:
 
 @dataclass(frozen=True)
 class RegressionMetrics:
-    """Quality of predicted values; of vectors, means over their components."""
+    """How good predicted values are on the rows of one split.
+
+    For vectors, each figure is a mean over the components.
+
+    Attributes
+    ----------
+    split : str
+        The name of the rows, such as ``"test"`` or ``"validation"``.
+    samples : int
+        The number of rows.
+    r2 : float
+        The coefficient of determination. 0.0 for a single row.
+    mae : float
+        The mean absolute error, in the unit of the targets.
+    rmse : float
+        The root mean squared error, in the unit of the targets.
+    scores : dict of str to float
+        The value of the scikit-learn scorer that was asked for, by name.
+    """
 
     split: str
     samples: int
@@ -103,7 +172,23 @@ class RegressionMetrics:
 
 @dataclass(frozen=True)
 class DenseMetrics:
-    """Quality of predicted masks over all pixels that are labelled; ``iou`` is None for absent classes."""
+    """How good predicted masks are on the rows of one split, over all labelled pixels.
+
+    Attributes
+    ----------
+    split : str
+        The name of the rows, such as ``"test"`` or ``"validation"``.
+    samples : int
+        The number of rows.
+    pixel_accuracy : float
+        The share of labelled pixels whose class is right, from 0 to 1.
+    mean_iou : float
+        The mean intersection over union of the classes that occur or are predicted.
+    iou : list of float or None
+        The intersection over union of each class. None for classes that neither occur nor are predicted.
+    scores : dict of str to float
+        The value of the scikit-learn scorer that was asked for, by name.
+    """
 
     split: str
     samples: int
@@ -126,7 +211,7 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def metrics_from(task: Task, described: dict[str, Any]) -> AnyMetrics:
-    """Return the metrics that were saved as JSON; raises :class:`TypeError` where they are not this task's."""
+    """Return the metrics that were saved as JSON; raises ``TypeError`` where they are not this task's."""
     found: AnyMetrics = _KINDS[task.kind](**described)
     return found
 

@@ -17,7 +17,7 @@ LR_SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a head is trained; see :func:`featcache.train_head` for what each option means."""
+    """How a head is trained; see ``featcache.train_head`` for what each option means."""
 
     head: str = "suffix"
     epochs: int = 20

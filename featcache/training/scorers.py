@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 
 def check_scorer(name: str) -> None:
-    """Raise :class:`UnknownNameError` unless scikit-learn has a scorer of this name."""
+    """Raise ``UnknownNameError`` unless scikit-learn has a scorer of this name."""
     from sklearn.metrics import get_scorer_names
 
     known = get_scorer_names()
@@ -30,7 +30,7 @@ def check_scorer(name: str) -> None:
 
 
 def score(name: str, task: Task, targets: Array, outputs: torch.Tensor) -> float:
-    """Return a scorer's value, of which more is better; raises :class:`UsageError` where it does not fit the task."""
+    """Return a scorer's value, of which more is better; raises ``UsageError`` where it does not fit the task."""
     from sklearn.metrics import get_scorer
 
     check_scorer(name)

@@ -22,10 +22,20 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned: ``kind`` is one of :data:`TASKS`, ``classes`` name the outputs.
+    """What a head learns: one class, several labels, values, or a class for every pixel.
 
-    ``scalar`` says that a regression's targets are one number a sample, and not a vector; pixels of a dense target that
-    hold ``ignore_index`` do not count, ``size`` is that of its masks.
+    Attributes
+    ----------
+    kind : str
+        ``"single_label"``, ``"multi_label"``, ``"regression"`` or ``"dense"``.
+    classes : tuple of str
+        The names of the outputs.
+    scalar : bool, default False
+        Whether the targets of a regression are one number per sample, and not a vector.
+    ignore_index : int, default 255
+        The value of pixels in dense targets that do not count.
+    size : tuple of int, optional
+        The (height, width) of the masks of dense targets.
     """
 
     kind: str
@@ -36,16 +46,29 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Return the width of the network's output: channels for dense targets."""
+        """The width of the network's output: its channels for dense targets."""
         return len(self.classes)
 
     @property
     def classifies(self) -> bool:
-        """Return whether there is one class a sample or a pixel."""
+        """Whether there is one class per sample or per pixel."""
         return self.kind in ("single_label", "dense")
 
     def check(self, targets: Array, dataset: str) -> None:
-        """Raise :class:`DataError` where targets are of another kind or shape than this task's."""
+        """Check that targets fit the task.
+
+        Parameters
+        ----------
+        targets : numpy.ndarray, shape (rows, …)
+            The targets.
+        dataset : str
+            The name of the dataset, for the error message.
+
+        Raises
+        ------
+        DataError
+            If the targets are of another kind or shape than the task's.
+        """
         _CHECKS[self.kind](targets, dataset)
         width = targets.shape[1] if targets.ndim == 2 else 1
         if self.kind in ("multi_label", "regression") and width != self.outputs:
@@ -62,7 +85,22 @@ class Task:
                 )
 
     def check_classes(self, classes: Sequence[str] | None, dataset: str) -> None:
-        """Raise :class:`DataError` where a dataset names other classes than the task does, or names them in another order."""
+        """Check that a dataset has the classes of the task, in the same order.
+
+        A regression, or a dataset without class names, always passes.
+
+        Parameters
+        ----------
+        classes : sequence of str, or None
+            The class names of the dataset.
+        dataset : str
+            The name of the dataset, for the error message.
+
+        Raises
+        ------
+        DataError
+            If the classes differ, or are in another order.
+        """
         if classes is None or self.kind == "regression" or list(classes) == list(self.classes):
             return
         place = next(
@@ -76,11 +114,42 @@ class Task:
         )
 
     def prepared(self, targets: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return a batch of targets as the loss takes them."""
+        """Return a batch of targets as the loss takes them.
+
+        Parameters
+        ----------
+        targets : torch.Tensor, shape (batch, …)
+            The targets.
+        dtype : torch.dtype, default torch.float32
+            The dtype of labels and values. Classes become int64.
+
+        Returns
+        -------
+        torch.Tensor, shape (batch, …)
+            The targets.
+        """
         return targets.long() if self.classifies else targets.to(dtype)
 
     def aligned(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the network's output in the shape of the loss; raises :class:`HeadError` where it does not fit."""
+        """Return the network's output in the shape that the loss takes.
+
+        Parameters
+        ----------
+        output : torch.Tensor
+            The output of the network: (batch, outputs), or (batch, classes, height, width) for dense targets.
+        targets : torch.Tensor, shape (batch, …)
+            The targets of the batch.
+
+        Returns
+        -------
+        torch.Tensor
+            The output.
+
+        Raises
+        ------
+        HeadError
+            If the output does not fit the task or the targets.
+        """
         if output.dim() != (4 if self.kind == "dense" else 2):
             wanted = "[batch, classes, height, width]" if self.kind == "dense" else f"[batch, {self.outputs}]"
             raise HeadError(
@@ -97,13 +166,41 @@ class Task:
         return output
 
     def kept(self, output: torch.Tensor) -> torch.Tensor:
-        """Return what is kept of a batch's output, on the CPU: all of it, but of dense outputs the likeliest classes."""
+        """Return what is kept of a batch's output.
+
+        Parameters
+        ----------
+        output : torch.Tensor, shape (batch, …)
+            The output of the network.
+
+        Returns
+        -------
+        torch.Tensor
+            The whole output, on the CPU. For dense targets the likeliest class of each pixel, uint8 up to 256 classes,
+            else int64.
+        """
         if self.kind != "dense":
             return output.cpu()
         return output.argmax(dim=1).to(torch.uint8 if self.outputs <= 256 else torch.int64).cpu()
 
     def probabilities(self, outputs: torch.Tensor) -> Array:
-        """Return probabilities of kept outputs, float64; raises :class:`UsageError` for tasks that have none to keep."""
+        """Return the probabilities of kept outputs.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor, shape (rows, classes)
+            What ``kept`` returned.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, classes), float64
+            The probabilities.
+
+        Raises
+        ------
+        UsageError
+            If the task is a regression or has dense targets.
+        """
         if self.kind == "regression":
             raise UsageError("a regression has no probabilities: use predict_values.")
         if self.kind == "dense":
@@ -115,7 +212,18 @@ class Task:
         return found.numpy()
 
     def decoded(self, outputs: torch.Tensor) -> Array:
-        """Return predictions, from kept outputs, as targets are written: class numbers, 0 and 1, values, or masks."""
+        """Return the predictions of kept outputs, in the form of the targets.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor, shape (rows, …)
+            What ``kept`` returned.
+
+        Returns
+        -------
+        numpy.ndarray, shape (rows, …)
+            Class numbers, rows of 0 and 1, values, or masks.
+        """
         if self.kind == "dense":
             masks: Array = outputs.numpy()
             return masks
@@ -127,12 +235,36 @@ class Task:
         return values[:, 0] if self.scalar else values
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the task as JSON-able values, without its classes."""
+        """Return the task as JSON-able values, without its classes.
+
+        Returns
+        -------
+        dict of str to Any
+            The values of all other attributes.
+        """
         return {name: value for name, value in asdict(self).items() if name != "classes"}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], classes: Iterable[str]) -> Task:
-        """Return the task that :meth:`to_dict` wrote; raises :class:`HeadError` for a kind that is not known."""
+        """Return the task that ``to_dict`` wrote.
+
+        Parameters
+        ----------
+        value : mapping of str to Any
+            The result of ``to_dict``.
+        classes : iterable of str
+            The names of the outputs.
+
+        Returns
+        -------
+        Task
+            The task.
+
+        Raises
+        ------
+        HeadError
+            If this featcache does not know the kind of task.
+        """
         if value["kind"] not in TASKS:
             raise HeadError(f"the task {value['kind']!r} is not known to this featcache. Upgrade it.")
         names = tuple(str(name) for name in classes)
@@ -144,7 +276,7 @@ def find_task(features: Features, kind: str | None = None, ignore_index: int = I
     """Return the task that the targets are for; ``kind`` overrides what their type and shape suggest.
 
     Whole numbers are classes, rows of 0 and 1 several labels, other numbers values, whole-number maps dense targets.
-    Raises :class:`DataError` for targets of the wrong kind, :class:`UsageError` for a kind that is not known.
+    Raises ``DataError`` for targets of the wrong kind, ``UsageError`` for a kind that is not known.
     """
     targets, dataset = features.targets, features.dataset
     if kind is not None and kind not in TASKS:
@@ -163,7 +295,7 @@ def find_task(features: Features, kind: str | None = None, ignore_index: int = I
 def output_tensor(output: Any) -> torch.Tensor:
     """Return the scores in what a network returns: a tensor, ``logits`` or ``out`` of a mapping, or the first tensor.
 
-    Raises :class:`HeadError` where there is no tensor.
+    Raises ``HeadError`` where there is no tensor.
     """
     if isinstance(output, torch.Tensor):
         return output
