@@ -39,6 +39,6 @@ class BackboneSource(Protocol):
     def identity(self, name: str, weights: str | None) -> dict[str, Any] | None:
         """Return JSON-able values that change whenever loading would give something else.
 
-        They must cost next to nothing and load no torch: names, and :func:`featcache.identity.fileset.states` of files. None
+        They must cost next to nothing and load no torch: names, and :func:`featcache.identity.states` of files. None
         says that this cannot be known without loading.
         """

@@ -73,7 +73,7 @@ def train_head(
     modules behind the cut that are trained (default: all); the others stay as they are, in evaluation mode.
     ``learning_rate`` is 1e-2 by default where one linear layer alone is trained, else 1e-3. ``fold`` runs what training
     never changes once, and not in every epoch. ``pool`` says how the heads on pooled features make vectors, see
-    :class:`featcache.heads.linear.Pool`. ``validation`` is the share of the training rows that is kept to judge by, where
+    :class:`featcache.codecs.Pool`. ``validation`` is the share of the training rows that is kept to judge by, where
     the dataset has no validation split (``val``, ``valid`` or ``validation``); with ``patience``, training stops after so
     many epochs without a better validation loss; the best weights are kept.
 

@@ -148,7 +148,7 @@ class Shard:
     def load(self, name: str, rows: Array, places: Array, out: Array, as_stored: bool, direct: bool = False) -> None:
         """Put some rows of an uncompressed tensor, checked, at their ``places`` in ``out``: ``as_stored``, or decoded.
 
-        ``direct`` is that of :func:`featcache.hdf5.spans.read_rows`. Raises :class:`CorruptError` where a row is damaged.
+        ``direct`` is that of :func:`featcache.hdf5.read_rows`. Raises :class:`CorruptError` where a row is damaged.
         """
         spec = next(each for each in self.recipe.frontier if each.name == name)
         place, size, checked, scales = self.places[name], self.blocks[name], self._checked[name], self.scales.get(name)
