@@ -22,7 +22,7 @@ import torchvision
 from torch.utils.data import TensorDataset
 
 import featcache
-from featcache.heads.network import new_network
+from featcache.heads import new_network
 from featcache.machine import keep_freed_memory
 
 EPOCHS, MEASURED, BATCH = 20, 3, 64
