@@ -15,12 +15,12 @@ import argparse
 import statistics
 import tempfile
 
-import featcache.loader
 import numpy as np
 import torch
 
 import featcache
-import featcache.features
+import featcache.features.features
+import featcache.features.loader
 
 EPOCHS, BATCH = 20, 64
 # Rows of a block and blocks of a window; None is the whole shuffle.

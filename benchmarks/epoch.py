@@ -22,8 +22,8 @@ import torchvision
 from torch.utils.data import TensorDataset
 
 import featcache
-from featcache.heads.network import new_network
-from featcache.machine.allocator import keep_freed_memory
+from featcache.heads import new_network
+from featcache.machine import keep_freed_memory
 
 EPOCHS, MEASURED, BATCH = 20, 3, 64
 

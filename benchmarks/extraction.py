@@ -5,8 +5,8 @@
 ResNet-18 (torchvision, random weights) up to layer4 at 224 px, batches of 16, samples as tensors in memory, one thread. The
 bare loop runs the same modules on the same batches and keeps nothing. Extraction hashes the samples, checks the split on the
 first batch, and writes and syncs its shards. Each runs in two processes: one as any script, and one in which freed memory is
-kept (featcache.allocator), as the `featcache` command does. Rounds are interleaved; figures are medians of the ratios
-within each. The samples that layer4 is derived for have ids already, as files have that were hashed before.
+kept (`featcache.machine.keep_freed_memory`), as the `featcache` command does. Rounds are interleaved; figures are medians of
+the ratios within each. The samples that layer4 is derived for have ids already, as files have that were hashed before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import torchvision
 
 import featcache
-from featcache.machine.allocator import keep_freed_memory
+from featcache.machine import keep_freed_memory
 
 BATCH = 16
 NUMERICS = ("exact", "fast", "bf16")

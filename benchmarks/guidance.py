@@ -36,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 import featcache
 from featcache.advise.probe import SCORES
 from featcache.backbones import load_backbone
-from featcache.machine.allocator import keep_freed_memory
+from featcache.machine import keep_freed_memory
 
 EPOCHS, SEEDS = 20, 3  # of the truth: the budget of train-head
 LITE0 = f"{Path(__file__).parent.parent / 'data' / 'efficientnet_lite0.py'}:factory"

@@ -24,7 +24,7 @@ from torch.utils.data import TensorDataset
 from torchvision.models import resnet18
 
 import featcache
-from featcache.machine.allocator import keep_freed_memory
+from featcache.machine import keep_freed_memory
 
 KEPT = Path(__file__).parent / "profiles"
 LINES = 25

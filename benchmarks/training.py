@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import featcache.loader
 import torch
 import torchvision
 from torch import nn
 
 import featcache
-import featcache.features
+import featcache.features.features
+import featcache.features.loader
 
 EPOCHS = 4
 

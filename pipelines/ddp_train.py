@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
 import featcache
-from featcache.heads.network import new_network
+from featcache.heads import new_network
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import argparse
 import torch
 
 import featcache
-from featcache.heads.network import new_network
+from featcache.heads import new_network
 
 
 def main() -> None:

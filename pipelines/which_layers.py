@@ -22,10 +22,10 @@ def main() -> None:
 
     costs = featcache.plan(*asked, epochs=options.epochs)
     for row in costs.rows:
-        print(f"{row.cut}: {row.disk_bytes / 1e6:.1f} MB, {row.words}")
+        print(f"{row.cut}: {row.disk_bytes / 1e6:.1f} MB, {row.verdict}")
 
     scores = featcache.probe(*asked)
-    print(f"{scores.words}.")
+    print(f"{scores.summary}.")
 
     found = featcache.sweep(*asked, [row.cut for row in costs.rows if row.worth_it] or None)
     print(f"{found.reason}.")

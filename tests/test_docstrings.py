@@ -111,7 +111,8 @@ def test_the_documented_parameters_are_those_of_the_signature_in_its_order(name:
 def test_a_class_documents_what_it_is_made_of(name: str) -> None:
     each = CLASSES[name]
     if dataclasses.is_dataclass(each):
-        assert listed(each, "Attributes") == [field.name for field in dataclasses.fields(each)] == parameters(each)
+        fields = sorted(dataclasses.fields(each), key=lambda field: field.kw_only)
+        assert listed(each, "Attributes") == [field.name for field in fields] == parameters(each)
     elif getattr(each.__init__, "__module__", "builtins").startswith("featcache."):
         assert listed(each, "Parameters") == parameters(each)
     else:

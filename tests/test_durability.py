@@ -21,7 +21,7 @@ import torch
 import featcache
 from featcache import FeatCacheError, FeatureStore
 from featcache.errors import StaleError, StoreError
-from featcache.storages.local import LocalStorage
+from featcache.storages import LocalStorage, owner_name
 from featcache.store.claims import claim, claimed_sets
 
 from .conftest import SmallNet, TensorPairs
@@ -230,7 +230,7 @@ def test_the_claim_and_the_lock_of_a_dead_process_do_not_count(tmp_path: Path) -
     process = os.fork()
     if not process:
         claim(storage, ["set"], keys(*range(8)), unit=8)
-        storage.create_new("active/claims.lock", __import__("featcache.owner").owner.owner_name().encode())
+        storage.create_new("active/claims.lock", owner_name().encode())
         os._exit(0)
     os.waitpid(process, 0)
     assert len(list((tmp_path / "active" / "claims").iterdir())) == 1

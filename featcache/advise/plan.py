@@ -179,12 +179,6 @@ def plan(
         The device. By default the best one there is.
     dtype : str or sequence of str, default "float32"
         The stored precision, or several to compare.
-    pool : str, optional
-        The pooling, as for ``featcache.extract``.
-    views : int, default 1
-        The number of random views, as for ``featcache.extract``. It counts if the samples have an augmentation.
-    numerics : str, default "exact"
-        The way of computing, as for ``featcache.extract``.
     disk_budget_bytes : int, optional
         The bytes that may be used. Never more than those that are free.
     time_budget_s : float, optional
@@ -193,6 +187,19 @@ def plan(
         The name of the dataset. By default its own.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each cut.
+    numerics : str, default "exact"
+        The way of computing, as for ``featcache.extract``.
+    pool : str, optional
+        The pooling, as for ``featcache.extract``.
+    views : int, default 1
+        The number of random views, as for ``featcache.extract``. It counts if the samples have an augmentation.
+    augment : callable or str, optional
+        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
+        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    view_seed : int, default 0
+        The seed of the random views.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
 
     Returns
     -------

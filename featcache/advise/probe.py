@@ -149,17 +149,30 @@ def probe(
         The samples per forward pass.
     device : str, optional
         The device. By default the best one there is.
-    dtype : str, default "float32"
-        The stored precision, as for ``featcache.extract``.
+    codec : str, optional
+        ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
+    store_budget : str or int, optional
+        The size that the store may grow to, such as ``"50 GB"`` or a number of bytes.
     seed : int, default 0
         The seed of the chosen rows and of the cross-validation.
     name : str, optional
         The name of the dataset. By default its own.
     progress : callable, optional
         Called with a ``ProgressEvent`` as the work proceeds.
-    **stored : Any
-        Further options of ``featcache.extract``, such as ``numerics`` and ``pool`` (by default ``"auto"``). Random
-        views are not scored.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+    numerics : str, default "exact"
+        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
+    pool : str, default "auto"
+        How one vector is made of a map or of tokens, as for ``featcache.extract``.
+    views : int, default 1
+        Random views are not scored.
+    augment : callable or str, optional
+        Random views are not scored.
+    view_seed : int, default 0
+        Random views are not scored.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
 
     Returns
     -------

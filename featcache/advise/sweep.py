@@ -168,16 +168,32 @@ def sweep(
         The samples per forward pass of the extraction.
     device : str, optional
         The device. By default the best one there is.
-    dtype : str, default "float32"
-        The stored precision, as for ``featcache.extract``.
+    codec : str, optional
+        ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
+    store_budget : str or int, optional
+        The size that the store may grow to, such as ``"50 GB"`` or a number of bytes.
     seed : int, default 0
         The first of the seeds.
     name : str, optional
         The name of the dataset. By default its own.
     progress : callable, optional
         Called with a ``ProgressEvent`` as the work proceeds.
-    **stored : Any
-        Further options of ``featcache.extract`` that say what is stored, such as ``numerics``, ``codec`` and ``views``.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
+    numerics : str, default "exact"
+        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
+    pool : str, optional
+        Store one vector per sample instead of maps or tokens: ``"auto"`` (averages), ``"channels_first"``,
+        ``"channels_last"``, ``"first"`` or ``"flatten"``.
+    views : int, default 1
+        The number of random views of each sample that are stored beside the plain one, if there is an ``augment``.
+    augment : callable or str, optional
+        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
+        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    view_seed : int, default 0
+        The seed of the random views.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
 
     Returns
     -------

@@ -189,8 +189,6 @@ class FeatureStore(StoreFiles):
             The samples per forward pass.
         device : str, optional
             The device to run on. By default the best one there is.
-        from_lossy : bool, default False
-            Compare the sets that were derived from a rounded one.
         **options : Any
             The options of ``status``.
 

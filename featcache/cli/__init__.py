@@ -1,1 +1,3 @@
-"""The command line: one file a command group, and the only code that prints."""
+"""The command line: one file per group of commands, and the only code that prints.
+
+A command reads its options, calls the library and shows the answer. It never computes a feature or trains a head itself."""

@@ -90,7 +90,13 @@ class Stored:
             raise UsageError(f"views must be at least 1, not {self.views}.")
 
     def options(self) -> dict[str, Any]:
-        """Return the options by name, as the functions that take them are given them."""
+        """Return the options by name, as the functions that take them are given them.
+
+        Returns
+        -------
+        dict of str to Any
+            The value of each option.
+        """
         return {each.name: getattr(self, each.name) for each in fields(Stored)}
 
 

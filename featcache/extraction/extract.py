@@ -82,25 +82,10 @@ def extract(
         The samples per forward pass.
     device : str, optional
         The device to run on. By default the best one there is.
-    dtype : str, default "float32"
-        The stored precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float8_e4m3"``, ``"float8_e5m2"``,
-        ``"int8"`` or ``"int4"``.
     codec : str, optional
         ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
-    numerics : str, default "exact"
-        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
-    pool : str, optional
-        Store one vector per sample instead of maps or tokens: ``"auto"`` (averages), ``"channels_first"``,
-        ``"channels_last"``, ``"first"`` or ``"flatten"``.
-    views : int, default 1
-        The number of random views of each sample that are stored beside the plain one, if there is an ``augment``.
-    augment : callable or str, optional
-        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
-        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
-    seed : int, default 0
-        The seed of the random views.
-    from_lossy : bool, default False
-        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
+    seed : int, optional
+        A shorter name of ``view_seed``.
     shard_bytes : int, default 128 MiB
         How large the files of the set may get, in bytes of their rows before compression. A file holds whole batches,
         at least one, and at most 4096 rows unless a batch is larger.
@@ -120,6 +105,23 @@ def extract(
         do meanwhile. See ``featcache.missing_tasks``.
     progress : callable, optional
         Called with a ``ProgressEvent`` as the work proceeds.
+    dtype : str, default "float32"
+        The stored precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float8_e4m3"``, ``"float8_e5m2"``,
+        ``"int8"`` or ``"int4"``.
+    numerics : str, default "exact"
+        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
+    pool : str, optional
+        Store one vector per sample instead of maps or tokens: ``"auto"`` (averages), ``"channels_first"``,
+        ``"channels_last"``, ``"first"`` or ``"flatten"``.
+    views : int, default 1
+        The number of random views of each sample that are stored beside the plain one, if there is an ``augment``.
+    augment : callable or str, optional
+        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
+        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    view_seed : int, default 0
+        The seed of the random views.
+    from_lossy : bool, default False
+        Derive the rows from a rounded set at a shallower cut. That makes another recipe.
 
     Returns
     -------
@@ -230,17 +232,37 @@ def missing_tasks(
         The dataset or its specification, as for ``featcache.extract``.
     store : FeatureStore or str
         The store, or its path or URL.
+    cut : str or sequence of str, optional
+        The module to cut behind. Several cuts are computed in one pass over the data.
+    transform : callable, optional
+        The transform from an item of the dataset to the network's input. It must be deterministic.
     batch_size : int, default 64
         As for ``featcache.extract``.
+    seed : int, optional
+        A shorter name of ``view_seed``.
     shard_bytes : int, default 128 MiB
         As for ``featcache.extract``. It decides how many rows a task has.
     on_error : str, default "raise"
         As for ``featcache.extract``. With ``"skip"``, samples that could not be read before are not missing.
+    name : str, optional
+        The name of the dataset's snapshots. By default the dataset's own name.
+    dtype : str, default "float32"
+        The stored precision: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float8_e4m3"``, ``"float8_e5m2"``,
+        ``"int8"`` or ``"int4"``.
+    numerics : str, default "exact"
+        The way of computing: ``"exact"``, ``"fast"`` (the same within rounding) or ``"bf16"`` (autocast).
+    pool : str, optional
+        Store one vector per sample instead of maps or tokens: ``"auto"`` (averages), ``"channels_first"``,
+        ``"channels_last"``, ``"first"`` or ``"flatten"``.
+    views : int, default 1
+        The number of random views of each sample that are stored beside the plain one, if there is an ``augment``.
+    augment : callable or str, optional
+        The random augmentation, applied to an item before the transform: a callable, ``"flip"``, ``"trivial"``,
+        ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    view_seed : int, default 0
+        The seed of the random views.
     from_lossy : bool, default False
         As for ``featcache.extract``.
-    **options : Any
-        The other options of ``featcache.extract`` that say what is asked for: ``cut``, ``transform``, ``dtype``,
-        ``numerics``, ``pool``, ``views``, ``augment``, ``seed`` and ``name``.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """The read side: cached rows as a map-style dataset, as arrays, and as batches for training.
 
-It joins rows to targets and reads them as fast as the machine can. It never computes a feature and never writes to a store."""
+It joins rows to targets and reads them as fast as the machine can. It never computes a feature, and writes nothing to a store
+but that a set is in use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What a program runs on: devices, cores, memory, random generators and clocks.
 
-It measures and sets what belongs to the machine, and puts back what it set. It knows nothing of samples, features or networks."""
+It measures and sets what belongs to the machine, and puts back what it set; only ``keep_freed_memory`` is for the life of a
+process. It knows nothing of samples, features or stores."""
 
 import lazy_loader
 

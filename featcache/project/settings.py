@@ -20,7 +20,7 @@ __all__ = ["CONFIG_NAME", "Settings", "read_config"]
 CONFIG_NAME = "featcache.toml"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Settings(Stored):
     """What features are asked for: which backbone, data and store, and how samples are prepared and stored.
 
@@ -44,10 +44,12 @@ class Settings(Stored):
         The samples per forward pass.
     device : str, optional
         The device to run on. By default the best one there is.
-    dtype : str, default "float32"
-        The stored precision, as for ``featcache.extract``.
     codec : str, optional
         The compression, as for ``featcache.extract``.
+    store_budget : str or int, optional
+        The size that the store may grow to, as for ``featcache.extract``.
+    dtype : str, default "float32"
+        The stored precision, as for ``featcache.extract``.
     numerics : str, default "exact"
         The way of computing, as for ``featcache.extract``.
     pool : str, optional
@@ -60,8 +62,6 @@ class Settings(Stored):
         The seed of the random views.
     from_lossy : bool, default False
         Derive the rows from a rounded set, as for ``featcache.extract``.
-    store_budget : str or int, optional
-        The size that the store may grow to, as for ``featcache.extract``.
     """
 
     backbone: str

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a dataset, its features and the head that was trained on them.
 
-It shows what other rooms found. It computes nothing of its own but pictures."""
+It asks other rooms and the head, and draws pictures of what they say. It never extracts or trains."""
 
 from __future__ import annotations
 

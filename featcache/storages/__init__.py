@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .local import LocalStorage, sync, temporary_beside
 from .owner import is_dead, owner_name
-from .storage import Entry, Storage, open_storage, put_folder, storages
+from .storage import Entry, Storage, open_storage, put_folder, safe_path, storages
 
 __all__ = [
     "Entry",
@@ -16,6 +16,7 @@ __all__ = [
     "open_storage",
     "owner_name",
     "put_folder",
+    "safe_path",
     "storages",
     "sync",
     "temporary_beside",

@@ -1,6 +1,7 @@
 """What lies on disk: sets, their shards and index, snapshots, and who is writing or using them.
 
-It knows rows by sample id and view. It never opens a sample or runs a network, and it deletes nothing by itself."""
+It knows rows by sample id and view. It never opens a sample or runs a network, and deletes nothing by itself but what dead
+writers left."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Contract tests for the extension points: inherit one in a pytest class, say what to test, and all of it is checked.
 
+They are for tests, here and in other packages. No other room imports them.
+
 class TestMySource(DatasetSourceContract):
     spec = "mine:argument"
 """

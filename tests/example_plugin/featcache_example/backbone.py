@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from featcache.backbones.source import Backbone
+from featcache.backbones import Backbone
 from featcache.errors import UnknownNameError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featcache.codecs.codec import FLOATING, RowCodec
+from featcache.codecs import FLOATING, RowCodec
 
 Array = np.ndarray[Any, Any]
 

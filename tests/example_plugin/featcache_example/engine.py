@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from featcache.engines.engine import Job
+from featcache.engines import Job
 
 
 class Backwards:

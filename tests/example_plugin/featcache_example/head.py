@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from featcache.errors import UsageError
-from featcache.heads.kinds import BuiltHead, LinearHead
+from featcache.heads import BuiltHead, LinearHead
 
 
 class CentroidHead(LinearHead):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from featcache.storages.storage import Entry, safe_path
+from featcache.storages import Entry, safe_path
 
 BELOW = "path = ? OR substr(path, 1, length(?) + 1) = ? || '/'"
 

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featcache.testing.codecs import CodecContract
-from featcache.testing.engines import EngineContract
-from featcache.testing.heads import HeadContract
-from featcache.testing.sources import BackboneSourceContract, DatasetSourceContract
-from featcache.testing.storages import StorageContract
+from featcache.testing import (
+    BackboneSourceContract,
+    CodecContract,
+    DatasetSourceContract,
+    EngineContract,
+    HeadContract,
+    StorageContract,
+)
 
 
 class TestBackbone(BackboneSourceContract):
