@@ -21,7 +21,7 @@ def parse_size(value: str | int) -> int:
     match = SIZE.fullmatch(str(value))
     if match is None or (match[3] and not match[2]):
         raise UsageError(
-            f"{value!r} is no size: write a number of bytes, or one with a unit, such as 500MB or '50 GB'."
+            f"{value!r} is not a size: write a number of bytes, or one with a unit, such as 500MB or '50 GB'."
         )
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** POWERS[match[2].lower()])
@@ -31,7 +31,7 @@ def parse_duration(value: str) -> float:
     """Return the seconds of a time such as ``"90s"``, ``"20 min"`` or ``"1.5h"``; raises ``UsageError`` for others."""
     match = DURATION.fullmatch(value)
     if match is None:
-        raise UsageError(f"{value!r} is no time: write a number with a unit, such as 90s, 20min or 2h.")
+        raise UsageError(f"{value!r} is not a time: write a number with a unit, such as 90s, 20min or 2h.")
     return float(match[1]) * SECONDS[match[2].lower()]
 
 

@@ -126,7 +126,7 @@ ATTRIBUTES: dict[str, Callable[[h5py.AttributeManager], object]] = {
     "format of variable length": lambda attributes: attributes.__setitem__("format", "featcache-shard-1"),
     "format as a list": lambda attributes: attributes.__setitem__("format", np.array([b"a", b"b"])),
     "no space": lambda attributes: attributes.__setitem__("format", h5py.Empty("f4")),
-    "text that is no text": lambda attributes: attributes.__setitem__("format", np.bytes_(b"\xff\xfe")),
+    "text that is not text": lambda attributes: attributes.__setitem__("format", np.bytes_(b"\xff\xfe")),
     "a list of numbers": lambda attributes: attributes.create("more", np.zeros(3)),
     "many": lambda attributes: [attributes.__setitem__(f"more{n}", n) for n in range(1000)],
 }

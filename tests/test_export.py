@@ -166,7 +166,7 @@ def test_a_program_that_differs_from_the_network_is_not_kept(trained, tmp_path, 
 def test_what_cannot_be_exported_is_refused_in_one_line(made, features, trained, tmp_path, monkeypatch) -> None:
     forest = featcache.train_head(made, features, head="sklearn:RandomForestClassifier", parameters={"n_estimators": 2})
     for error, words, head, path, kind in (
-        (UsageError, "RandomForestClassifier is no network", forest, "f.pt", None),
+        (UsageError, "RandomForestClassifier is not a network", forest, "f.pt", None),
         (UsageError, "end it in .safetensors", trained, "f.bin", None),
         (UsageError, "'state_dict'", trained, "f.bin", "state-dict"),
         (UsageError, "end it in .safetensors", trained, "f.npy", None),
@@ -262,7 +262,7 @@ def test_networks_and_features_are_exported_from_the_command_line(featcache_comm
     assert "18 samples" in featcache_command("export", "--to", "x.npy").stderr
     assert np.load(featcache_command.folder / "x.npy").shape[0] == 18
     for words, arguments, code in (
-        ("a head is no feature", ("mine", "--to", "x.h5"), 2),
+        ("a head is not a feature", ("mine", "--to", "x.h5"), 2),
         ("end it in", ("--to", "x.dat"), 2),
         ("holds no head 'yours'", ("yours", "--to", "x.pt"), 2),
         ("featcache extract --cut layer3", ("--to", "x.h5", "--cut", "layer3"), 3),

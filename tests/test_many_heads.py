@@ -124,3 +124,9 @@ def test_a_head_whose_loss_diverges_is_named_by_its_rate_as_one_trained_alone_is
         featcache.train_head(made, features, head="linear", learning_rate=1e38, **options)
     with pytest.raises(HeadError, match=r"smaller learning_rate than 1e\+38 in the grid"):
         featcache.train_heads(made, features, [{"learning_rate": 1e-3}, {"learning_rate": 1e38}], **options)
+
+
+@pytest.mark.parametrize("name", ["sample_weights", "progress", "epoch"])
+def test_an_option_that_heads_do_not_share_is_refused_in_a_sentence(made, features, name: str) -> None:
+    with pytest.raises(UsageError, match=f"train_heads has no option '{name}'"):
+        featcache.train_heads(made, features, [{}], **{name: None})

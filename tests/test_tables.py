@@ -145,7 +145,7 @@ def test_several_columns_become_a_vector(tmp_path: Path) -> None:
         ("text,label\nx,\n", "", DataError, "line 2 has no value in the target column 'label'"),
         ("text,label\nx,nan\ny,1\n", "", DataError, "finite"),
         ("text,label\nx,1\ny,b\n", "?as=float", DataError, "line 3 has 'b'"),
-        ('text,label\n"x,1\n', "", DataError, "line 2 is no CSV"),
+        ('text,label\n"x,1\n', "", DataError, "line 2 is not CSV"),
     ],
 )
 def test_a_table_that_cannot_be_used_says_what_was_found(

@@ -1,6 +1,6 @@
 """Where to cut: what it costs (plan), how well features transfer (probe), which boundary is best when trained (sweep).
 
-It extracts and trains through the rooms below. It recommends, and changes nothing but the cache."""
+It extracts and trains through the rooms below. It recommends; it writes nothing but features and the advice itself."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Subject:
     def find(self, names: Sequence[str] | None) -> list[Cut]:
         """Return the candidates of those names in the order of computation; for None the boundaries worth comparing.
 
-        Raises ``UnknownCutError`` for a name that is no candidate, ``UsageError`` for one that is refused.
+        Raises ``UnknownCutError`` for a name that is not a candidate, ``UsageError`` for one that is refused.
         """
         if names is None:
             return boundaries(self.candidates)

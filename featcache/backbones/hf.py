@@ -30,8 +30,8 @@ FRESH_SHARE = 0.5
 class HuggingFaceSource:
     """Models by hub id or folder, safetensors only and without remote code; ``weights`` is a file, or ``none``.
 
-    A checkpoint that is no classifier gets the classification head that transformers has for its kind, with seeded random
-    weights, so that there is a last layer to make anew.
+    A checkpoint that is not a classifier gets the classification head that transformers has for its kind, with seeded random
+    weights, so that there is a last layer to replace.
     """
 
     def load(self, name: str, weights: str | None) -> Backbone:
@@ -45,7 +45,7 @@ class HuggingFaceSource:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
             raise _refused(spec, error) from error
-        config.use_cache = False  # key-value caches of decoders are no features
+        config.use_cache = False  # key-value caches of decoders are not features
         if hasattr(config, "apply_spec_augment"):
             config.apply_spec_augment = (
                 False  # random masks early in the network: what lies behind them cannot be cached
@@ -84,7 +84,7 @@ def _hub_folder(name: str) -> Path:
     """Return the folder of the hub's cache that holds a model; raises an error that says what to do without a network."""
     if not HUB_ID.fullmatch(name) or name.startswith("."):
         raise DataNotFoundError(
-            f"there is no folder {name}, and it is no id of the Hugging Face hub such as owner/model."
+            f"there is no folder {name}, and it is not an id of the Hugging Face hub such as owner/model."
         )
     hub = need("huggingface_hub", "hf", f"hf:{name}")
     try:
@@ -108,7 +108,7 @@ def _model_folder(folder: Path, spec: str) -> Path:
         if (place / "config.json").is_file():
             return place
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    raise DataNotFoundError(f"{spec} holds no config.json, so it is no model of transformers. It holds: {there}.")
+    raise DataNotFoundError(f"{spec} holds no config.json, so it is not a model of transformers. It holds: {there}.")
 
 
 def _kind_of_model(transformers: Any, config: Any, folder: Path) -> tuple[Any, str | None]:

@@ -80,7 +80,7 @@ def _source(spec: str) -> tuple[BackboneSource, str]:
     kind, separator, name = spec.partition(":")
     if not separator or not name:
         raise UsageError(
-            f"{spec!r} is no backbone specification: use torchvision:NAME, timm:NAME, hf:NAME, bundled:NAME, "
+            f"{spec!r} is not a backbone specification: use torchvision:NAME, timm:NAME, hf:NAME, bundled:NAME, "
             "FILE.py:factory or MODULE:factory."
         )
     if kind in backbone_sources:

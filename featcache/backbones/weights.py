@@ -41,12 +41,12 @@ def read_weights(path: str) -> dict[str, torch.Tensor]:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"{path} holds more than tensors, or is no weights file; it is not loaded, because it could run code. Save "
+            f"{path} holds more than tensors, or is not a weights file; it is not loaded, because it could run code. Save "
             "model.state_dict() alone."
         ) from error
     except Exception as error:
         said = str(error).splitlines() or [""]
-        raise UsageError(f"{path} is no weights file: {type(error).__name__}: {said[0]}") from error
+        raise UsageError(f"{path} is not a weights file: {type(error).__name__}: {said[0]}") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

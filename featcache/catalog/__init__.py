@@ -1,6 +1,6 @@
 """What a store contains and how it stands: ls, status, explain, verify, gc and pins, behind ``FeatureStore``.
 
-It compares and reports. Only ``gc`` and ``verify`` with ``repair`` remove anything, and only what they name."""
+It compares and reports. Of features, only ``gc`` and ``verify`` with ``repair`` remove any, and only what they name."""
 
 from __future__ import annotations
 

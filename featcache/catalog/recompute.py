@@ -1,4 +1,4 @@
-"""Computing cached rows anew and comparing them with what is stored."""
+"""Computing cached rows again and comparing them with what is stored."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _unexplained(shard: Shard, name: str, old: Array, new: Array) -> float:
     codec, scales = load_codec(shard.recipe.dtype), shard.scales.get(name)
     rounded = codec.decode(codec.encode(new, scales), spec.value_shape, spec.dtype, scales)
     rounding = np.abs(rounded.astype(np.float64) - new)
-    if scales is not None:  # beyond what the shard holds, values are cut off, which is no rounding
+    if scales is not None:  # beyond what the shard holds, values are cut off, which is not rounding
         rounding = np.minimum(rounding, float(scales[0].max()) / 2)
     return float(np.maximum(np.abs(old - new) - rounding, 0).max(initial=0.0))
 

@@ -77,8 +77,8 @@ class VerifyReport:
 def verify(store: StoreFiles, repair: bool = False) -> VerifyReport:
     """Return what is damaged in a store; every block of every shard, every snapshot and every head is read.
 
-    With ``repair`` damaged rows and files are dropped, so that the next extract makes just those anew. A head cannot be
-    made anew by it and stays. What cannot be read for another reason than damage stays, too.
+    With ``repair`` damaged rows and files are dropped, so that the next extract makes just those again. A head cannot be
+    made again by it and stays. What cannot be read for another reason than damage stays, too.
     """
     checking = _Checking(store, VerifyReport(), repair)
     store.storage.reread()
@@ -108,7 +108,7 @@ class _Checking:
             if recipe[0].fingerprint != name:
                 raise CorruptError("the recipe does not match the name of its set")
 
-        # The shards say themselves whose they are: with the recipe written anew, their rows count again.
+        # The shards say themselves whose they are: with the recipe written again, their rows count again.
         if not self.tried(path, read, lambda: self._drop(path)):
             return
         self.report.sets += 1
@@ -171,9 +171,9 @@ class _Checking:
             return False
         return True
 
-    def _drop(self, path: str, anew: str = "by the next extract") -> str:
+    def _drop(self, path: str, when: str = "by the next extract") -> str:
         self.store.storage.remove(path)
-        return f"removed; it is written anew {anew}"
+        return f"removed; it is written again {when}"
 
     def _rewrite(self, feature_set: FeatureSet, name: str, shard: Shard, damaged: list[tuple[int, int]]) -> str:
         """Write the good rows of a shard as a new one, then remove the damaged one; no row is without a shard between."""

@@ -39,7 +39,9 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
     chosen = find_format(path, kind)
     if chosen in FEATURE_FORMATS:
         if head is not None:
-            raise UsageError(f"{chosen} holds features, and a head is no feature: leave {head!r} out, or use --format.")
+            raise UsageError(
+                f"{chosen} holds features, and a head is not a feature: leave {head!r} out, or use --format."
+            )
         report = _export_features(path, chosen, cut, options)
     else:
         report = _export_head(path, chosen, head, options["store"])

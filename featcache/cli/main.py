@@ -170,7 +170,7 @@ def defaults_from(config: dict[str, Any], command: click.Command, name: str) -> 
     for key, value in config.items():
         if isinstance(value, dict) and key not in COMMANDS:
             raise ConfigError(
-                f"featcache.toml: [{key}] is no command.{near_names(key, COMMANDS)} Commands: {', '.join(COMMANDS)}."
+                f"featcache.toml: [{key}] is not a command.{near_names(key, COMMANDS)} Commands: {', '.join(COMMANDS)}."
             )
     merged = {key.replace("-", "_"): value for key, value in {**shared, **own}.items()}
     several = {str(parameter.name): parameter.multiple for parameter in command.params if parameter.name in known}

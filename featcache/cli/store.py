@@ -49,14 +49,14 @@ def ls_command(as_json: bool, store: str) -> None:
 @command("verify")
 @project_options
 @cut_option
-@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next extract makes just that anew.")
+@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next extract makes just that again.")
 @click.option(
     "--recompute", type=click.IntRange(min=1), metavar="N", help="Compare N rows of each cut with fresh ones."
 )
 def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute: int | None, **options: Any) -> int:
     """Read every byte of a store and compare it with its checksums; exit 1 if something is damaged.
 
-    With --recompute, rows are also computed anew and compared: the only option that needs a backbone and data.
+    With --recompute, rows are also computed again and compared: the only option that needs a backbone and data.
     """
     from ..catalog import FeatureStore
 

@@ -66,9 +66,9 @@ def train_head_command(
 ) -> None:
     """Train a head from cached features; never opens an image.
 
-    By default the head is all that lies behind the cut, with its last layer made anew for the data's classes. The head
-    folder in the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels,
-    values, or a class for every pixel) follows from the targets.
+    By default the head is all that lies behind the cut, with a new last layer for the data's classes. The head folder in
+    the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
+    class for every pixel) follows from the targets.
     """
     options["class_weights"] = _class_weights(options["class_weights"])
     parameters = dict(_parameter(given) for given in head_param)

@@ -189,7 +189,7 @@ def _older_than_its_files(found: Any, path: Path) -> bool:
 def _slice(library: Any, part: Any, asked: str, spec: str) -> Any:
     found = re.fullmatch(r"[^\[]+(?:\[(\d*):(\d*)\])?", asked)
     if found is None:
-        raise UsageError(f"split={asked} of {spec} is no split: write NAME or NAME[FROM:TO].")
+        raise UsageError(f"split={asked} of {spec} is not a split: write NAME or NAME[FROM:TO].")
     if "[" not in asked:
         return part
     rows = range(len(part))[slice(*(int(each) if each else None for each in found.groups()))]

@@ -67,7 +67,7 @@ def decode(kind: str, content: bytes | BinaryIO, where: object) -> Any:
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableSampleError(f"{where} is no text in UTF-8 ({error})") from error
+        raise UnreadableSampleError(f"{where} is not text in UTF-8 ({error})") from error
 
 
 def _image(file: BinaryIO, where: object) -> Any:
@@ -123,7 +123,7 @@ def _other_sound(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], i
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the library behind it is not there
         raise MissingDependencyError(
-            f"{where} is no plain wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
+            f"{where} is not a plain wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
         ) from error
     try:
         samples, rate = soundfile.read(file, dtype="float32")

@@ -170,7 +170,7 @@ def open_dataset(spec: str) -> Any:
     if not separator or not argument:
         meant = f" Did you mean 'folder:{spec}'?" if spec and Path(spec).is_dir() else ""
         raise UsageError(
-            f"{spec!r} is no data specification.{meant} Use folder:PATH, csv:FILE, wds:PATTERN, hf:NAME, torchvision:NAME, "
+            f"{spec!r} is not a data specification.{meant} Use folder:PATH, csv:FILE, wds:PATTERN, hf:NAME, torchvision:NAME, "
             "sklearn:digits or module:factory."
         )
     if kind in dataset_sources:

@@ -44,7 +44,7 @@ def read_table(path: Path) -> Table:
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder, not a CSV file. Did you mean 'folder:{path}'?") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 ({error}). Save it as UTF-8.") from error
+        raise DataError(f"{path} is not text in UTF-8 ({error}). Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -70,7 +70,7 @@ def _parse(path: Path, reader: Any) -> Table:
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num} is no CSV: {error}.") from error
+        raise DataError(f"{path} line {reader.line_num} is not CSV: {error}.") from error
     finally:
         csv.field_size_limit(before)
     if not rows:

@@ -38,7 +38,7 @@ def encode_targets(
     flags = all(value.strip() in ("0", "1") for column in columns for value in column)
     if kind == "class" and not flags:
         raise DataError(
-            f"the target columns {', '.join(names)} hold more than 0 and 1, so they are no classes of which several can "
+            f"the target columns {', '.join(names)} hold more than 0 and 1, so they are not classes of which several can "
             "apply. Leave as=class out, or name one column."
         )
     if flags and kind != "float":
@@ -91,7 +91,7 @@ def _floats(column: Sequence[str], name: str, where: Where) -> Array:
             made[row] = float(value)
         except ValueError as error:
             raise DataError(
-                f"{where(row)} has {value[:40]!r} in the target column {name!r}, which is no number."
+                f"{where(row)} has {value[:40]!r} in the target column {name!r}, which is not a number."
             ) from error
         if not np.isfinite(made[row]):
             raise DataError(

@@ -202,7 +202,7 @@ def _number(target: Any, spec: str) -> int | float:
     value = np.asarray(target)
     if value.ndim or value.dtype.kind not in "biuf":
         raise DataError(
-            f"the targets of {spec} are {type(target).__name__}, not one number a sample: it is no set of classes."
+            f"the targets of {spec} are {type(target).__name__}, not one number a sample: it is not a set of classes."
         )
     number: int | float = value.item()
     return number

@@ -102,7 +102,7 @@ class TarSamples:
 def open_wds(argument: str, name: str) -> TarSamples:
     """Return the samples of tar files: ``PATTERN[?input=EXTENSION][&target=EXTENSION]``, ``target=json.FIELD`` for a field.
 
-    Raises ``DataError`` for files that are no plain tar files, and for samples that lack a member.
+    Raises ``DataError`` for files that are not plain tar files, and for samples that lack a member.
     """
     place, options = parse_options(argument, "wds", OPTIONS)
     if "://" in place or place.startswith("pipe:"):
@@ -126,7 +126,7 @@ def _index(tar: Path) -> list[_Sample]:
                 if not member.isreg() or named is None:
                     continue
                 if member.issparse() or member.offset_data + member.size > size:
-                    raise DataError(f"{tar} is cut off, or sparse, at its member {member.name}: write it anew.")
+                    raise DataError(f"{tar} is cut off, or sparse, at its member {member.name}: write it again.")
                 sample = found.setdefault(named["key"], _Sample(tar, named["key"]))
                 if sample.members.setdefault(named["extension"], (member.offset_data, member.size)) != (
                     member.offset_data,
@@ -159,7 +159,7 @@ def _choose_inputs(samples: list[_Sample], asked: str | None) -> list[str]:
                 f"no samples of one kind are called like input={asked}. The members are: {', '.join(every)}."
             )
         if kinds[next(each for each in wanted if each in every)] is None:
-            raise DataError(f"input={asked} is no image, sound or text that featcache reads.")
+            raise DataError(f"input={asked} is not an image, sound or text that featcache reads.")
     else:
         kind = next((kind for kind in ("image", "sound", "text") if kind in kinds.values()), None)
         wanted = [extension for extension in every if kinds[extension] == kind and kind is not None]
@@ -208,14 +208,14 @@ def _text(content: bytes, sample: _Sample, extension: str) -> str:
     try:
         return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise DataError(f"{sample.tar}: {sample.key}.{extension} is no text in UTF-8 ({error}).") from error
+        raise DataError(f"{sample.tar}: {sample.key}.{extension} is not text in UTF-8 ({error}).") from error
 
 
 def _field(content: bytes, path: str, sample: _Sample) -> str:
     try:
         value: Any = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{sample.tar}: {sample.key}.json is no JSON ({error}).") from error
+        raise DataError(f"{sample.tar}: {sample.key}.json is not JSON ({error}).") from error
     names: Iterable[str] = path.split(".") if path else [next((each for each in JSON_FIELDS if each in value), "")]
     for name in names:
         if not isinstance(value, dict) or name not in value:

@@ -17,7 +17,7 @@ PURPOSE = "the engine ray"
 
 
 class RayEngine:
-    """Maps tasks over a pool of actors with Ray Data, which starts an actor anew, and its task again, when it dies.
+    """Maps tasks over a pool of actors with Ray Data, which starts an actor again, and its task again, when it dies.
 
     Only receipts travel through Ray: the store must be one that all nodes reach, and the samples likewise.
     """

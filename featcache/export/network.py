@@ -90,8 +90,8 @@ def export_head(
     if isinstance(head.built.stored, EstimatorLayer):
         name = head.head.partition(":")[2]
         raise UsageError(
-            f"scikit-learn's {name} is no network of tensors and cannot be exported: use the suffix, a linear head, or a linear "
-            "estimator."
+            f"scikit-learn's {name} is not a network of tensors and cannot be exported: use the suffix, a linear "
+            "head, or a linear estimator."
         )
     report = ExportReport(str(path), chosen)
     with torch.inference_mode(False), torch.no_grad(), whole_file(path) as temporary:
@@ -157,7 +157,7 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
     copy.deepcopy(head.model).load_state_dict(loaded, strict=True)
     if head.head != "suffix":
         report.notes.append(
-            "a head on pooled features is no part of the original model: the names begin with backbone, head"
+            "a head on pooled features is not part of the original model: the names begin with backbone, head"
         )
         return
     if model is None:

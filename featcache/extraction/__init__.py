@@ -1,6 +1,6 @@
 """From what is asked for to what is stored: the request, the rows that are missing, the jobs that compute or derive them.
 
-It is the only room that runs a prefix over a dataset. It never trains, and never changes a row that is there."""
+It is the only room that fills a set. It never trains, and never changes a row that is there."""
 
 import lazy_loader
 

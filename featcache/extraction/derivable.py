@@ -13,7 +13,7 @@ __all__ = ["derivable_from", "lossy_recipe"]
 
 
 def lossy_recipe(recipe: Recipe, store: StoreFiles) -> Recipe:
-    """Return the recipe of the set that is derived from the deepest rounded set before or at its cut.
+    """Return the recipe of the set that is derived from the deepest rounded set before its cut.
 
     Raises ``StaleError`` where the store holds none.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from ..errors import UsageError
 from ..identity import Recipe
 from ..machine import HostCopy, available_memory_bytes, pick_device, to_device
-from ..samples import CodedColumn, Snapshot, TextColumn
+from ..samples import CodedColumn, Snapshot
 from ..store import FeatureSet
 from ..tensorspec import TensorSpec
+from .labels import RowLabels
 from .loader import FeatureLoader
 from .memory import Empty, in_large_pages
 from .rows import LoadedRows, Rows, ShardRows
@@ -44,18 +46,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         What the rows are computed from.
     frontier : sequence of TensorSpec
         The tensors of a row.
-    dataset : str
-        The name of the dataset.
-    snapshot : str
-        The digest of the dataset's snapshot.
-    targets : numpy.ndarray, shape (samples, …)
-        The targets.
-    names : TextColumn
-        The names of the samples.
-    splits : CodedColumn
-        The split names of the samples.
-    classes : sequence of str, or None
-        The names of the classes.
+    labels : RowLabels
+        The names, targets and splits of the samples.
     positions : numpy.ndarray, shape (rows,), int64, optional
         The positions of the rows among the samples. By default all, in order.
     report : ExtractReport, optional
@@ -102,25 +94,19 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         rows: Sequence[Rows],
         recipe: Recipe,
         frontier: Sequence[TensorSpec],
-        *,
-        dataset: str,
-        snapshot: str,
-        targets: Array,
-        names: TextColumn,
-        splits: CodedColumn,
-        classes: Sequence[str] | None,
+        labels: RowLabels,
         positions: Array | None = None,
         report: Any = None,
     ) -> None:
         self._rows = tuple(rows)  # by view: the plain one first
-        self._positions = np.arange(len(targets)) if positions is None else positions
+        self._positions = np.arange(len(labels.targets)) if positions is None else positions
+        self._labels = labels
         self.recipe = recipe
         self.frontier = tuple(frontier)
-        self.dataset = dataset
-        self.snapshot = snapshot
+        self.dataset = labels.dataset
+        self.snapshot = labels.snapshot
         self.report = report
-        self.classes = None if classes is None else list(classes)
-        self._targets, self._names, self._splits = targets, names, splits
+        self.classes = None if labels.classes is None else list(labels.classes)
 
     @classmethod
     def join(
@@ -157,19 +143,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if augmented is not None:
             rows += [ShardRows(augmented, snapshot.ids, view) for view in range(1, views + 1)]
         kept = np.flatnonzero(np.logical_and.reduce([each.present for each in rows]))
-        return cls(
-            rows,
-            feature_set.recipe,
-            feature_set.recipe.frontier,
-            dataset=snapshot.dataset,
-            snapshot=snapshot.digest,
-            targets=snapshot.targets,
-            names=TextColumn.of(snapshot.names),
-            splits=CodedColumn.of(snapshot.splits),
-            classes=snapshot.classes,
-            positions=kept,
-            report=report,
-        )
+        recipe = feature_set.recipe
+        return cls(rows, recipe, recipe.frontier, RowLabels.of(snapshot), kept, report)
 
     @property
     def views(self) -> int:
@@ -191,17 +166,17 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     @property
     def targets(self) -> Array:
         """The target of each row, shape (rows, …)."""
-        return self._targets[self._positions]
+        return self._labels.targets[self._positions]
 
     @property
     def names(self) -> list[str]:
         """The sample name of each row."""
-        return list(self._names.take(self._positions))
+        return list(self._labels.names.take(self._positions))
 
     @property
     def splits(self) -> Array:
         """The split name of each row, empty if the dataset has none."""
-        return self._splits.take(self._positions).array()
+        return self._labels.splits.take(self._positions).array()
 
     def in_splits(self, *names: str) -> Array:
         """Return for each row whether it is in one of the named splits.
@@ -216,7 +191,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         numpy.ndarray, shape (rows,), bool
             True for rows of these splits.
         """
-        return self._splits.among(names)[self._positions]
+        return self._labels.splits.among(names)[self._positions]
 
     @property
     def size_bytes(self) -> int:
@@ -264,7 +239,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             If the stored rows are damaged.
         """
         positions = self._positions[indices]
-        targets = torch.from_numpy(self._targets[positions])
+        targets = torch.from_numpy(self._labels.targets[positions])
         if views is None:
             return self._shaped(self._rows[0].gather(positions, empty)), targets
         parts = []
@@ -315,7 +290,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """
         chosen = np.flatnonzero(self.in_splits(split))
         if not len(chosen):
-            known = ", ".join(map(repr, self._splits.take(self._positions).table))
+            known = ", ".join(map(repr, self._labels.splits.take(self._positions).table))
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 
@@ -341,9 +316,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             raise UsageError(f"{len(self)} rows need one split name each, not {len(splits)}.")
         part = copy.copy(self)
         given = CodedColumn.of(map(str, splits))
-        codes = self._splits.codes.astype(np.int64) + len(given.table)
+        codes = self._labels.splits.codes.astype(np.int64) + len(given.table)
         codes[self._positions] = given.codes
-        part._splits = CodedColumn(codes, given.table + self._splits.table)
+        part._labels = replace(self._labels, splits=CodedColumn(codes, given.table + self._labels.splits.table))
         return part
 
     def numpy(self, view: int = 0) -> tuple[Any, Array]:
@@ -527,19 +502,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return {name: torch.cat(values) for name, values in parts.items()}
 
     def _with_rows(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
-        positions = self._positions
-        return Features(
-            rows,
-            self.recipe,
-            tuple(frontier),
-            dataset=self.dataset,
-            snapshot=self.snapshot,
-            targets=self._targets[positions],
-            names=self._names.take(positions),
-            splits=self._splits.take(positions),
-            classes=self.classes,
-            report=self.report,
-        )
+        labels = replace(self._labels.take(self._positions), classes=self.classes)
+        return Features(rows, self.recipe, tuple(frontier), labels, report=self.report)
 
     def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
         return values if len(values) > 1 else next(iter(values.values()))

@@ -202,7 +202,7 @@ class ShardRows:
         same = np.array_equal(shard.ids.take(rows, 0), self._ids.take(positions, 0))  # four times as fast as an index
         if not same or not np.array_equal(shard.views[rows], self._views[positions]):
             url = self.feature_set.storage.url
-            raise CorruptError(f"cache/index in {url} leads to wrong rows: delete that folder, it is made anew.")
+            raise CorruptError(f"cache/index in {url} leads to wrong rows: delete that folder, it is made again.")
 
     def _by_shard(self, positions: Array) -> Iterator[tuple[Shard, Any]]:
         """Yield each shard that holds some of the rows, and which of them: a slice where they follow one another."""

@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from .blocks import Ragged, block_checksums, block_of, checksum, gather, last_end, steps_of
 from .compressed import CompressedArray, check_compression, compressed_chunks, worth_shuffling
-from .reading import Stored, StoredChunks, map_array, open_file, read_array, read_attributes, stored, stored_chunks
+from .reading import (
+    StoredArray,
+    StoredChunks,
+    find_array,
+    map_array,
+    open_file,
+    read_array,
+    read_attributes,
+    stored_chunks,
+)
 from .spans import Blocks, Wanted, read_rows
 from .writing import create_file
 
@@ -14,7 +23,7 @@ __all__ = [
     "Blocks",
     "CompressedArray",
     "Ragged",
-    "Stored",
+    "StoredArray",
     "StoredChunks",
     "Wanted",
     "block_checksums",
@@ -23,6 +32,7 @@ __all__ = [
     "checksum",
     "compressed_chunks",
     "create_file",
+    "find_array",
     "gather",
     "last_end",
     "map_array",
@@ -31,7 +41,6 @@ __all__ = [
     "read_attributes",
     "read_rows",
     "steps_of",
-    "stored",
     "stored_chunks",
     "worth_shuffling",
 ]

@@ -22,13 +22,13 @@ import numpy as np
 from ..errors import CorruptError, StoreError, StorePermissionError
 
 __all__ = [
-    "Stored",
+    "StoredArray",
     "StoredChunks",
+    "find_array",
     "map_array",
     "open_file",
     "read_array",
     "read_attributes",
-    "stored",
     "stored_chunks",
 ]
 
@@ -40,7 +40,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArray:
     """Where the values of one array lie in a file, in bytes from its beginning."""
 
     offset_bytes: int
@@ -110,7 +110,7 @@ def read_attributes(file: h5py.File, names: Sequence[str] | None = None) -> dict
     return found
 
 
-def stored(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None) -> Stored:
+def find_array(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None) -> StoredArray:
     """Return where the array at ``path`` lies, after every check that the module's docstring lists."""
     dataset, properties = _dataset(file, path, dtype, rank)
     where = _path_of(file)
@@ -122,10 +122,10 @@ def stored(file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank:
     size_bytes = math.prod(shape) * kind.itemsize
     offset = dataset.id.get_offset()
     if size_bytes == 0:
-        return Stored(0, shape, kind)
+        return StoredArray(0, shape, kind)
     if offset is None or offset + size_bytes > where.stat().st_size:
         raise _corrupt(where, f"/{path} claims {size_bytes} bytes, more than the file holds")
-    return Stored(int(offset), shape, kind)
+    return StoredArray(int(offset), shape, kind)
 
 
 def stored_chunks(file: h5py.File, path: str, dtype: np.dtype[Any]) -> StoredChunks | None:
@@ -181,15 +181,15 @@ def _dataset(file: h5py.File, path: str, dtype: np.dtype[Any] | None, rank: int 
 def read_array(
     file: h5py.File, path: str, dtype: np.dtype[Any] | None = None, rank: int | None = None
 ) -> np.ndarray[Any, Any]:
-    """Return the values at ``path``, read into memory after the checks of ``stored``."""
-    place, where = stored(file, path, dtype, rank), _path_of(file)
+    """Return the values at ``path``, read into memory after the checks of ``find_array``."""
+    place, where = find_array(file, path, dtype, rank), _path_of(file)
     if math.prod(place.shape) == 0:
         return np.empty(place.shape, place.dtype)
     # Not by a map, whose pages would count as memory beside their copy.
     return np.fromfile(where, place.dtype, math.prod(place.shape), offset=place.offset_bytes).reshape(place.shape)
 
 
-def map_array(path: Path, place: Stored) -> np.ndarray[Any, Any]:
+def map_array(path: Path, place: StoredArray) -> np.ndarray[Any, Any]:
     """Return the values of a stored array as a read-only memory map."""
     if math.prod(place.shape) == 0:
         return np.empty(place.shape, place.dtype)

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import CorruptError
 from .blocks import gather
-from .reading import Stored
+from .reading import StoredArray
 
 __all__ = ["Blocks", "Wanted", "read_rows"]
 
@@ -91,7 +91,7 @@ class Blocks:
         return list(zip(starts[firsts].tolist(), stops[lasts].tolist(), strict=True))
 
 
-def read_rows(path: Path, place: Stored, rows: Array, wanted: Wanted, blocks: Blocks, direct: bool) -> None:
+def read_rows(path: Path, place: StoredArray, rows: Array, wanted: Wanted, blocks: Blocks, direct: bool) -> None:
     """Read some rows of an array from its file, check them and put them where they are wanted.
 
     ``direct`` reads around the page cache where the system can: what is read of a file that exceeds the memory would only
@@ -145,7 +145,7 @@ def _runs(numbers: Array) -> Array:
 class _Reader:
     """A file opened for reading rows, up to so many at once, into memory that is used again."""
 
-    def __init__(self, path: Path, place: Stored, most: int, direct: bool) -> None:
+    def __init__(self, path: Path, place: StoredArray, most: int, direct: bool) -> None:
         self._path, self._place = path, place
         memory = np.empty(most * _row_bytes(place) + 3 * ALIGNMENT_BYTES, np.uint8)
         self._memory: Any = memory[-memory.ctypes.data % ALIGNMENT_BYTES :]
@@ -215,5 +215,5 @@ def _directly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_DIRECT)
 
 
-def _row_bytes(place: Stored) -> int:
+def _row_bytes(place: StoredArray) -> int:
     return math.prod(place.shape[1:]) * place.dtype.itemsize

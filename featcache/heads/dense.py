@@ -38,8 +38,8 @@ class Maps(nn.Module):
             return patches.transpose(1, 2).reshape(len(values), values.shape[2], side, side)
         if values.dim() != 4:
             raise HeadError(
-                f"the features at {self.tensor_name!r} have shape {list(values.shape[1:])}, which is no map: choose an earlier "
-                "--cut."
+                f"the features at {self.tensor_name!r} have shape {list(values.shape[1:])}, which is not a map: choose "
+                "an earlier --cut."
             )
         return values.permute(0, 3, 1, 2) if is_channels_last(tuple(values.shape[1:])) else values
 

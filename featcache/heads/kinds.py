@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -155,7 +155,7 @@ class HeadKind(Protocol):
 
 
 class SuffixHead:
-    """All that lies behind the cut, with its last layer made anew."""
+    """All that lies behind the cut, with a new last layer."""
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
@@ -180,7 +180,7 @@ class SuffixHead:
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
             if mapped is not None:
                 rest, (train, validation) = folded, mapped
-        return fit(rest, prepare, train, validation, options, task, device, progress, rows.weights)
+        return fit(rest, prepare, replace(rows, train=train, validation=validation), options, task, device, progress)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
@@ -251,7 +251,9 @@ class LinearHead:
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
         layer = network.head
-        return fit(layer, layer.train, train, validation, options, task, device, progress, rows.weights)
+        return fit(
+            layer, layer.train, replace(rows, train=train, validation=validation), options, task, device, progress
+        )
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator.

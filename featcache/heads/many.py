@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..machine import pick_device
 from ..splitting import Split
@@ -73,10 +74,9 @@ def train_heads(
     Raises
     ------
     UsageError
-        If an entry has another key, the head is not linear, or the targets are not single classes. Also for
+        If an entry has another key, ``options`` holds one that is not shared, the head is not linear, or the targets are
+        not single classes. Also for
         ``patience`` and ``metric``, with which heads would part ways, and for the optimizer ``"adam"``.
-    TypeError
-        If ``options`` holds an unknown option, ``sample_weights`` or ``progress``.
     HeadError
         If the loss of a head diverges.
     StaleError
@@ -97,6 +97,10 @@ def train_heads(
     """
     if options.get("head", "linear") != "linear":
         raise UsageError("train_heads trains linear heads: use featcache.train_head for others.")
+    known = [each.name for each in dataclasses.fields(TrainOptions)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"train_heads has no option {name!r} that all heads share.{near_names(name, known)}")
     entries = [_options(entry, options) for entry in grid]
     if not entries:
         return []

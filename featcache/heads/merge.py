@@ -82,7 +82,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
             raise HeadError(f"{where / TENSORS} is damaged: tensors are missing. Train the head again.")
     if kind != "suffix":
         raise UsageError(
-            f"a {kind} head is no part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
+            f"a {kind} head is not part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
         )
     _check_weights(where, recipe, model)
     merged = copy.deepcopy(model)
@@ -102,7 +102,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
 
 
 def differing_layers(state: Mapping[str, torch.Tensor], model: nn.Module) -> list[str]:
-    """Return the names of the layers that must be made anew before a state loads into a model."""
+    """Return the names of the layers that must be replaced before a state loads into a model."""
     own = model.state_dict()
     names = (name.rpartition(".")[0] for name, value in state.items() if name in own and own[name].shape != value.shape)
     return list(dict.fromkeys(names))

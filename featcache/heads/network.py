@@ -1,4 +1,4 @@
-"""The default head: a copy of the network whose last layer is made anew for the data's classes."""
+"""The default head: a copy of the network whose last layer is new, made for the data's classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_TOGETHER = 3  # maps that are added up to one output
 
 
 def new_network(split: Split, classes: int, seed: int = 0, device: torch.device | None = None) -> Split:
-    """Return a split of a deep copy of the network, on ``device``, with its last layer made anew under ``seed``.
+    """Return a split of a deep copy of the network, on ``device``, with a new last layer, made under ``seed``.
 
     An end-to-end loop that starts from ``new_network(…).model`` starts from the weights that ``train_head`` starts from:
     the new layer is drawn on the CPU right after seeding, whatever the device. Raises ``HeadError`` where there is
@@ -31,7 +31,7 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
 
 
 def last_layers(split: Split, classes: int) -> tuple[str, ...]:
-    """Return the names of the layers that ``new_network`` makes anew: one, but where maps of several are added up."""
+    """Return the names of the layers that ``new_network`` replaces: one, but where maps of several are added up."""
     return _renewed(split, classes, 0, None)[1]
 
 
@@ -43,7 +43,7 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
         for names in _last_layers(trial, frontier):
             old = [model.get_submodule(name) for name in names]
             with seeded(seed):
-                new = [_made_anew(layer, classes) for layer in old]
+                new = [_new_layer(layer, classes) for layer in old]
             _put(model, names, new)
             network = split.rebind(model)
             if _make_the_output(network, frontier, names, classes):
@@ -52,7 +52,7 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
         else:
             raise HeadError(
                 f"the layer {names[0]!r}, the last one behind the cut {split.cut!r}, does not make the network's output alone, "
-                "so it cannot be made anew for the data's classes: use --head linear."
+                "so it cannot be replaced by one for the data's classes: use --head linear."
             )
         if device is not None and device != next(new[0].parameters()).device:
             model.to(device)
@@ -66,7 +66,7 @@ def _example_frontier(split: Split) -> Any:
     return split.prefix(**inputs) if isinstance(inputs, Mapping) else split.prefix(*inputs)
 
 
-def _made_anew(old: nn.Module, classes: int) -> nn.Module:
+def _new_layer(old: nn.Module, classes: int) -> nn.Module:
     """Return a layer like the last one, with random weights and as many outputs as there are classes."""
     new: nn.Module
     if isinstance(old, nn.Linear):
@@ -106,7 +106,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     remakable = {name: layer for name, layer in layers.items() if _width(layer)}
     if not remakable or next(iter(layers)) not in remakable:
         raise HeadError(
-            f"behind the cut {split.cut!r} there is no last linear layer to make anew for the data's classes. "
+            f"behind the cut {split.cut!r} there is no last linear layer to replace for the data's classes. "
             "Use --head linear, or an earlier cut."
         )
     fitting = [
@@ -127,7 +127,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
 
 
 def _width(layer: nn.Module) -> int:
-    """Return how many outputs a layer gives if it can be made anew, else 0."""
+    """Return how many outputs a layer gives if it can be replaced, else 0."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
     pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
@@ -193,7 +193,7 @@ def choose_trainable(suffix: nn.Module, modules: Collection[str] | None) -> set[
     for name in modules:
         if name not in known:
             raise UsageError(
-                f"trainable {name!r} is no module behind the cut.{near_names(name, known)} There are: "
+                f"trainable {name!r} is not a module behind the cut.{near_names(name, known)} There are: "
                 f"{', '.join(each for each in known if '.' not in each)}."
             )
     chosen = {name for name in parameters if any(name.startswith(f"{module}.") for module in modules)}

@@ -62,7 +62,7 @@ def check_loaded(function: types.FunctionType, where: str) -> None:
             return
     raise FingerprintError(
         f"the source of {function.__qualname__!r} in {code.co_filename} changed after it was loaded, or it was rewritten "
-        f"on loading. Start the program anew, or give it an attribute `featcache_identity`."
+        f"on loading. Start the program again, or give it an attribute `featcache_identity`."
     )
 
 

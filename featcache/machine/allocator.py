@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Return whether the C library was told to keep blocks of up to 1 GiB that are freed, instead of giving them back.
 
     A layer's output of some MB is otherwise taken from the system and given back at each batch, and every page of it is
-    cleared anew. This holds for the whole process, so only the command line and worker processes may call it. Has no
+    cleared again. This holds for the whole process, so only the command line and worker processes may call it. Has no
     effect, and returns False, where the C library is not glibc. See mallopt(3).
     """
     try:

@@ -212,7 +212,7 @@ class Project:
         return known
 
     def _known_recipe(self, cut: str, made: Recipe | None = None) -> Recipe | None:
-        """Return the recipe if it was just made, or is remembered; the rounded set that it derives from is looked for anew."""
+        """Return the recipe if it was just made, or is remembered; the rounded set that it derives from is looked for again."""
         if cut not in self._recipes:
             recipe = made or self._remembered(cut)
             if recipe is None:

@@ -49,7 +49,7 @@ def inline(drawn: bytes, label: str) -> Any:
 
 
 def balance_picture(snapshot: Snapshot) -> Any:
-    """Return a bar for each class, divided by split; None where targets are no class numbers."""
+    """Return a bar for each class, divided by split; None where targets are not class numbers."""
     targets = np.asarray(snapshot.targets)
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0:
         return None

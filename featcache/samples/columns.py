@@ -107,7 +107,7 @@ class CodedColumn(_Column):
         used = np.flatnonzero(np.bincount(codes)) if len(codes) else np.empty(0, np.int64)
         texts = {int(code): table[code] for code in used.tolist()}
         if not all(isinstance(text, str) for text in texts.values()):
-            raise TypeError("a name of a split is no text")
+            raise TypeError("a name of a split is not text")
         self.table = tuple(sorted(set(texts.values())))
         if list(self.table) != [texts.get(code) for code in range(len(used))]:
             numbers = {text: number for number, text in enumerate(self.table)}

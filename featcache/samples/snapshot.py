@@ -91,10 +91,10 @@ def read_snapshot(path: Path) -> Snapshot:
         aligned = ids.shape[1] == 16 and len(ids) == len(names) == len(targets) == len(splits)
         if not aligned or snapshot.digest != path.stem:
             raise CorruptError(
-                f"{path} is damaged: it does not match its name. Run `featcache extract` to write it anew."
+                f"{path} is damaged: it does not match its name. Run `featcache extract` to write it again."
             )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise CorruptError(f"{path} is damaged ({error!r}). Run `featcache extract` to write it anew.") from error
+        raise CorruptError(f"{path} is damaged ({error!r}). Run `featcache extract` to write it again.") from error
     return snapshot
 
 

@@ -27,7 +27,7 @@ def load_transform(spec: str | None, image_size: int | None, backbone: Backbone)
         return backbone.make_transform(image_size)
     assert spec is not None
     if not looks_like_factory(spec):
-        raise UsageError(f"{spec!r} is no transform: use default, FILE.py:factory or MODULE:factory.")
+        raise UsageError(f"{spec!r} is not a transform: use default, FILE.py:factory or MODULE:factory.")
     given = {} if image_size is None else {"image_size": image_size}
     if given and not factory_takes(spec, "transform", "image_size"):
         raise UsageError(

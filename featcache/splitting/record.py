@@ -84,7 +84,7 @@ class Run:
     calls: list[Call] = field(default_factory=list)
     modules: list[ModuleCall] = field(default_factory=list)
     outputs: Any = None
-    returned: frozenset[int] = frozenset()  # also those inside of objects that are no containers
+    returned: frozenset[int] = frozenset()  # also those inside of objects that are not containers
     objects: list[torch.Tensor] = field(default_factory=list)
     origins: list[tuple[Any, ...]] = field(
         default_factory=list

@@ -25,7 +25,7 @@ def with_training_path(model: nn.Module, analysis: CutAnalysis, call: Call) -> C
     """Return the analysis with the modules that run behind the cut in training mode only.
 
     Raises ``SplitError`` where the model, in training mode, computes more before the cut than in evaluation mode.
-    What leads nowhere is no computation: a coin that decides whether a frozen layer is dropped, a flag that is set.
+    What leads nowhere is not a computation: a coin that decides whether a frozen layer is dropped, a flag that is set.
     """
     refusal: SplitError | None = None
     for seed in SEEDS:

@@ -184,7 +184,7 @@ class LocalStorage:
 def _put_back(aside: Path, final: Path) -> None:
     try:
         aside.rename(final)
-    except OSError:  # another process began the folder anew meanwhile
+    except OSError:  # another process began the folder again meanwhile
         for each in aside.iterdir():
             if not (final / each.name).exists():
                 each.rename(final / each.name)

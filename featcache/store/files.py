@@ -16,9 +16,9 @@ from ..hdf5 import Ragged
 from ..identity import Recipe
 from ..samples import Snapshot, read_snapshot, write_snapshot
 from ..storages import Entry, Storage, open_storage
-from .peek import ids_of
 from .row_index import PIECE, RowIndex, RowKeys, first_rows, row_keys
 from .shard import Shard
+from .shard_ids import ids_of
 from .shard_writer import write_shard
 
 __all__ = ["STORE_FORMAT", "FeatureSet", "StoreFiles"]
@@ -137,7 +137,7 @@ class FeatureSet:
             return {}
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise CorruptError(
-                f"{self.path}/skipped.json in {self.storage.url} is damaged ({error}). Delete it; extract writes it anew."
+                f"{self.path}/skipped.json in {self.storage.url} is damaged ({error}). Delete it; extract writes it again."
             ) from error
 
     def record_skipped(self, unreadable: Mapping[str, tuple[str, str]]) -> None:
@@ -359,7 +359,7 @@ class StoreFiles:
             # An older snapshot could have other labels, so it is not taken instead.
             raise CorruptError(
                 f"{folder}/latest.json in {self.url} is damaged: it names no snapshot that is there. "
-                "Run `featcache extract`, which writes it anew."
+                "Run `featcache extract`, which writes it again."
             )
         return digest
 

@@ -24,10 +24,11 @@ from ..hdf5 import (
     Blocks,
     CompressedArray,
     Ragged,
-    Stored,
+    StoredArray,
     StoredChunks,
     Wanted,
     checksum,
+    find_array,
     gather,
     last_end,
     map_array,
@@ -36,7 +37,6 @@ from ..hdf5 import (
     read_attributes,
     read_rows,
     steps_of,
-    stored,
     stored_chunks,
 )
 from ..identity import Recipe
@@ -67,7 +67,7 @@ class Shard:
     blocks: dict[str, int]
     ends: dict[str, Array] = field(default_factory=dict)
     scales: dict[str, Array] = field(default_factory=dict)
-    places: dict[str, Stored | StoredChunks] = field(default_factory=dict, repr=False)
+    places: dict[str, StoredArray | StoredChunks] = field(default_factory=dict, repr=False)
     _checked: dict[str, Array] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,12 +89,12 @@ class Shard:
         with open_file(path) as file:
             attributes = read_attributes(file)
             ids, views = _header(path, file, attributes, recipe.fingerprint)
-            places: dict[str, Stored | StoredChunks] = {}
+            places: dict[str, StoredArray | StoredChunks] = {}
             checksums, ends, blocks, scales = {}, {}, {}, {}
             for spec in recipe.frontier:
                 dtype = dtypes[spec.name]
                 chunks = stored_chunks(file, f"features/{spec.name}", dtype)
-                place = stored(file, f"features/{spec.name}", dtype) if chunks is None else chunks
+                place = find_array(file, f"features/{spec.name}", dtype) if chunks is None else chunks
                 shape = codec.storage_shape(spec.value_shape, spec.dtype)
                 count = len(ids)
                 if spec.ragged:
@@ -120,7 +120,7 @@ class Shard:
             )
         features: dict[str, Array | CompressedArray] = {}
         for name, place in places.items():
-            if isinstance(place, Stored):
+            if isinstance(place, StoredArray):
                 features[name] = map_array(path, place)
             else:
                 features[name] = CompressedArray(path, place, _block_check(path, checksums[name], place.chunk_rows))
@@ -152,7 +152,7 @@ class Shard:
         """
         spec = next(each for each in self.recipe.frontier if each.name == name)
         place, size, checked, scales = self.places[name], self.blocks[name], self._checked[name], self.scales.get(name)
-        assert isinstance(place, Stored)
+        assert isinstance(place, StoredArray)
         unchecked = np.zeros(len(checked), bool)
         unchecked[rows // size] = True
         unchecked &= ~checked

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from ..progress import ProgressCallback, ProgressEvent
 from .losses import TaskLoss, plain_loss
 from .metrics import EpochRecord
 from .options import TrainOptions
+from .rows import Division
 from .scorers import score
 from .tasks import Task, output_tensor
 
@@ -29,22 +29,22 @@ BATCH = 256  # rows that are judged at once
 def fit(
     module: nn.Module,
     train_mode: Callable[[], object],
-    features: Features,
-    validation: Features | None,
+    rows: Division,
     options: TrainOptions,
     task: Task,
     device: torch.device,
     progress: ProgressCallback,
-    weights: Any = None,
 ) -> list[EpochRecord]:
-    """Train ``module`` in place and return one record an epoch; the best weights by validation loss are kept, or by the
-    scorer that the options name. ``weights`` are those of the training rows.
+    """Train ``module`` in place on the training rows, and return one record per epoch.
+
+    The best weights by validation loss are kept, or by the scorer that the options name.
 
     The order of rows is ``features.loader(batch_size, seed=seed).order(epoch)``; torch's generators are seeded once before
     the first step and used by nothing but the module. So the usual loop over the whole network, seeded the same and
     given rows in this order, takes the same steps. The validation loss is the plain one, without weights and smoothing;
     without validation rows the last weights are kept.
     """
+    features, validation, weights = rows.train, rows.validation, rows.weights
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptError
-from ..hdf5 import open_file, stored
+from ..hdf5 import find_array, open_file
 from ..storages import Entry, Storage
 from .shard import read_ids
 
@@ -39,7 +39,7 @@ def ids_of(
         path = f"{folder}/{entry.name}"
         with suppress(FileNotFoundError):  # removed since it was listed, by gc or repair
             if read_start is not None and entry.size_bytes > 2 * START_BYTES:
-                found = _peek(read_start(path, START_BYTES), entry, fingerprint)
+                found = _from_start(read_start(path, START_BYTES), entry, fingerprint)
                 if found is not None:
                     return entry.name, *found
             return entry.name, *read_ids(storage.fetch(path), fingerprint)
@@ -53,7 +53,7 @@ def ids_of(
         yield from (each for each in pool.map(look, entries) if each is not None)
 
 
-def _peek(start: bytes, entry: Entry, fingerprint: str) -> tuple[Array, Array] | None:
+def _from_start(start: bytes, entry: Entry, fingerprint: str) -> tuple[Array, Array] | None:
     """Return ids and views where the first bytes suffice for them."""
     with tempfile.TemporaryDirectory(prefix="featcache-") as folder:
         path = Path(folder) / entry.name
@@ -61,7 +61,7 @@ def _peek(start: bytes, entry: Entry, fingerprint: str) -> tuple[Array, Array] |
         os.truncate(path, entry.size_bytes)  # HDF5 opens no file that is shorter than it was; the rest takes no space
         with suppress(CorruptError):  # what is missing can look like damage; the whole file tells
             with open_file(path) as file:
-                places = [stored(file, name) for name in ("ids", "views")]
+                places = [find_array(file, name) for name in ("ids", "views")]
             if all(each.offset_bytes + math.prod(each.shape) * each.dtype.itemsize <= len(start) for each in places):
                 return read_ids(path, fingerprint)
     return None
