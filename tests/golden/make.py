@@ -18,7 +18,7 @@ from torch import nn
 import featcache
 from featcache import FeatureStore
 from tests.conftest import TensorPairs
-from tests.independent_reader import read_store
+from tests.store.independent_reader import read_store
 
 
 class Times(torch.nn.Module):

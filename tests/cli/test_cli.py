@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from featcache import FeatureStore
+from featcache.cli.main import run
+from featcache.identity.fingerprint import file_id
+
+from ..conftest import CommandLine
+
+
+@pytest.fixture(scope="session")
+def digit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 of scikit-learn's digits as an image folder with splits."""
+    root = tmp_path_factory.mktemp("digits")
+    digits = load_digits()
+    for number in range(200):
+        split = "test" if number % 4 == 0 else "train"
+        folder = root / split / str(digits.target[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(folder / f"{number:04d}.png")
+    return root
+
+
+@pytest.fixture
+def command(featcache_command: CommandLine, digit_folder: Path) -> CommandLine:
+    shutil.copytree(digit_folder, featcache_command.folder / "digits")
+    (featcache_command.folder / "featcache.toml").write_text(
+        'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\n'
+    )
+    return featcache_command
+
+
+def test_the_main_job_from_the_command_line(command: CommandLine) -> None:
+    first = command("extract", "--cut", "layer4")
+    assert "200 computed, 0 reused" in first.stderr
+    assert first.stdout == ""
+    trained = command("train-head", "--epochs", "40")
+    assert "trained suffix behind layer4" in trained.stderr
+    assert float(trained.stdout.split("test: accuracy ")[1].split(" %")[0]) > 80
+    again = command("extract", "--cut", "layer4")
+    assert "0 computed, 200 reused" in again.stderr
+    assert "nothing to compute" in again.stderr
+    command("extract", "--cut", "layer3")
+    deeper = command("train-head", "--epochs", "20")
+    assert "behind layer3" in deeper.stderr
+    status = command("status")
+    assert status.stdout.count("fresh") == 2
+    assert "fresh" in command("explain").stdout
+    assert "layer3" in command("ls").stdout
+    assert "0 damaged" in command("verify").stdout
+    predicted = command("predict", "digits/test/3", "digits/test/7")
+    rows = list(csv.DictReader(io.StringIO(predicted.stdout)))
+    assert {row["label"] for row in rows} <= {str(number) for number in range(10)}
+    right = [row["label"] == Path(row["name"]).parent.name for row in rows]
+    assert sum(right) / len(right) > 0.8
+    assert all(abs(sum(float(row[str(digit)]) for digit in range(10)) - 1) < 1e-4 for row in rows)
+
+
+def test_every_command_gives_one_json_document_with_the_field_names_of_the_library(command: CommandLine) -> None:
+    report = json.loads(command("extract", "--cut", "layer4", "--json").stdout)[0]
+    assert (report["samples"], report["computed"], report["reused"]) == (200, 200, 0)
+    trained = json.loads(command("train-head", "--epochs", "2", "--json").stdout)
+    assert trained["metrics"]["split"] == "test"
+    assert len(trained["history"]) == 2
+    assert json.loads(command("status", "--json").stdout)[0]["state"] == "fresh"
+    assert json.loads(command("explain", "--json").stdout)[0]["differences"] == []
+    assert json.loads(command("ls", "--json").stdout)[0]["rows"] == 200
+    assert json.loads(command("verify", "--json").stdout)["damaged"] == []
+    assert "layer3" in [cut["name"] for cut in json.loads(command("cuts", "--json").stdout)]
+    assert len(json.loads(command("predict", "digits/test/1", "--json").stdout)) > 1
+
+
+def test_status_exits_3_when_stale_missing_or_partial_and_explain_says_why(command: CommandLine) -> None:
+    assert "layer4" in command("status", "--cut", "layer4", expect=3).stdout
+    command("extract", "--cut", "layer4")
+    Image.new("L", (8, 8), 99).save(command.folder / "digits" / "train" / "0" / "new.png")
+    partial = command("status", expect=3)
+    assert "partial" in partial.stdout
+    assert "train/0/new.png" in command("explain", expect=3).stdout
+    stale = command("explain", "--cut", "layer4", "--image-size", "40", expect=3)
+    assert "transform" in stale.stdout
+    assert "featcache extract --cut layer4" in stale.stdout
+    refused = command("train-head", "--image-size", "40", "--cut", "layer4", expect=3)
+    assert "layer4 (200 rows, float32)" in refused.stderr
+    command("extract", "--cut", "layer4")
+    command("status")
+
+
+def test_training_needs_no_images(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4")
+    (command.folder / "digits").rename(command.folder / "elsewhere")
+    trained = command("train-head", "--epochs", "2")
+    assert "digits is not here" in trained.stderr
+
+
+def test_flags_override_the_file_and_the_file_overrides_the_defaults(command: CommandLine) -> None:
+    (command.folder / "other.toml").write_text(
+        'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\nstore = "there"\n[extract]\ncut = ["layer4"]\n'
+        "[train-head]\nepochs = 3\n"
+    )
+    command("extract", "--config", "other.toml")
+    assert (command.folder / "there" / "store.json").is_file()
+    assert len(json.loads(command("train-head", "--config", "other.toml", "--json").stdout)["history"]) == 3
+    trained = json.loads(command("train-head", "--config", "other.toml", "--epochs", "1", "--json").stdout)
+    assert len(trained["history"]) == 1
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["extract"], 2, "no cut"),
+        (["extract", "--cut", "layr4"], 2, "layer4"),
+        (["extract", "--cut", "layer4", "--data", "folder:nowhere"], 1, "no folder nowhere"),
+        (["extract", "--cut", "layer4", "--data", "folder:empty"], 1, "no class folders"),
+        (["extract", "--cut", "layer4", "--data", "folder:hollow"], 1, "no images"),
+        (["extract", "--cut", "layer4", "--data", "foldr:x"], 2, "'folder'"),
+        (["extract", "--cut", "layer4", "--data", "digits"], 2, "no data specification"),
+        (["extract", "--cut", "layer4", "--backbone", "bundled:resnet"], 2, "resnet-mini"),
+        (["extract", "--cut", "layer4", "--backbone", "torchvision:resnet81"], 2, "resnet18"),
+        (["extract", "--cut", "layer4", "--backbone", "nothing.py:make"], 2, "no file nothing.py"),
+        (["extract", "--cut", "layer4", "--backbone", "nosuchmodule:make"], 2, "nosuchmodule"),
+        (["extract", "--cut", "layer4", "--backbone", "torchvison:resnet18"], 2, "'torchvision'"),
+        (["extract", "--cut", "layer4", "--weights", "gone.safetensors"], 1, "gone.safetensors"),
+        (["extract", "--cut", "layer4", "--dtype", "float8"], 2, "float16"),
+        (["extract", "--cut", "layer4", "--device", "gpu"], 2, "unknown device"),
+        (["extract", "--cut", "layer4", "--store", "digits"], 1, "not a featcache store"),
+        (["extract", "--cut", "layer4", "--batch-size", "0"], 2, "batch-size"),
+        (["extract", "--cut", "layer4", "--config", "no.toml"], 2, "no.toml"),
+        (["train-head"], 2, "no cut was given"),
+        (["train-head", "--cut", "layer4"], 3, "extract --cut layer4"),
+        (["status"], 2, "no cut"),
+        (["predict", "digits"], 1, "no head yet"),
+        (["predict"], 2, "no input"),
+        (["exract"], 2, "extract"),
+        (["extract", "--ct", "layer4"], 2, "--cut"),
+        (["ls", "--store", "featcache.toml"], 1, "not a"),
+    ],
+)
+def test_wrong_input_is_one_line_with_the_right_exit_code_and_leaves_nothing_behind(
+    command: CommandLine, monkeypatch, capsys, arguments: list[str], code: int, words: str
+) -> None:
+    (command.folder / "empty").mkdir()
+    (command.folder / "hollow" / "a").mkdir(parents=True)
+    monkeypatch.chdir(command.folder)
+    assert run(arguments) == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert not (command.folder / "features").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--codec", "gzip"), ("--store-budget", "much")])
+def test_a_wrong_option_is_refused_where_nothing_is_left_to_compute_too(
+    command: CommandLine, option: str, value: str
+) -> None:
+    command("extract", "--cut", "layer4")
+    refused = command("extract", "--cut", "layer4", option, value, expect=2)
+    assert value in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_wrong_keys_in_the_file_are_named(command: CommandLine) -> None:
+    path = command.folder / "featcache.toml"
+    good = path.read_text()
+    for text, words in (
+        (good + "[extract]\ncutt = 3\n", "cut"),
+        (good + "[extrct]\n", "extract"),
+        (good + "bakbone = 1\n", "backbone"),
+        ("backbone = [", "TOML"),
+    ):
+        path.write_text(text)
+        assert words in one_line(command("extract", "--cut", "layer4", expect=2))
+
+
+def test_one_class_and_a_newer_store_are_refused(command: CommandLine) -> None:
+    shutil.copytree(command.folder / "digits" / "train" / "3", command.folder / "single" / "three")
+    command("extract", "--cut", "layer4", "--data", "folder:single", "--store", "one")
+    assert "only one class" in one_line(command("train-head", "--data", "folder:single", "--store", "one", expect=1))
+    command("extract", "--cut", "layer4")
+    (command.folder / "features" / "store.json").write_text('{"format": 99}')
+    assert "upgrade featcache" in one_line(command("extract", "--cut", "layer4", expect=1))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_store_without_permission_is_refused(command: CommandLine) -> None:
+    (command.folder / "locked").mkdir(mode=0o500)
+    assert "permission" in one_line(command("extract", "--cut", "layer4", "--store", "locked/s", expect=1))
+
+
+def test_a_model_that_returns_a_tuple_is_trained_and_nan_features_are_named(command: CommandLine) -> None:
+    (command.folder / "nets.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from featcache.backbones.resnet_mini import resnet_mini, transform\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.inner = resnet_mini()\n"
+        "    def forward(self, x):\n"
+        "        return self.inner(x), 1\n"
+        "def pair():\n"
+        "    return Pair(), transform()\n"
+        "class Divides(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        x = x.mean(dim=(2, 3)) + 0.4242\n"
+        "        return x / (x > 0.1).float()\n"
+        "def nan():\n"
+        "    return nn.Sequential(Divides(), nn.Linear(1, 4)), transform()\n"
+    )
+    command("extract", "--cut", "inner.layer4", "--backbone", "nets.py:pair", "--store", "p")
+    arguments = ["--backbone", "nets.py:pair", "--store", "p", "--epochs", "1"]
+    assert "trained suffix behind inner.layer4" in command("train-head", *arguments).stderr
+    Image.new("L", (8, 8), 0).save(command.folder / "digits" / "train" / "0" / "black.png")
+    refused = one_line(command("extract", "--cut", "0", "--backbone", "nets.py:nan", expect=1))
+    assert "black.png" in refused
+    assert "NaN" in refused
+
+
+def test_a_killed_extract_goes_on_at_its_last_whole_shard(command: CommandLine) -> None:
+    arguments = ["extract", "--cut", "layer4", "--batch-size", "8"]
+    (command.folder / "slow.py").write_text(
+        "import time\n"
+        "from featcache.backbones.bundled import source\n"
+        "from featcache.backbones.resnet_mini import transform\n"
+        "class Slow:\n"
+        "    featcache_identity = 'slow'\n"
+        "    def __call__(self, image):\n"
+        "        time.sleep(0.01)\n"
+        "        return transform()(image)\n"
+        "def make():\n"
+        "    return Slow()\n"
+    )
+    killer = (
+        "from featcache.extraction import fill; fill.MAX_SHARD_ROWS = 16\nfrom featcache.cli.main import main; main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", killer, *arguments, "--transform", "slow.py:make"],
+        cwd=command.folder,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while len(list(command.folder.glob("features/sets/*/*.h5"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    saved = FeatureStore(str(command.folder / "features")).sets()[0].rows
+    assert 32 <= saved < 200
+    assert saved % 16 == 0
+    report = json.loads(command(*arguments, "--transform", "slow.py:make", "--json").stdout)[0]
+    assert (report["computed"], report["reused"]) == (200 - saved, saved)
+    assert not list(command.folder.glob("features/**/.tmp*"))
+    command(*arguments, "--transform", "slow.py:make", "--store", "undisturbed")
+    rows = []
+    for store in ("features", "undisturbed"):
+        opened = FeatureStore(str(command.folder / store))
+        feature_set = opened.set(opened.recipes()[0])
+        shards = [feature_set.open_shard(name) for name in feature_set.shard_names()]
+        ids = np.concatenate([shard.ids for shard in shards])
+        values = np.concatenate([shard.features["layer4"] for shard in shards])
+        rows.append(values[np.argsort(ids.view("S16").reshape(-1))])
+    assert np.array_equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_what_was_computed_and_say_so(command: CommandLine, number: int, code: int) -> None:
+    (command.folder / "slow.py").write_text(
+        "import time\n"
+        "from featcache.backbones.resnet_mini import transform\n"
+        "class Slow:\n"
+        "    featcache_identity = 'slow'\n"
+        "    def __call__(self, image):\n"
+        "        time.sleep(0.02)\n"
+        "        open('started', 'a').write('x')\n"
+        "        return transform()(image)\n"
+        "def make():\n"
+        "    return Slow()\n"
+    )
+    arguments = ["extract", "--cut", "layer4", "--batch-size", "8", "--transform", "slow.py:make", "--workers", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "featcache", *arguments],
+        cwd=command.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what a shell starts with & ignores SIGINT
+    )
+    started = command.folder / "started"
+    deadline = time.monotonic() + 60
+    while (not started.exists() or started.stat().st_size < 80) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "saved" in words
+    assert "Traceback" not in words
+    saved = FeatureStore(str(command.folder / "features")).sets()[0].rows
+    assert saved >= 8
+    report = json.loads(command(*arguments, "--json").stdout)[0]
+    assert report["reused"] == saved
+
+
+def test_importing_featcache_and_asking_for_help_or_status_loads_no_torch(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4")
+    code = (
+        "import sys; from featcache.cli.main import run; code = run(sys.argv[1:]);"
+        "print('torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    for arguments in (
+        ["--help"],
+        ["extract", "--help"],
+        ["status"],
+        ["extract", "--cut", "layer4"],
+        ["ls"],
+        ["verify"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=command.folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == "False", arguments
+    light = "import featcache, sys; dir(featcache); print([name for name in ('torch', 'numpy', 'h5py') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_init_writes_a_file_that_works_and_does_not_overwrite_one(command: CommandLine) -> None:
+    (command.folder / "featcache.toml").unlink()
+    command("init", "--backbone", "bundled:resnet-mini", "--data", "folder:digits", "--cut", "layer4")
+    command("extract")
+    command("train-head", "--epochs", "1")
+    command("export", "--to", "features.npy")
+    assert "exists already" in one_line(command("init", expect=2))
+
+
+@pytest.mark.parametrize("cut", ['"layer4"', '["layer4"]', '["layer3", "layer4"]'])
+def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine, cut: str) -> None:
+    (command.folder / "featcache.toml").write_text(
+        f'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\ncut = {cut}\n'
+    )
+    command("extract")
+    command("status")
+    assert "behind layer4" in command("train-head", "--epochs", "1").stderr
+
+
+def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:
+    overview = command("--help").stdout
+    for name in (
+        "init",
+        "extract",
+        "train-head",
+        "predict",
+        "cuts",
+        "status",
+        "explain",
+        "ls",
+        "verify",
+        "gc",
+        "pin",
+        "unpin",
+    ):
+        assert name in overview
+        assert "Usage: featcache " + name in command(name, "--help").stdout
+
+
+def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4")
+    command("train-head", "--epochs", "1", "--name", "mine")
+    (command.folder / "bad.png").write_bytes(b"no image")
+    assert "bad.png" in one_line(command("predict", "bad.png", expect=1))
+    skipped = command("predict", "bad.png", "digits/test/1", "--on-error", "skip", "--out", "out.csv")
+    assert "skipped bad.png" in skipped.stderr
+    assert (command.folder / "out.csv").read_text().startswith("name,label")
+    assert "mine" in one_line(command("predict", "digits", "--head", "mind", expect=2))
+    assert "cannot be the name" in one_line(command("train-head", "--name", "../x", "--epochs", "1", expect=2))
+
+
+def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
+    command: CommandLine, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(command.folder)
+    read: list[Path] = []
+
+    def counted(path: Path | str) -> bytes:
+        read.append(Path(path))
+        return file_id(path)
+
+    monkeypatch.setattr("featcache.samples.file_memo.file_id", counted)
+    time.sleep(2.1)  # what was written a moment ago is not trusted yet
+    for expected in (200, 0):
+        read.clear()
+        assert run(["extract", "--cut", "layer4"]) == 0
+        assert len(read) == expected
+
+
+def test_a_weight_that_both_sides_of_the_cut_share_is_warned_of_in_one_line(command: CommandLine) -> None:
+    (command.folder / "twice.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from featcache.backbones.resnet_mini import transform\n"
+        "class Twice(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.block, self.between, self.fc = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 10)\n"
+        "    def forward(self, x):\n"
+        "        x = self.block(x.flatten(1)[:, ::x[0].numel() // 4][:, :4])\n"
+        "        return self.fc(torch.relu(self.block(self.between(x))))\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return Twice(), transform()\n"
+    )
+    extracted = command("extract", "--cut", "between", "--backbone", "twice.py:make")
+    warned = [line for line in extracted.stderr.splitlines() if "tied" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("warning: tied parameters are used on both sides of the cut 'between' (block.bias")
+    assert (
+        "trained suffix behind between" in command("train-head", "--backbone", "twice.py:make", "--epochs", "1").stderr
+    )
