@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 TOOLS := .venv-orchestrators
 
-.PHONY: setup orchestrators demo test check bench docs clean
+.PHONY: setup orchestrators demo quick test check bench docs clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ $(TOOLS)/.set-up: pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python pipelines/demo.py
 
+# The tests that are quick, for use while working; `make test` runs all of them.
+quick: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
@@ -34,7 +38,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest tests/test_readme.py
+	$(BIN)/python -m pytest --numprocesses 2 tests/test_readme.py tests/test_docs.py tests/test_docstrings.py tests/test_architecture.py
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet zarr lmdb webdataset joblib

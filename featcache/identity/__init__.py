@@ -5,9 +5,10 @@ a store, or names a thing by its address, by a pickle or by chance: what cannot 
 
 from __future__ import annotations
 
+from .content import content_id, digest_json, encoded_id, file_id, tensor_digest
 from .fileset import is_weights_file, package_folder, states, versions
-from .fingerprint import content_id, digest, digest_json, encoded_id, file_id, identity, tensor_digest
 from .recipe import Difference, Recipe
+from .values import digest, identity
 
 __all__ = [
     "Difference",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import CorruptError
 from ..tensorspec import TensorSpec
-from .fingerprint import digest_json
+from .content import digest_json
 
 __all__ = ["Difference", "Recipe"]
 

@@ -25,7 +25,7 @@ from .code import class_code, function_code, is_library, is_named, module_code, 
 from .content import content_id, digest_json, is_image, is_tensor, tensor_digest
 from .objects import hides_state, is_module, module_state, object_state
 
-__all__ = ["identity"]
+__all__ = ["digest", "identity"]
 
 HINT = "Give it an identity: an attribute or method `featcache_identity` that returns JSON-able values."
 SHORT_BYTES = 64
@@ -40,6 +40,11 @@ GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)
 C_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
 BY_TEXT = (datetime.date, datetime.time, datetime.timedelta, datetime.timezone, decimal.Decimal)
 SINGLETONS = {Ellipsis: "Ellipsis", NotImplemented: "NotImplemented"}
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 digest of a value's identity, 64 hexadecimal characters."""
+    return digest_json(identity(value))
 
 
 def identity(value: Any) -> Any:

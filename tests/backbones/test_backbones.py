@@ -15,7 +15,7 @@ from torch import nn
 from featcache.backbones import backbone_identity, load_backbone
 from featcache.backbones.bundled import card
 from featcache.errors import DataNotFoundError, UnknownNameError, UsageError
-from featcache.identity.fingerprint import digest, identity
+from featcache.identity import digest, identity
 from featcache.samples.transforms import load_transform
 from featcache.testing.sources import BackboneSourceContract
 

@@ -19,7 +19,7 @@ import featcache
 from featcache.backbones import backbone_identity, load_backbone
 from featcache.datasets.source import open_dataset
 from featcache.errors import DataError, DataNotFoundError, MissingDependencyError, UnknownNameError, UsageError
-from featcache.identity.fingerprint import digest, identity
+from featcache.identity import digest, identity
 from featcache.testing.sources import BackboneSourceContract
 
 timm = pytest.importorskip("timm")

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from featcache import FeatureStore
 from featcache.cli.main import run
-from featcache.identity.fingerprint import file_id
+from featcache.identity import file_id
 
 from ..conftest import CommandLine
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 
 from featcache.errors import FingerprintError
-from featcache.identity.fingerprint import content_id, digest, identity, tensor_digest
+from featcache.identity import content_id, digest, identity, tensor_digest
 from featcache.identity.values import TAGS
 from featcache.samples.file_memo import FileMemo
 
@@ -130,7 +130,7 @@ def digests(folder: Path, seed: str = "0", **changes: str) -> dict[str, str]:
     """Digests of the things in SOURCE, made by another process."""
     (folder / "user.py").write_text(textwrap.dedent(SOURCE).format(**{**BASE, **changes}))
     code = (
-        "import user, json; from featcache.identity.fingerprint import digest;"
+        "import user, json; from featcache.identity import digest;"
         "names = ['transform', 'doubled', 'instance', 'closure', 'by_lambda', 'helper'];"
         "print(json.dumps({name: digest(getattr(user, name)) for name in names}))"
     )

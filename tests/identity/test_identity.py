@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 
 import featcache
 from featcache.errors import FingerprintError
-from featcache.identity.fingerprint import content_id, digest, identity
+from featcache.identity import content_id, digest, identity
 
-ASK = "import user, json; from featcache.identity.fingerprint import digest; print(digest(user.subject))"
+ASK = "import user, json; from featcache.identity import digest; print(digest(user.subject))"
 
 
 def user_digest(folder: Path, files: dict[str, str], seed: int = 0, ask: str = ASK) -> str:
@@ -175,7 +175,7 @@ def test_neither_hash_seed_nor_order_in_a_set_nor_the_folder_counts(tmp_path: Pa
         folder.mkdir()
     asked = {user_digest(folder, {"user.py": source}, seed) for folder in folders for seed in (0, 1, 2)}
     by_path = (
-        "from featcache.factories import call_factory; from featcache.identity.fingerprint import digest;"
+        "from featcache.factories import call_factory; from featcache.identity import digest;"
         "print(digest(call_factory('user.py:T', 'thing')))"
     )
     asked.add(user_digest(folders[0], {}, ask=by_path))

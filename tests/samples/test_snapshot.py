@@ -10,7 +10,7 @@ from PIL import Image
 
 from featcache import FeatureStore
 from featcache.errors import CorruptError, DataError, StaleError
-from featcache.identity.fingerprint import content_id
+from featcache.identity import content_id
 from featcache.samples.samples import Samples
 from featcache.samples.snapshot import Snapshot
 
