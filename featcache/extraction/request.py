@@ -154,16 +154,16 @@ def make_request(
 def _splits(
     model: torch.nn.Module | Split | Sequence[Split], cut: str | Sequence[str] | None, samples: Samples
 ) -> Sequence[Split]:
-    from ..splitting import Split, split_at
+    from ..splitting import Split, as_now, split_at
 
     if isinstance(model, Split):
         if cut not in (None, model.cut):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")
-        return [model]
+        return as_now([model])
     if isinstance(model, Sequence):
         if cut is not None:
             raise UsageError(f"the splits are cut already, but cut={cut!r} was asked for: leave it out.")
-        return model
+        return as_now(model)
     cuts = [cut] if isinstance(cut, str) else list(dict.fromkeys(cut or ()))
     if not cuts:
         raise UsageError("say where to cut, such as cut='layer4'; featcache.cuts(model, …) lists the candidates.")

@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..machine import pick_device
-from ..splitting import Split
+from ..splitting import Split, as_now
 from ..training import (
     Division,
     EpochRecord,
@@ -109,6 +109,7 @@ def train_heads(
         raise UsageError(
             "train_heads knows neither patience nor metric, and adamw and sgd only: use featcache.train_head."
         )
+    (split,) = as_now([split])
     check_origin(split, features)
     task = find_task(features, first.task, first.ignore_index)
     if task.kind != "single_label":

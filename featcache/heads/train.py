@@ -14,7 +14,7 @@ from ..errors import HeadError, UsageError
 from ..features import Features
 from ..machine import pick_device
 from ..progress import ProgressCallback, silent
-from ..splitting import Split
+from ..splitting import Split, as_now
 from ..training import (
     IGNORE_INDEX,
     Division,
@@ -202,6 +202,7 @@ def fit_head(
     kind = find_kind(options.head)
     if options.metric is not None:
         check_scorer(options.metric)
+    (split,) = as_now([split])
     check_origin(split, features)
     options = replace(options, pool=pool_of(features, options.head, options.pool))
     if options.head == "suffix" and features.ragged:

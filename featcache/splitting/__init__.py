@@ -8,7 +8,19 @@ from .candidates import Cut, cuts
 from .clone import skeleton
 from .fold import fold
 from .middle import middle
-from .splitting import Split, prefixes, split, split_at
+from .splitting import Split, as_now, prefixes, split, split_at
 from .structure import weight_digests
 
-__all__ = ["Cut", "Split", "cuts", "fold", "middle", "prefixes", "skeleton", "split", "split_at", "weight_digests"]
+__all__ = [
+    "Cut",
+    "Split",
+    "as_now",
+    "cuts",
+    "fold",
+    "middle",
+    "prefixes",
+    "skeleton",
+    "split",
+    "split_at",
+    "weight_digests",
+]

@@ -22,12 +22,12 @@ from .prefix import run_prefix, run_prefixes
 from .randomness import quiet
 from .record import Runs, record
 from .replay import ReplaySuffix
-from .structure import structure_digest, weight_digests
+from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trial import frozen_reference, refuse_mixed_rows, refuse_scripted, seeded_step
 
-__all__ = ["Split", "prefixes", "recorded", "split", "split_at"]
+__all__ = ["Split", "as_now", "prefixes", "recorded", "split", "split_at"]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 TRIES = 3
@@ -49,6 +49,8 @@ class Split:
         What the recording says about the cut.
     structure : str
         The digest of the computation before the cut.
+    program : str
+        The digest of the whole computation on the example.
     graph : tuple of (torch.fx.Graph, dict of str to torch.Tensor), or None
         The suffix as a graph with its constants. None if the suffix replays the model's own code.
     example_inputs : tuple or mapping of str
@@ -91,6 +93,7 @@ class Split:
         model: nn.Module,
         analysis: CutAnalysis,
         structure: str,
+        program: str,
         graph: tuple[fx.Graph, dict[str, torch.Tensor]] | None,
         example_inputs: Inputs,
         other_length: Inputs | None = None,
@@ -99,6 +102,7 @@ class Split:
         self.cut = analysis.cut
         self.frontier: tuple[TensorSpec, ...] = tuple(crossing.spec for crossing in analysis.crossings)
         self.structure = structure
+        self._program = program
         self.example_inputs = example_inputs
         self.other_length = other_length
         self._analysis = analysis
@@ -191,7 +195,15 @@ class Split:
         analysis = analyse(self.model, cut, self._analysis.runs)
         if not analysis.ends_before(self._analysis):
             raise SplitError(f"the cut {cut!r} is not reached before {self.cut!r}.")
-        return Split(self.model, analysis, structure_digest(analysis), None, self.example_inputs, self.other_length)
+        return Split(
+            self.model,
+            analysis,
+            structure_digest(analysis),
+            self._program,
+            None,
+            self.example_inputs,
+            self.other_length,
+        )
 
     def examples(self) -> list[Inputs]:
         """Return the example inputs at two batch sizes, and at two lengths if samples vary in length.
@@ -217,7 +229,9 @@ class Split:
         Split
             The split of ``model``.
         """
-        return Split(model, self._analysis, self.structure, self._graph, self.example_inputs, self.other_length)
+        return Split(
+            model, self._analysis, self.structure, self._program, self._graph, self.example_inputs, self.other_length
+        )
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
         model = with_tied_frozen(model, self._analysis)
@@ -310,6 +324,32 @@ def split_at(
     return made
 
 
+def as_now(splits: Sequence[Split]) -> list[Split]:
+    """Return splits of their network as it is now: themselves, or new ones where the network does something else since.
+
+    The network is recorded again. A split refers to its network, whose parameters and buffers are always read as they
+    are; but an attribute, a plain tensor, a hook, an activation or a ``forward`` may have been replaced, too. The splits
+    must come from one call of ``split_at``. Raises ``SplitError`` where the network cannot be cut any more.
+    """
+    first = splits[0]
+    given = examples(first.example_inputs, first.other_length)
+    with torch.inference_mode(False):
+        runs = recorded(first.model, given)
+        try:
+            same = all(_is_same(each, runs) for each in splits)
+        except SplitError:
+            same = False
+    runs.release()
+    if same:
+        return list(splits)
+    return split_at(first.model, [each.cut for each in splits], first.example_inputs, first.other_length)
+
+
+def _is_same(split: Split, runs: Runs) -> bool:
+    analysis = analyse(split.model, split.cut, runs)
+    return structure_digest(analysis) == split.structure and program_digest(analysis) == split._program
+
+
 def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = None) -> list[dict[str, torch.Tensor]]:
     """Return what crosses the cut of each split, by name, from a single run of the model.
 
@@ -322,13 +362,13 @@ def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
     analysis = analyse(model, cut, runs)
-    structure = structure_digest(analysis)
+    structure, program = structure_digest(analysis), program_digest(analysis)
     refuse_mixed_rows(model, analysis, given.two, given.other_row)
     analysis = with_training_path(model, analysis, given.two)
     analysis, graph = _proven(model, analysis, structure, given)
     warn_of_tied(model, analysis)
     resized = None if given.resized is None else dict(given.resized[1]) or given.resized[0]
-    return Split(model, analysis, structure, graph, dict(given.two[1]) or given.two[0], resized)
+    return Split(model, analysis, structure, program, graph, dict(given.two[1]) or given.two[0], resized)
 
 
 def recorded(model: nn.Module, given: Examples) -> Runs:
@@ -386,7 +426,7 @@ def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Exam
 def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples, flat: bool) -> Any:
     """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
     graph = flat_graph(analysis) if flat else None
-    made = Split(skeleton(model, own_buffers=True), analysis, structure, graph, ())
+    made = Split(skeleton(model, own_buffers=True), analysis, structure, "", graph, ())
     for args, kwargs in given.trials():
         made.check(*args, **kwargs)
     for attempt in range(TRIES):

@@ -14,7 +14,7 @@ from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
 from .record import Ref, Run
 
-__all__ = ["structure_digest", "weight_digests"]
+__all__ = ["program_digest", "structure_digest", "weight_digests"]
 
 
 def structure_digest(analysis: CutAnalysis) -> str:
@@ -54,6 +54,20 @@ def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
         context = [part for part in mine.context if part != "inference"]
         lines.append([mine.name, *encoded, *([["context", *context]] if context else [])])
     return lines
+
+
+def program_digest(analysis: CutAnalysis) -> str:
+    """Return the digest of all recorded calls on the example, also those behind the cut, with the constants that they use.
+
+    It tells whether a network still does what it did when it was recorded. Parameters and buffers do not enter.
+    """
+    run = analysis.run
+    lines = []
+    for call in run.calls:
+        trees = ((call.args, call.kwargs),) * 3
+        context = [part for part in call.context if part != "inference"]
+        lines.append([call.name, *_arguments(analysis, run, *trees), context])
+    return digest_json({"calls": lines, "returned": [_place(run, number) for number in sorted(run.returned)]})[:32]
 
 
 def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:

@@ -39,13 +39,14 @@ def test_several_cuts_are_computed_in_one_pass_each_as_by_itself(net, pairs, tmp
     assert in_one_pass == calls.count(8)
 
 
-def test_splits_of_one_recording_are_extracted_in_one_pass_without_another_recording(net, pairs, tmp_path) -> None:
+def test_splits_of_one_recording_are_extracted_in_one_pass_and_not_proven_again(net, pairs, tmp_path) -> None:
     splits = split_at(net, CUTS, (pairs.inputs[:2],))
     calls = count_calls(net.stem)
     made = featcache.extract(splits, pairs, str(tmp_path / "s"), batch_size=8)
     assert list(made) == CUTS
     assert calls.count(8) == 7
-    assert set(calls) == {8, 2}  # batches, and the check of each cut
+    assert set(calls) == {8, 2, 3}  # batches, the check of each cut, and the look at whether the network changed
+    assert calls.count(3) == 1
     with pytest.raises(UsageError, match="leave it out"):
         featcache.extract(splits, pairs, str(tmp_path / "s"), cut="stem")
 
