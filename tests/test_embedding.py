@@ -25,6 +25,7 @@ def extract(net, pairs, store: str) -> tuple[int, int, np.ndarray]:
     return features.report.computed, features.report.reused, features.numpy()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_worker_processes_of_a_program_extract_read_and_give_features_to_each_other(
     net, pairs, tmp_path, method: str

@@ -108,6 +108,7 @@ def environment(plugin: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_all_that_an_installed_package_adds(plugin: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "featcache", *arguments, "--store", "sqlite://store.db", "--json"]
@@ -124,6 +125,7 @@ def test_the_command_line_finds_all_that_an_installed_package_adds(plugin: Path,
     assert not json.loads(run("verify"))["damaged"]
 
 
+@pytest.mark.slow
 def test_the_contract_tests_of_an_installed_package_pass(plugin: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml", "tests"]
     done = subprocess.run(

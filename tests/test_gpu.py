@@ -15,7 +15,7 @@ from .conftest import TensorPairs
 def gathered(features: featcache.Features, loader: featcache.FeatureLoader, epoch: int) -> list:
     """Batches of an epoch as the device would gather them, here in the host's memory."""
     held = features.load()
-    rows = DeviceRows(held.in_memory, torch.from_numpy(held.targets), torch.device("cpu"))
+    rows = DeviceRows(held.loaded, torch.from_numpy(held.targets), torch.device("cpu"))
     return list(rows.batches(loader.order(epoch), loader.views(epoch), loader.batch_size))
 
 
@@ -37,7 +37,7 @@ def test_rows_held_on_a_device_come_in_the_batches_that_the_host_gives(made, pai
 
 def test_some_rows_of_those_in_memory_are_held_alone(features) -> None:
     part = features.load().subset([7, 3, 30])
-    assert [len(values) for view in part.in_memory for values in view.values()] == [3]
+    assert [len(values) for view in part.loaded for values in view.values()] == [3]
     loader = part.loader(2, shuffle=False)
     assert_same(gathered(part, loader, 0), list(loader))
 

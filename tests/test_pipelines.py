@@ -33,17 +33,20 @@ def run_on(data: str, script: str, folder: Path, *arguments: str, expect: int = 
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_linear_probe(digits: Path, tmp_path: Path) -> None:
     words = run("linear_probe.py", digits, tmp_path, "--cut", "layer3", "--cut", "layer4")
     assert "layer3" in words
     assert float(words.split("layer4: ")[1].split(" %")[0]) > 95
 
 
+@pytest.mark.slow
 def test_train_suffix(digits: Path, tmp_path: Path) -> None:
     words = run("train_suffix.py", digits, tmp_path, "--epochs", "4")
     assert float(words.rsplit("test accuracy ", 1)[1].split(" %")[0]) > 97
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(digits: Path, tmp_path: Path) -> None:
     given = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{digits}", "--cut", "layer3"]
     extract = [sys.executable, "-m", "featcache", "extract", *given, "--store", "store"]
@@ -68,6 +71,7 @@ def test_two_processes_learn_what_one_learns(digits: Path, tmp_path: Path) -> No
         assert torch.allclose(values, learned["two"][name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_nightly_refresh_publishes_only_a_good_head_and_only_when_something_is_new(
     digits: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +118,7 @@ def test_ray_extract(digits: Path, tmp_path: Path) -> None:
     assert "1797 computed" in run("ray_extract.py", digits, tmp_path, "--cut", "layer3")
 
 
+@pytest.mark.slow
 def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, tmp_path: Path) -> None:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
@@ -127,6 +132,7 @@ def test_make_runs_tasks_side_by_side_and_again_for_nothing(image_folder: Path, 
         assert sum(report["computed"] for (report,) in receipts) == expected
 
 
+@pytest.mark.slow
 def test_which_layers(digits: Path, tmp_path: Path) -> None:
     words = run("which_layers.py", digits, tmp_path, "--epochs", "3")
     assert "avgpool" in words

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_every_block_of_the_readme_runs(folder: Path, number: int) -> None:
     kind, block = BLOCKS[number]

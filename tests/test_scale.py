@@ -50,6 +50,7 @@ def traced() -> Iterator[Callable[[], tuple[float, float]]]:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_taking_stock_of_a_dataset_holds_ids_targets_and_names_and_little_more(tmp_path: Path) -> None:
     with traced() as held_bytes:
         samples = Samples(Numbers())

@@ -42,6 +42,7 @@ def test_the_predicted_disk_is_what_extract_then_writes_as_rows(net, pairs, tmp_
         assert row.disk_bytes <= features.report.size_bytes
 
 
+@pytest.mark.slow
 def test_rows_that_are_stored_already_are_not_planned_for_again(net, pairs, tmp_path) -> None:
     store = str(tmp_path / "s")
     featcache.extract(net, pairs, store, cut="block")
@@ -65,6 +66,7 @@ def test_a_cut_beyond_the_disk_budget_is_not_worth_it_and_the_words_say_so(net, 
     assert any("does not pay" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_a_time_budget_keeps_the_deepest_cuts_of_a_sweep(net, pairs, tmp_path) -> None:
     found = featcache.plan(net, pairs, str(tmp_path / "s"), ["stem", "block"], time_budget_s=0.0)
     assert found.sweep_cuts == ()
@@ -149,6 +151,7 @@ def test_many_blocks_are_thinned_and_the_deepest_stays() -> None:
     assert all(one.flops_share < other.flops_share for one, other in itertools.pairwise(found))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json_and_takes_budgets(image_folder, featcache_command) -> None:
     shared = ("plan", "--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", "s")
     done = featcache_command(*shared, "--cut", "layer3", "--cut", "layer4", "--json", "--disk-budget", "1GB")

@@ -144,6 +144,7 @@ def test_data_like_the_source_have_no_shift_and_shifted_ones_have_the_shift_in_d
     assert not model[0]._forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_the_probe_scores_every_cut_from_one_pass_and_caches_the_features(net, pairs, tmp_path) -> None:
     store = str(tmp_path / "s")
     found = featcache.probe(net, pairs, store, ["stem", "block", "tail"])
@@ -174,6 +175,7 @@ def test_what_cannot_be_scored_is_refused_in_words(net, pairs, tmp_path) -> None
         featcache.probe(net, pairs, str(tmp_path / "s"), ["block"], most_samples=1)
 
 
+@pytest.mark.slow
 def test_the_command_prints_scores_and_words(image_folder, featcache_command) -> None:
     shared = ("probe", "--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", "s")
     done = featcache_command(*shared, "--cut", "layer3", "--cut", "layer4", "--json")

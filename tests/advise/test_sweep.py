@@ -58,6 +58,7 @@ def trial(seed: int, right: list[int]) -> Trial:
     return Trial(seed, np.arange(len(right)), np.array(right, dtype=float))
 
 
+@pytest.mark.slow
 def test_the_sweep_goes_up_while_it_helps_and_recommends_the_cut_that_did(blind, signs, tmp_path) -> None:
     store = FeatureStore(str(tmp_path / "s"))
     found = featcache.sweep(blind, signs, store, ["first", "second", "third"], **TRAINING)
@@ -74,6 +75,7 @@ def test_the_sweep_goes_up_while_it_helps_and_recommends_the_cut_that_did(blind,
     json.dumps([row.__dict__ for row in found.rows])
 
 
+@pytest.mark.slow
 def test_of_cuts_within_the_tolerance_of_the_best_the_deepest_is_recommended(blind, signs, tmp_path) -> None:
     asked = (blind, signs, str(tmp_path / "s"), ["first", "third"])
     found = featcache.sweep(*asked, **TRAINING)
@@ -86,6 +88,7 @@ def test_of_cuts_within_the_tolerance_of_the_best_the_deepest_is_recommended(bli
     assert [row.score for row in tolerant.rows] == [row.score for row in found.rows]
 
 
+@pytest.mark.slow
 def test_the_race_ends_after_cuts_that_cannot_be_better_and_not_for_those_that_few_rows_leave_open(
     blind, signs, tmp_path
 ) -> None:
@@ -171,6 +174,7 @@ def test_a_size_of_batches_that_was_not_asked_for_leaves_no_batch_of_one_row(sig
         featcache.sweep(model, data, str(tmp_path / "s"), ["first"], epochs=1, train_batch_size=16)
 
 
+@pytest.mark.slow
 def test_halving_drops_the_worse_cuts_on_few_rows(blind, signs, tmp_path) -> None:
     store = FeatureStore(str(tmp_path / "s"))
     found = featcache.sweep(blind, signs, store, ["first", "second", "third"], halving=True, **TRAINING)
@@ -247,6 +251,7 @@ def test_the_best_mean_decides_and_ties_go_to_the_deeper_cut() -> None:
     assert choose(means, 0.06) == "deep"
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_recommended_cut_and_writes_the_plot(image_folder, featcache_command) -> None:
     pytest.importorskip("matplotlib")
     shared = ("sweep", "--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", "s")

@@ -37,6 +37,7 @@ def outputs_like(targets: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(targets, dtype=np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "score", "targets_of"),
     [

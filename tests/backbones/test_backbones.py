@@ -94,7 +94,7 @@ def test_names_that_are_nearly_right_are_suggested() -> None:
         load_backbone("torchvison:resnet18")
     with pytest.raises(UnknownNameError, match="'IMAGENET1K_V1'"):
         load_backbone("torchvision:resnet18", "IMAGENET1K_V3")
-    with pytest.raises(UsageError, match="no backbone specification"):
+    with pytest.raises(UsageError, match="not a backbone specification"):
         load_backbone("resnet18")
 
 
@@ -247,7 +247,7 @@ def test_a_transform_is_the_backbones_own_or_a_functions(nets: Path) -> None:
         assert made(PHOTO).shape == (3, expected, expected)
     with pytest.raises(UsageError, match="takes no image_size"):
         load_transform("nets.py:fixed", 20, backbone)
-    with pytest.raises(UsageError, match="no transform"):
+    with pytest.raises(UsageError, match="not a transform"):
         load_transform("nets", None, backbone)
     with pytest.raises(UsageError, match="returned int"):
         load_transform("nets.py:wrong", None, backbone)

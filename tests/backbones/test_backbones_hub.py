@@ -178,6 +178,7 @@ def test_sentences_of_scipys_documentation_are_told_apart_by_what_minilm_makes_o
     assert head.score(vectors[~trained], targets[~trained]) > 0.9  # the largest class is a third
 
 
+@pytest.mark.slow
 def test_a_head_is_trained_on_cached_texts_from_the_command_line(small: Path, tmp_path: Path) -> None:
     rows = "".join(f"{'good words ' * (row % 7 + 1)}{row},{'ab'[row % 2]}\n" for row in range(40))
     (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
@@ -293,6 +294,7 @@ def test_weights_of_a_file_or_none_take_the_place_of_the_folders(small: Path, tm
         load_backbone(f"hf:{small / 'vit'}", "IMAGENET")
 
 
+@pytest.mark.slow
 def test_what_preprocessing_depends_on_is_in_its_identity(small: Path, minilm: Path, tmp_path: Path) -> None:
     def text_identity(folder: Path) -> str:
         make = load_backbone(f"hf:{folder}", "none").make_transform

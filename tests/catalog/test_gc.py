@@ -109,6 +109,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_what_a_living_process_works_with_is_kept_and_what_a_dead_one_did_is_not(three_sets, tmp_path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", USER, str(tmp_path / "store")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -218,7 +219,7 @@ def test_a_budget_stops_extract_before_it_is_passed_with_the_number_needed(net, 
     assert store.size_bytes() <= needed
     with pytest.raises(StoreError, match="gc"):
         featcache.extract(net, pairs, store, cut="block", store_budget=needed)
-    with pytest.raises(UsageError, match="no size"):
+    with pytest.raises(UsageError, match="not a size"):
         featcache.extract(net, pairs, store, cut="block", store_budget="much")
 
 

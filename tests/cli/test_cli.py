@@ -45,6 +45,7 @@ def command(featcache_command: CommandLine, digit_folder: Path) -> CommandLine:
     return featcache_command
 
 
+@pytest.mark.slow
 def test_the_main_job_from_the_command_line(command: CommandLine) -> None:
     first = command("extract", "--cut", "layer4")
     assert "200 computed, 0 reused" in first.stderr
@@ -71,6 +72,7 @@ def test_the_main_job_from_the_command_line(command: CommandLine) -> None:
     assert all(abs(sum(float(row[str(digit)]) for digit in range(10)) - 1) < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_every_command_gives_one_json_document_with_the_field_names_of_the_library(command: CommandLine) -> None:
     report = json.loads(command("extract", "--cut", "layer4", "--json").stdout)[0]
     assert (report["samples"], report["computed"], report["reused"]) == (200, 200, 0)
@@ -85,6 +87,7 @@ def test_every_command_gives_one_json_document_with_the_field_names_of_the_libra
     assert len(json.loads(command("predict", "digits/test/1", "--json").stdout)) > 1
 
 
+@pytest.mark.slow
 def test_status_exits_3_when_stale_missing_or_partial_and_explain_says_why(command: CommandLine) -> None:
     assert "layer4" in command("status", "--cut", "layer4", expect=3).stdout
     command("extract", "--cut", "layer4")
@@ -101,6 +104,7 @@ def test_status_exits_3_when_stale_missing_or_partial_and_explain_says_why(comma
     command("status")
 
 
+@pytest.mark.slow
 def test_training_needs_no_images(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
     (command.folder / "digits").rename(command.folder / "elsewhere")
@@ -108,6 +112,7 @@ def test_training_needs_no_images(command: CommandLine) -> None:
     assert "digits is not here" in trained.stderr
 
 
+@pytest.mark.slow
 def test_flags_override_the_file_and_the_file_overrides_the_defaults(command: CommandLine) -> None:
     (command.folder / "other.toml").write_text(
         'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\nstore = "there"\n[extract]\ncut = ["layer4"]\n'
@@ -127,6 +132,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -136,7 +142,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         (["extract", "--cut", "layer4", "--data", "folder:empty"], 1, "no class folders"),
         (["extract", "--cut", "layer4", "--data", "folder:hollow"], 1, "no images"),
         (["extract", "--cut", "layer4", "--data", "foldr:x"], 2, "'folder'"),
-        (["extract", "--cut", "layer4", "--data", "digits"], 2, "no data specification"),
+        (["extract", "--cut", "layer4", "--data", "digits"], 2, "not a data specification"),
         (["extract", "--cut", "layer4", "--backbone", "bundled:resnet"], 2, "resnet-mini"),
         (["extract", "--cut", "layer4", "--backbone", "torchvision:resnet81"], 2, "resnet18"),
         (["extract", "--cut", "layer4", "--backbone", "nothing.py:make"], 2, "no file nothing.py"),
@@ -172,6 +178,7 @@ def test_wrong_input_is_one_line_with_the_right_exit_code_and_leaves_nothing_beh
     assert not (command.folder / "features").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "value"), [("--codec", "gzip"), ("--store-budget", "much")])
 def test_a_wrong_option_is_refused_where_nothing_is_left_to_compute_too(
     command: CommandLine, option: str, value: str
@@ -195,6 +202,7 @@ def test_wrong_keys_in_the_file_are_named(command: CommandLine) -> None:
         assert words in one_line(command("extract", "--cut", "layer4", expect=2))
 
 
+@pytest.mark.slow
 def test_one_class_and_a_newer_store_are_refused(command: CommandLine) -> None:
     shutil.copytree(command.folder / "digits" / "train" / "3", command.folder / "single" / "three")
     command("extract", "--cut", "layer4", "--data", "folder:single", "--store", "one")
@@ -210,6 +218,7 @@ def test_a_store_without_permission_is_refused(command: CommandLine) -> None:
     assert "permission" in one_line(command("extract", "--cut", "layer4", "--store", "locked/s", expect=1))
 
 
+@pytest.mark.slow
 def test_a_model_that_returns_a_tuple_is_trained_and_nan_features_are_named(command: CommandLine) -> None:
     (command.folder / "nets.py").write_text(
         "import torch\n"
@@ -239,6 +248,7 @@ def test_a_model_that_returns_a_tuple_is_trained_and_nan_features_are_named(comm
     assert "NaN" in refused
 
 
+@pytest.mark.slow
 def test_a_killed_extract_goes_on_at_its_last_whole_shard(command: CommandLine) -> None:
     arguments = ["extract", "--cut", "layer4", "--batch-size", "8"]
     (command.folder / "slow.py").write_text(
@@ -284,6 +294,7 @@ def test_a_killed_extract_goes_on_at_its_last_whole_shard(command: CommandLine) 
     assert np.array_equal(rows[0], rows[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_what_was_computed_and_say_so(command: CommandLine, number: int, code: int) -> None:
     (command.folder / "slow.py").write_text(
@@ -321,6 +332,7 @@ def test_signals_save_what_was_computed_and_say_so(command: CommandLine, number:
     assert report["reused"] == saved
 
 
+@pytest.mark.slow
 def test_importing_featcache_and_asking_for_help_or_status_loads_no_torch(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
     code = (
@@ -344,6 +356,7 @@ def test_importing_featcache_and_asking_for_help_or_status_loads_no_torch(comman
     assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_init_writes_a_file_that_works_and_does_not_overwrite_one(command: CommandLine) -> None:
     (command.folder / "featcache.toml").unlink()
     command("init", "--backbone", "bundled:resnet-mini", "--data", "folder:digits", "--cut", "layer4")
@@ -353,6 +366,7 @@ def test_init_writes_a_file_that_works_and_does_not_overwrite_one(command: Comma
     assert "exists already" in one_line(command("init", expect=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ['"layer4"', '["layer4"]', '["layer3", "layer4"]'])
 def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine, cut: str) -> None:
     (command.folder / "featcache.toml").write_text(
@@ -363,6 +377,7 @@ def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine
     assert "behind layer4" in command("train-head", "--epochs", "1").stderr
 
 
+@pytest.mark.slow
 def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:
     overview = command("--help").stdout
     for name in (
@@ -383,6 +398,7 @@ def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine)
         assert "Usage: featcache " + name in command(name, "--help").stdout
 
 
+@pytest.mark.slow
 def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
     command("train-head", "--epochs", "1", "--name", "mine")
@@ -395,6 +411,7 @@ def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command:
     assert "cannot be the name" in one_line(command("train-head", "--name", "../x", "--epochs", "1", expect=2))
 
 
+@pytest.mark.slow
 def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
     command: CommandLine, monkeypatch, capsys
 ) -> None:
@@ -413,6 +430,7 @@ def test_files_are_read_once_in_the_first_extract_and_not_at_all_in_the_next(
         assert len(read) == expected
 
 
+@pytest.mark.slow
 def test_a_weight_that_both_sides_of_the_cut_share_is_warned_of_in_one_line(command: CommandLine) -> None:
     (command.folder / "twice.py").write_text(
         "import torch\n"

@@ -88,6 +88,7 @@ def test_all_precisions_are_known_by_name() -> None:
     assert set(codecs.names()) == {"float32", *PRECISIONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("codec", [None, "zstd"])
 def test_a_set_of_each_precision_is_read_alike_in_batches_in_memory_and_over_shards(
@@ -108,6 +109,7 @@ def test_a_set_of_each_precision_is_read_alike_in_batches_in_memory_and_over_sha
     assert FeatureStore(str(tmp_path / "s")).verify().damaged == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "int8", "int4", "float8_e4m3"])
 @pytest.mark.parametrize("codec", [None, "zstd"])
 def test_samples_of_varying_length_come_back_at_each_precision(tmp_path, dtype, codec) -> None:

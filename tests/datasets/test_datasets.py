@@ -204,8 +204,8 @@ def test_functions_of_files_and_packages_make_datasets(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("spec", "error", "words"),
     [
-        ("digits", UsageError, "no data specification"),
-        ("folder:", UsageError, "no data specification"),
+        ("digits", UsageError, "not a data specification"),
+        ("folder:", UsageError, "not a data specification"),
         ("foldr:x", UnknownNameError, "'folder'"),
         ("sklearn:digit", UnknownNameError, "'digits'"),
         ("my_data.py:mke", UnknownNameError, "'make'"),

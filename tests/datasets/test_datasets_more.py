@@ -130,7 +130,7 @@ def test_tar_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         (good, "?target=label", "holds no label for the sample 'a', only cls, png"),
         ({"a.png": png(0)}, "", "Add target=EXTENSION"),
         ({"readme": b""}, "", "no samples"),
-        ({**good, "a.json": b"{"}, "?target=json", "no JSON"),
+        ({**good, "a.json": b"{"}, "?target=json", "not JSON"),
         ({**good, "a.json": b'{"x": 1}'}, "?target=json", "it has x"),
         ({"a.png": png(0), "a.cls": b""}, "", "no value"),
     ]

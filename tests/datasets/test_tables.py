@@ -168,6 +168,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         open_dataset(f"csv:{tmp_path}/u.csv")
 
 
+@pytest.mark.slow
 def test_texts_for_a_network_of_images_are_refused_in_one_line(featcache_command, reviews: Path) -> None:
     data = f"csv:{reviews}?target=stars"
     for ask in (("cuts",), ("extract", "--cut", "layer4")):

@@ -58,6 +58,7 @@ def is_ours(process: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_two_actors_one_of_them_killed_give_what_one_process_gives(cluster, net, pairs, tmp_path) -> None:
     inputs = pairs.inputs.repeat(8, 1, 1, 1) * torch.arange(1, 401).view(-1, 1, 1, 1)
     slow = SlowPairs(inputs, torch.arange(400) % 4)
@@ -78,6 +79,7 @@ def test_two_actors_one_of_them_killed_give_what_one_process_gives(cluster, net,
         assert not featcache.FeatureStore(str(tmp_path / "there")).verify().damaged
 
 
+@pytest.mark.slow
 def test_an_error_in_an_actor_comes_back_as_it_was(cluster, made, pairs, tmp_path) -> None:
     bad = TensorPairs(pairs.inputs.clone(), pairs.targets_of)
     bad.inputs[7] = float("nan")

@@ -89,6 +89,7 @@ def test_merge_refuses_another_backbone_than_the_heads_own(net, made, trained, f
         featcache.merge(linear, net)
 
 
+@pytest.mark.slow
 def test_merge_refuses_a_folder_that_lacks_tensors_or_holds_others(net, trained, tmp_path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -241,6 +241,7 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_or_skipped(net, image_folder, tmp_path) -> None:
     (image_folder / "bee" / "2.png").write_bytes(b"not an image")
     data, store = f"folder:{image_folder}", str(tmp_path / "s")

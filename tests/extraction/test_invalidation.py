@@ -104,6 +104,7 @@ def test_shard_size_workers_and_batch_size_cost_nothing(bench: Workbench) -> Non
     assert features.report.computed == 0
 
 
+@pytest.mark.slow
 def test_one_image_added_edited_or_deleted_costs_one_row_or_none(bench: Workbench) -> None:
     Image.new("RGB", (20, 20), "red").save(bench.folder / "ant" / "new.png")
     assert bench.run().computed == 1
@@ -115,6 +116,7 @@ def test_one_image_added_edited_or_deleted_costs_one_row_or_none(bench: Workbenc
     assert bench.run().computed == 0
 
 
+@pytest.mark.slow
 def test_an_edit_that_keeps_size_and_modification_time_is_seen(bench: Workbench) -> None:
     path = bench.folder / "ant" / "1.bmp"
     Image.new("RGB", (20, 20), "red").save(path)
@@ -155,6 +157,7 @@ def code(net: SmallNet) -> None:
     net.block = Doubled(*net.block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [every_weight, a_buffer, a_stride, an_activation, code])
 def test_a_weight_a_buffer_or_the_structure_before_the_cut_is_another_recipe(
     bench: Workbench, edit: Callable[[SmallNet], None]
@@ -167,6 +170,7 @@ def test_a_weight_a_buffer_or_the_structure_before_the_cut_is_another_recipe(
     assert bench.run(old).computed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -199,6 +203,7 @@ class Stateful:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1) * self.value
 
 
+@pytest.mark.slow
 def test_closures_and_objects_with_state_are_told_apart_by_what_they_hold(bench: Workbench) -> None:
     for transform, computed in (
         (scale(255.0), 18),
@@ -268,6 +273,7 @@ def make(): return Pictures()
 """
 
 
+@pytest.mark.slow
 def test_a_dataset_that_decodes_otherwise_by_now_is_another_recipe_though_its_specification_stayed(
     featcache_command,
 ) -> None:

@@ -177,6 +177,7 @@ def test_pooled_features_cannot_train_the_suffix_and_wrong_pools_are_named(net, 
         featcache.extract(split, pairs, str(tmp_path / "s"), pool="mean")
 
 
+@pytest.mark.slow
 def test_the_command_extracts_several_cuts_at_once_and_says_what_it_derived(image_folder, featcache_command) -> None:
     shared = ("--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", "s")
     done = featcache_command("extract", *shared, "--cut", "layer1", "--cut", "layer2", "--json")

@@ -22,6 +22,7 @@ from featcache.extraction.slices import TaskSlice
 from ..conftest import TensorPairs
 
 
+@pytest.mark.slow
 def test_the_slices_of_an_extraction_make_the_whole_in_any_order_and_more_than_once(made, pairs, tmp_path) -> None:
     store, few = str(tmp_path / "sliced"), {"batch_size": 5, "shard_bytes": 1}
     tasks = featcache.missing_tasks(made, pairs, store, **few)
@@ -43,6 +44,7 @@ def test_the_slices_of_an_extraction_make_the_whole_in_any_order_and_more_than_o
     assert featcache.extract(made, pairs, store, **few).report.reused == 50
 
 
+@pytest.mark.slow
 def test_slices_of_several_cuts_and_views_leave_nothing_out(net, pairs, tmp_path) -> None:
     options = {"cut": ["stem", "block"], "augment": "flip", "views": 2, "batch_size": 5, "shard_bytes": 1}
     for number in (2, 3, 1):
@@ -57,6 +59,7 @@ def test_a_task_that_is_none_is_refused(text: str) -> None:
         TaskSlice.parse(text)
 
 
+@pytest.mark.slow
 def test_the_command_lists_and_runs_tasks(image_folder, featcache_command) -> None:
     options = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--cut", "layer3"]
     plan = json.loads(featcache_command("extract", *options, "--plan-only", "--json").stdout)
@@ -68,6 +71,7 @@ def test_the_command_lists_and_runs_tasks(image_folder, featcache_command) -> No
     featcache_command("extract", *options, "--task", "2/1", expect=2)
 
 
+@pytest.mark.slow
 def test_an_extraction_says_what_bounds_it_and_logs_events_as_json(image_folder, featcache_command) -> None:
     options = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--cut", "layer3"]
     assert "bound by: " in featcache_command("extract", *options).stderr
@@ -162,6 +166,7 @@ class DevicesJob:
             yield task
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_device_of_its_own_and_who_takes_the_place_of_a_dead_one_has_its(tmp_path: Path) -> None:
     engine = ProcessesEngine(devices=["cuda:0", "cuda:1"])  # of which nothing is asked here but their names
     assert sorted(engine.run(DevicesJob("cuda", tmp_path), range(20))) == list(range(20))

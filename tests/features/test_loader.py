@@ -79,6 +79,7 @@ def test_of_many_windows_the_first_and_the_last_are_small(many, small_windows, m
         assert np.array_equal(order, many.loader(8, shuffle="blocks", seed=5).order(epoch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 16, 17, 100, 128, 129, 130, 255])
 def test_a_set_of_a_window_or_less_is_mixed_as_a_whole_and_one_of_little_more_in_halves(
     many, small_windows, rows
@@ -102,6 +103,7 @@ def test_in_sequence_larger_than_memory_rows_come_in_sequence(many, small_window
     assert np.array_equal(found.numpy(), many.numpy()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e4m3", "int8", "int4"])
 @pytest.mark.parametrize("available", [0, 1 << 40])
 def test_rows_with_gaps_in_any_order_are_streamed_alike_around_the_page_cache_and_through_it(

@@ -87,6 +87,7 @@ def test_the_same_seed_gives_the_same_head_and_another_one_another(net, task, tm
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "parameters"),
     [

@@ -26,6 +26,7 @@ from ..conftest import TensorPairs
 KINDS = ["suffix", "linear", "sklearn:LogisticRegression", "sklearn:SVC", "sklearn:RandomForestClassifier"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", KINDS)
 def test_the_saved_tensors_have_the_names_of_the_whole_network(made, features, tmp_path, head: str) -> None:
     trained = featcache.train_head(made, features, head=head, epochs=1)
@@ -38,6 +39,7 @@ def test_the_saved_tensors_have_the_names_of_the_whole_network(made, features, t
         assert set(tensors) == {"head.weight", "head.bias"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", KINDS)
 def test_a_loaded_head_is_the_one_that_was_saved(made, features, pairs, tmp_path, head: str) -> None:
     trained = featcache.train_head(made, features, head=head, epochs=2)
@@ -92,6 +94,7 @@ def test_training_and_saving_need_neither_matplotlib_nor_skops(made, features, t
     assert not (tmp_path / "forest").exists()
 
 
+@pytest.mark.slow
 def test_saving_replaces_a_head_and_never_anything_else(made, features, tmp_path) -> None:
     trained = featcache.train_head(made, features, head="linear", epochs=1)
     mine = tmp_path / "mine"
@@ -109,6 +112,7 @@ def test_saving_replaces_a_head_and_never_anything_else(made, features, tmp_path
     assert [path.name for path in folder.parent.iterdir()] == ["head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails_at", ["write", "rename"])
 def test_a_failure_while_saving_leaves_the_old_head_whole(made, features, tmp_path, monkeypatch, fails_at) -> None:
     trained = featcache.train_head(made, features, head="linear", epochs=1)
@@ -142,6 +146,7 @@ def change(folder: Path, **fields: object) -> None:
     (folder / "head.json").write_text(json.dumps({**described, **fields}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "suffix"])
 def test_a_damaged_or_lying_folder_is_refused_in_one_line(made, features, tmp_path, head: str) -> None:
     trained = featcache.train_head(made, features, head=head, epochs=1)
@@ -198,6 +203,7 @@ def test_an_estimator_with_anything_but_scikit_learns_own_classes_is_not_loaded(
         load_estimator(save_estimator(other), "KNeighborsClassifier", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

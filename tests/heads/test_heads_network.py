@@ -18,6 +18,7 @@ from featcache.heads.network import new_network
 from ..conftest import SmallNet, TensorPairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["suffix", "linear", "sklearn:RidgeClassifier", "sklearn:KNeighborsClassifier"])
 def test_no_head_shares_anything_with_the_callers_model(made, features, net, tmp_path, head: str) -> None:
     before = copy.deepcopy(net.state_dict())

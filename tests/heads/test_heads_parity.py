@@ -83,6 +83,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize(("kind", "cut", "frozen"), CASES)
 def test_thirty_steps_from_the_cache_equal_the_usual_loop(data, tmp_path, kind, cut, frozen, fold: bool) -> None:

@@ -57,6 +57,7 @@ def end_to_end(split, data, features, stages: list[tuple[tuple[str, ...], int]])
     return model.eval()
 
 
+@pytest.mark.slow
 def test_unfreezing_top_down_equals_the_same_schedule_end_to_end(net, split, data, store) -> None:
     features = extracted(net, data, store, "tail", "block", "stem")
     before = copy.deepcopy(net.state_dict())
@@ -74,6 +75,7 @@ def test_unfreezing_top_down_equals_the_same_schedule_end_to_end(net, split, dat
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_head_first_then_more_is_one_line_and_equals_the_end_to_end_run(net, split, data, store) -> None:
     features = extracted(net, data, store, "tail", "block")
     trained = featcache.train_unfreezing(split, features, "head:5,block:4", **OPTIONS)
@@ -82,6 +84,7 @@ def test_the_head_first_then_more_is_one_line_and_equals_the_end_to_end_run(net,
     assert [record.stage for record in trained.history] == ["head"] * 5 + ["block"] * 4
 
 
+@pytest.mark.slow
 def test_freezing_bottom_up_equals_the_same_schedule_end_to_end(net, data, store) -> None:
     split = featcache.split(net, "stem", (data.inputs[:2],))
     features = extracted(net, data, store, "stem")["stem"]
@@ -97,6 +100,7 @@ def test_freezing_bottom_up_equals_the_same_schedule_end_to_end(net, data, store
     assert original not in {recipe for _, recipe in sets}
 
 
+@pytest.mark.slow
 def test_a_head_that_was_trained_in_stages_is_saved_whole_and_loads_behind_its_earliest_cut(
     net, split, data, store, tmp_path
 ) -> None:

@@ -61,6 +61,7 @@ def sample(value: object) -> object:
     return type(value).__name__, repr(value)
 
 
+@pytest.mark.slow
 @given(plain, plain)
 def test_two_values_have_one_digest_exactly_if_they_are_equal(one: object, other: object) -> None:
     assert (digest(one) == digest(other)) == (exact(one) == exact(other))
@@ -140,6 +141,7 @@ def digests(folder: Path, seed: str = "0", **changes: str) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_code_is_identified_by_what_it_means_in_every_process(tmp_path: Path) -> None:
     base = digests(tmp_path)
     assert digests(tmp_path, seed="77", comment="'''Another docstring.'''  # and a comment") == base
@@ -203,6 +205,7 @@ def test_two_lambdas_on_one_line_are_refused() -> None:
         digest([one, other])
 
 
+@pytest.mark.slow
 def test_unchanged_files_are_not_read_again(tmp_path: Path) -> None:
     names = [f"{number}.bin" for number in range(20)]
     for number, name in enumerate(names):

@@ -143,6 +143,7 @@ EDITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", EDITS)
 def test_an_edit_changes_the_identity(tmp_path: Path, what: str) -> None:
     user, (before, after) = EDITS[what]
@@ -161,6 +162,7 @@ def test_what_a_function_does_not_use_may_change(tmp_path: Path) -> None:
     assert user_digest(tmp_path, {"helpers.py": "# note\nOTHER = 2\n\n\ndef scale(x):\n    return (x *\n 2)"}) == base
 
 
+@pytest.mark.slow
 def test_neither_hash_seed_nor_order_in_a_set_nor_the_folder_counts(tmp_path: Path) -> None:
     source = """
     def f(x): return x

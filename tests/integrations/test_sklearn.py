@@ -40,6 +40,7 @@ def test_samples_that_were_seen_are_not_computed_again_whatever_their_order(net,
     assert frozen.report_.computed == 50
 
 
+@pytest.mark.slow
 def test_a_grid_search_over_heads_computes_each_sample_once(net, pairs, tmp_path) -> None:
     calls = count_calls(net.stem)
     pipeline = make_pipeline(FrozenFeatures(net, "block", str(tmp_path / "s"), batch_size=50), LogisticRegression())

@@ -86,6 +86,7 @@ def test_the_page_is_whole_by_itself_and_has_a_section_for_everything_at_hand(
     assert "data:image/png;base64,iVBOR" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_without_a_head_the_page_says_how_to_get_more(shared, featcache_command) -> None:
     featcache_command("extract", *shared, "--cut", "layer4")
     featcache_command("report", *shared)
@@ -98,6 +99,7 @@ def test_without_a_head_the_page_says_how_to_get_more(shared, featcache_command)
     featcache_command("report", *shared, "--out", "no/such/page.html", expect=1)
 
 
+@pytest.mark.slow
 def test_names_from_the_data_are_shown_as_text_and_never_run(tmp_path, monkeypatch) -> None:
     root = tmp_path / "images"
     for number, label in enumerate(("<script>alert(1)<", "b&amp;$x_$", "c")):

@@ -21,6 +21,7 @@ class Shift:
         return x + random.random() + float(np.random.random()) + torch.rand(1)
 
 
+@pytest.mark.slow
 def test_views_are_the_same_whatever_order_batch_and_worker_they_are_computed_in(net, pairs, tmp_path) -> None:
     options = {"cut": "block", "augment": Shift(), "views": 3, "seed": 5}
     here = featcache.extract(net, pairs, str(tmp_path / "a"), **options)
@@ -95,6 +96,7 @@ def test_an_estimator_is_fitted_on_all_views(net, pairs, tmp_path) -> None:
         features.numpy(3)
 
 
+@pytest.mark.slow
 def test_derived_views_equal_computed_ones(net, pairs, tmp_path) -> None:
     options = {"augment": Shift(), "views": 2}
     store = str(tmp_path / "s")
@@ -132,6 +134,7 @@ class Unseeded:
         return x + float(np.random.default_rng().random())
 
 
+@pytest.mark.slow
 def test_the_command_extracts_views_and_trains_on_them(image_folder, featcache_command) -> None:
     shared = (
         "--backbone",

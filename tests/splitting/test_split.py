@@ -247,6 +247,7 @@ def test_unsound_cuts_are_refused_with_the_reason_and_cuts_that_work() -> None:
         split(Unused().eval(), "extra", (x,))
 
 
+@pytest.mark.slow
 def test_a_branch_that_only_training_takes_before_the_cut_is_refused() -> None:
     model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True).eval()
     x = torch.randn(2, 3, 64, 64)
@@ -331,6 +332,7 @@ def test_weights_that_are_used_without_the_input_are_digested_too() -> None:
     assert "table" in {*made.weights, *dict(made.suffix.named_parameters())}
 
 
+@pytest.mark.slow
 def test_digests_are_equal_in_another_process_with_another_hash_seed(net: SmallNet) -> None:
     made = split(net, "block", (torch.randn(2, 3, 12, 12),))
     code = (
@@ -415,6 +417,7 @@ def survey(name: str, most: int) -> None:
         check_strictly(model, made, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_torchvision_family_splits_at_its_blocks(name: str) -> None:
     survey(name, 2)

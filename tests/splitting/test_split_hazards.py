@@ -48,6 +48,7 @@ class Writes(SmallNet):
         return self.fc(torch.flatten(self.pool(self.tail(x)), 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training_only", [False, True])
 @pytest.mark.parametrize(
     "how",
@@ -159,6 +160,7 @@ class Branches(SmallNet):
         return x if more is None else x + more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["head", "noise", "count", "number", "coin"])
 def test_a_branch_before_the_cut_that_only_training_takes_is_refused(what: str) -> None:
     torch.manual_seed(0)
@@ -286,6 +288,7 @@ def test_the_warning_of_tied_parameters_says_how_to_untie_them() -> None:
     assert "head.weight" in dict(made.suffix.named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
 def test_relative_position_tables_before_the_cut_are_among_the_digested_weights(name: str) -> None:
     torch.manual_seed(0)

@@ -82,6 +82,7 @@ def test_the_survey_goes_on_where_it_stopped_and_writes_a_page(tmp_path: Path) -
     assert "| GPT2LMHeadModel | 0.06 M | 2 of 6 | 2 | 2 | 2 |  |" in written
 
 
+@pytest.mark.slow
 def test_the_strict_check_sees_a_suffix_that_is_wrong(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     check = importlib.import_module("coverage_check")
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2)).eval()

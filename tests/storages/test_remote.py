@@ -110,6 +110,7 @@ def test_features_in_memory_equal_those_in_a_folder(made, pairs, tmp_path: Path)
     assert featcache.extract(made, pairs, "memory://one/features").report.reused == 50
 
 
+@pytest.mark.slow
 def test_features_on_s3_are_extracted_trained_from_verified_and_listed(server, bucket, made, pairs) -> None:
     features = featcache.extract(made, pairs, bucket, shard_bytes=1, batch_size=10)
     store = featcache.FeatureStore(bucket)
@@ -123,6 +124,7 @@ def test_features_on_s3_are_extracted_trained_from_verified_and_listed(server, b
     assert (again.report.computed, again.report.reused) == (0, 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "truncated", "broken"])
 def test_reads_that_fail_for_the_moment_are_tried_again(server, bucket, made, pairs, copies, quick, kind: str) -> None:
     expected = featcache.extract(made, pairs, bucket, shard_bytes=1, batch_size=25).numpy()[0]
@@ -133,6 +135,7 @@ def test_reads_that_fail_for_the_moment_are_tried_again(server, bucket, made, pa
     assert server.failed == 3
 
 
+@pytest.mark.slow
 def test_writes_that_fail_for_the_moment_lose_nothing(server, bucket, made, pairs, quick) -> None:
     server.fails("500", "PUT", 4)
     features = featcache.extract(made, pairs, bucket, shard_bytes=1, batch_size=25)
@@ -141,6 +144,7 @@ def test_writes_that_fail_for_the_moment_lose_nothing(server, bucket, made, pair
     assert not featcache.FeatureStore(bucket).verify().damaged
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_down_is_one_clear_error_and_what_was_committed_is_used_afterwards(
     server, bucket, made, pairs, quick
 ) -> None:
@@ -163,6 +167,7 @@ def test_denied_access_is_not_tried_again_and_names_the_environment(server, buck
     assert server.failed == 1
 
 
+@pytest.mark.slow
 def test_a_request_without_an_answer_ends_and_is_tried_again(server, bucket, quick, monkeypatch) -> None:
     import fsspec
 
@@ -179,6 +184,7 @@ def test_a_bucket_that_does_not_exist_is_named(server, made, pairs, quick) -> No
         featcache.extract(made, pairs, "s3://no-such-bucket/x")
 
 
+@pytest.mark.slow
 def test_the_command_line_works_on_s3_from_extract_to_predict(server, bucket, image_folder, featcache_command) -> None:
     options = ["--backbone", "bundled:resnet-mini", "--data", f"folder:{image_folder}", "--store", bucket]
     done = featcache_command("extract", *options, "--cut", "layer3", "--json")
@@ -210,6 +216,7 @@ def test_copies_are_read_once_kept_to_the_limit_and_read_again_to_verify(server,
     assert server.failed == 1
 
 
+@pytest.mark.slow
 def test_listing_and_status_read_the_beginnings_of_large_shards_only(server, bucket, net, copies: Path) -> None:
     large = TensorPairs(torch.randn(160, 3, 48, 48, generator=torch.Generator().manual_seed(0)), torch.arange(160) % 4)
     features = featcache.extract(net, large, bucket, cut="stem", shard_bytes=1_200_000, batch_size=40)
@@ -237,6 +244,7 @@ def test_what_was_just_put_is_listed_even_where_the_store_does_not_list_it_yet(m
     assert [entry.name for entry in storage.list("sets")] == ["a.h5"]
 
 
+@pytest.mark.slow
 def test_features_may_be_dropped_in_the_thread_of_the_client_while_it_is_waited_for(
     server, bucket, made, pairs
 ) -> None:
@@ -263,6 +271,7 @@ def test_features_may_be_dropped_in_the_thread_of_the_client_while_it_is_waited_
     assert not [each for each in kept if "process" in each.reason]
 
 
+@pytest.mark.slow
 def test_a_storage_goes_to_worker_processes(server, bucket, made, pairs) -> None:
     features = featcache.extract(made, pairs, bucket)
     again = pickle.loads(pickle.dumps(features))
@@ -288,6 +297,7 @@ def reused(net, pairs, bucket: str) -> int:
     return featcache.extract(net, pairs, bucket, cut="block").report.reused
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_a_client_of_its_own(server, bucket, net, pairs) -> None:
     featcache.extract(net, pairs, bucket, cut="block")
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool, warnings.catch_warnings():

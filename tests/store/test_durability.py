@@ -185,6 +185,7 @@ def test_eight_processes_compute_each_row_about_once_while_others_read_verify_an
     assert min(looks for what, looks in said if what != "computed") > 2
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_removed_while_it_is_opened_is_gone_and_not_damaged(features, tmp_path: Path) -> None:
     store = FeatureStore(str(tmp_path / "store"))
     shard = next((tmp_path / "store" / "sets").glob("*/*.h5"))

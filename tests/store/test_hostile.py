@@ -126,6 +126,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 SHARD_PLACES = {"features/layer1": hostile.DATASETS, "features": hostile.GROUPS, "checksums": hostile.GROUPS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "what"), [(place, what) for place, each in SHARD_PLACES.items() for what in each])
 def test_what_a_stranger_puts_into_a_shard_is_refused_unread(
     shard: Path, outside: Watch, place: str, what: str
@@ -136,6 +137,7 @@ def test_what_a_stranger_puts_into_a_shard_is_refused_unread(
     assert outside.opened() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["ids", "views", "checksums/layer1"])
 def test_every_other_dataset_of_a_shard_is_as_guarded(shard: Path, outside: Watch, place: str) -> None:
     for number, (what, change) in enumerate(hostile.DATASETS.items()):
@@ -147,6 +149,7 @@ def test_every_other_dataset_of_a_shard_is_as_guarded(shard: Path, outside: Watc
         assert outside.opened() == [], what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["none", "another shape", "another rank", *hostile.DATASETS])
 def test_scales_that_lie_are_refused(tmp_path: Path, outside: Watch, what: str) -> None:
     asked = replace(recipe(), dtype="int8")
@@ -178,6 +181,7 @@ def test_bytes_that_are_no_shard_are_refused(shard: Path, what: str) -> None:
     assert refused(read_shard, shard) == "CorruptError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["ids", "targets", "names", "name_ends", "split_codes"])
 def test_what_a_stranger_puts_into_a_snapshot_is_refused_unread(snapshot: Path, outside: Watch, place: str) -> None:
     for number, (what, change) in enumerate(hostile.DATASETS.items()):
@@ -196,6 +200,7 @@ def test_what_a_stranger_puts_into_a_snapshot_is_refused_unread(snapshot: Path, 
 BIG = 2**63 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ends",
     [[5, 3], [-1, 4], [2, BIG], [4], [1, 2, 4], [BIG, 4], [3, 5], [0, 3]],
@@ -291,6 +296,7 @@ LINKED_NAMED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linked", [*LINKED_LISTED, *LINKED_NAMED])
 def test_a_symbolic_link_in_a_store_is_never_followed(features, pairs, made, tmp_path: Path, linked: str) -> None:
     featcache.train_head(made, features, head="linear", epochs=1).save(tmp_path / "store" / "heads" / "mine")
@@ -338,6 +344,7 @@ def test_an_attribute_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None
         read_attributes(file)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_random_changes_of_bytes_are_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory, data) -> None:

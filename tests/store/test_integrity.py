@@ -292,6 +292,7 @@ def test_rows_compare_equal_with_fresh_ones_and_wrong_ones_show(bench: Bench) ->
     assert found.sample is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3", "int8", "int4"])
 def test_rows_of_every_precision_compare_as_if_they_were_not_rounded(bench: Bench, tmp_path: Path, dtype: str) -> None:
     store = FeatureStore(str(tmp_path / "rounded"))

@@ -76,6 +76,7 @@ def test_every_flipped_bit_of_the_features_is_noticed_before_it_is_read(tmp_path
             Shard.open(path, recipe()).check(np.arange(50))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=(5, 3, 2)).astype(np.float32)
     path = written(tmp_path, values)
@@ -176,6 +177,7 @@ def many(net, pairs, tmp_path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
     return store
 
 
+@pytest.mark.slow
 def test_the_index_that_is_kept_of_many_shards_is_only_a_cache(net, pairs, many: FeatureStore, tmp_path) -> None:
     expected = featcache.extract(net, pairs, many, cut="block", batch_size=8).numpy()[0]
     (kept,) = (tmp_path / "s" / "cache" / "index").iterdir()

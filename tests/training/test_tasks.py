@@ -168,6 +168,7 @@ def test_sample_weights_weigh_each_samples_loss_and_ones_change_nothing(inputs, 
             featcache.train_head(split, features, sample_weights=wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head", ["suffix", "linear", "sklearn:LogisticRegression", "sklearn:RandomForestClassifier", "sklearn:LinearSVC"]
 )
@@ -191,6 +192,7 @@ def test_every_head_learns_several_labels_and_saves_them(inputs, labels, tmp_pat
         assert np.array_equal(trained.estimator.predict(vectors), trained.predict_values(features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["suffix", "linear", "sklearn:Ridge", "sklearn:SVR", "sklearn:KNeighborsRegressor"])
 @pytest.mark.parametrize("scalar", [True, False])
 def test_every_head_learns_values_and_saves_them(inputs, values, tmp_path, head: str, scalar: bool) -> None:
@@ -242,6 +244,7 @@ def test_a_mask_of_another_size_than_the_output_is_refused_with_both_sizes(input
         featcache.train_head(split, features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "metric"),
     [
@@ -331,6 +334,7 @@ def test_a_head_of_single_labels_that_was_saved_before_there_were_tasks_still_lo
     assert np.array_equal(again.predict_proba(features), trained.predict_proba(features))
 
 
+@pytest.mark.slow
 def test_other_classes_than_the_heads_are_refused_by_name(inputs, labels, tmp_path) -> None:
     split, features = cached(inputs, labels[:, 0], tmp_path, classes=["dark", "bright"])
     trained = featcache.train_head(split, features, epochs=1)
@@ -350,6 +354,7 @@ def test_other_classes_than_the_heads_are_refused_by_name(inputs, labels, tmp_pa
     assert len(featcache.predict(trained, Items(inputs, labels[:, 0], ["dark", "bright"])).labels) == ROWS
 
 
+@pytest.mark.slow
 def test_a_linear_head_learns_masks_at_each_place_of_a_map(inputs, labels, tmp_path) -> None:
     masks = labels[:, :1, None].repeat(12, 1).repeat(12, 2)
     masks[:, :6] = 1 - masks[:, :6]
@@ -362,7 +367,7 @@ def test_a_linear_head_learns_masks_at_each_place_of_a_map(inputs, labels, tmp_p
     found = featcache.predict(again, Items(inputs, masks))
     assert found.values.shape == masks.shape
     assert np.array_equal(found.values, trained.predict_values(features))
-    with pytest.raises(HeadError, match="no map"):
+    with pytest.raises(HeadError, match="not a map"):
         featcache.train_head(*cached(inputs, masks, tmp_path, "fc"), head="linear")
 
 
