@@ -15,7 +15,7 @@ from ..codecs import Pool
 from ..errors import CorruptError, DataNotFoundError, FeatCacheError, HeadError
 from ..identity import Recipe
 from ..machine import pick_device
-from ..splitting import Split
+from ..splitting import Split, as_now
 from ..store import check_seal
 from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, metrics_from
 from .estimators import load_estimator
@@ -107,6 +107,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
+    (split,) = as_now([split])
     check_backbone(f"the head {folder}", recipe, split.cut, split.structure, split.weights)
     built = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():

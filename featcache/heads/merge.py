@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
-from ..splitting import Split, weight_digests
+from ..splitting import Split, as_now, weight_digests
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS
 from .trained import TrainedHead
@@ -69,6 +69,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
     if isinstance(model, Split):
         if not isinstance(head, TrainedHead):
             return load_head(where, model).model
+        (model,) = as_now([model])
         check_backbone("the head", head.recipe, model.cut, model.structure, model.weights)
         return copy.deepcopy(head.model).eval()
     if isinstance(head, TrainedHead):

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from ..errors import SplitError, UnknownCutError, UsageError, near_names, one_line
+from ..machine import on_device
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, analyse
 from .clone import skeleton
@@ -25,6 +26,7 @@ from .replay import ReplaySuffix
 from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
+from .trees import tensors_in
 from .trial import frozen_reference, refuse_mixed_rows, refuse_scripted, seeded_step
 
 __all__ = ["Split", "as_now", "prefixes", "recorded", "split", "split_at"]
@@ -333,16 +335,18 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
     """
     first = splits[0]
     given = examples(first.example_inputs, first.other_length)
-    with torch.inference_mode(False):
-        runs = recorded(first.model, given)
-        try:
-            same = all(_is_same(each, runs) for each in splits)
-        except SplitError:
-            same = False
-    runs.release()
-    if same:
-        return list(splits)
-    return split_at(first.model, [each.cut for each in splits], first.example_inputs, first.other_length)
+    (example,) = tensors_in(first.example_inputs)[:1]
+    with on_device(first.model, example.device):
+        with torch.inference_mode(False):
+            runs = recorded(first.model, given)
+            try:
+                same = all(_is_same(each, runs) for each in splits)
+            except SplitError:
+                same = False
+        runs.release()
+        if same:
+            return list(splits)
+        return split_at(first.model, [each.cut for each in splits], first.example_inputs, first.other_length)
 
 
 def _is_same(split: Split, runs: Runs) -> bool:

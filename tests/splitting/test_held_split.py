@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import featcache
-from featcache.errors import StaleError
+from featcache.errors import HeadError, StaleError
 
 
 class Plain:
@@ -84,7 +84,12 @@ def test_a_change_before_the_cut_is_noticed_when_the_split_is_used_again(network
     split = featcache.split(network, "mid", (torch.zeros(2, 6),))
     store = featcache.FeatureStore(str(tmp_path / "store"))
     before = featcache.extract(split, rows, store)
+    head = featcache.train_head(split, before, epochs=1)
+    folder = head.save(tmp_path / "head")
     BEFORE[change](network)
+    for use in (lambda: featcache.load_head(folder, split), lambda: featcache.merge(head, split)):
+        with pytest.raises((HeadError, StaleError)):
+            use()
     with pytest.raises(StaleError):
         featcache.train_head(split, before, epochs=1)
     assert store.status(split, rows).state == "stale"
