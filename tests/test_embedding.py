@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import logging
 import multiprocessing
 import os
@@ -9,6 +11,7 @@ import random
 import subprocess
 import sys
 import warnings
+import weakref
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -78,6 +81,22 @@ def test_a_program_finds_its_own_settings_as_they_were(net, pairs, tmp_path) -> 
     before = settings()
     use("second")
     assert settings() == before
+
+
+def test_an_extraction_lets_go_of_the_network_at_once(net, pairs, tmp_path) -> None:
+    """A GPU's memory is free again when the caller lets go, and not when Python happens to collect circles."""
+    featcache.extract(copy.deepcopy(net), pairs, str(tmp_path / "store"), cut="stem")
+    gc.collect()
+    gc.disable()
+    try:
+        network = copy.deepcopy(net)
+        alive = weakref.ref(network)
+        features = featcache.extract(network, pairs, str(tmp_path / "store"), cut="block")
+        del network
+        assert alive() is None
+        assert len(features) == 50
+    finally:
+        gc.enable()
 
 
 def test_what_happens_goes_to_the_callers_logging_and_callback(net, pairs, tmp_path, caplog, capsys) -> None:

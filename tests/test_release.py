@@ -39,7 +39,7 @@ def test_a_wheel_built_from_the_source_distribution_extracts_from_a_folder_of_it
     assert list((tmp_path / "dist").glob("*.tar.gz"))
     assert wheel.stat().st_size < LARGEST_WHEEL_BYTES
     names = zipfile.ZipFile(wheel).namelist()
-    assert "featcache/py.typed" in names
+    assert {"featcache/py.typed", "featcache/__init__.pyi", "featcache/backbones/resnet_mini.json"} <= set(names)
     assert not any(name.startswith(("tests/", "benchmarks/", "data/")) for name in names)
     target = tmp_path / "installed"
     install = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]

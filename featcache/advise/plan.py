@@ -231,7 +231,7 @@ def plan(
     [('0', 16, 480), ('1', 16, 480)]
     """
     dtypes = [dtype] if isinstance(dtype, str) else list(dict.fromkeys(dtype))
-    ways = [Stored(**{**stored, "dtype": each}) for each in dtypes]
+    ways = [Stored.of({**stored, "dtype": each}) for each in dtypes]
     _check_options(epochs, batch_size, disk_budget_bytes, time_budget_s)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     where = pick_device(device)

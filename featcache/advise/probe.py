@@ -120,6 +120,9 @@ def probe(
     device: str | None = None,
     codec: str | None = None,
     store_budget: str | int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    on_error: str = "raise",
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
@@ -153,6 +156,13 @@ def probe(
         ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
     store_budget : str or int, optional
         The size that the store may grow to, such as ``"50 GB"`` or a number of bytes.
+    engine : str, default "local"
+        Who computes: ``"local"``, ``"processes"`` or ``"ray"``, the latter two also with a number of workers, as in
+        ``"processes:4"``.
+    workers : int, optional
+        The number of decoding processes. By default as many as are needed.
+    on_error : str, default "raise"
+        What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
     seed : int, default 0
         The seed of the chosen rows and of the cross-validation.
     name : str, optional
@@ -217,13 +227,14 @@ def probe(
     if most_samples < 10:
         raise UsageError(f"most_samples must be at least 10, not {most_samples}.")
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    asked = Stored(**stored)
+    asked = Stored.of(stored)
     chosen = replace(asked, pool=asked.pool or "auto", views=1, augment=None)  # random views are not scored
-    about = subject(model, dataset, transform, name)
+    about = subject(model, dataset, transform, name, asked)
     names = [cut.name for cut in about.find(cuts)]
     made = extract(
         model, about.samples.augmented(None), files, cut=names, batch_size=batch_size, device=device, codec=codec,
-        store_budget=store_budget, progress=progress, **chosen.options(),
+        store_budget=store_budget, engine=engine, workers=workers, on_error=on_error, progress=progress,
+        **chosen.options(),
     )  # fmt: skip
     rows_of = chosen_rows(made[names[0]], most_samples, seed)
     shifts = _shifts(about, batch_size, device)

@@ -108,6 +108,9 @@ def sweep(
     device: str | None = None,
     codec: str | None = None,
     store_budget: str | int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    on_error: str = "raise",
     seed: int = 0,
     name: str | None = None,
     progress: ProgressCallback = silent,
@@ -172,6 +175,13 @@ def sweep(
         ``"zstd"`` compresses without loss. It does not change the recipe, so it makes no other set.
     store_budget : str or int, optional
         The size that the store may grow to, such as ``"50 GB"`` or a number of bytes.
+    engine : str, default "local"
+        Who computes: ``"local"``, ``"processes"`` or ``"ray"``, the latter two also with a number of workers, as in
+        ``"processes:4"``.
+    workers : int, optional
+        The number of decoding processes. By default as many as are needed.
+    on_error : str, default "raise"
+        What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
     seed : int, default 0
         The first of the seeds.
     name : str, optional
@@ -230,7 +240,7 @@ def sweep(
     started_s = time.perf_counter()
     _check_options(seeds, patience, tolerance, confidence, validation, learning_rates)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    chosen = Stored(**stored)
+    chosen = Stored.of(stored)
     about = subject(model, dataset, transform, name, chosen)
     found = about.find(cuts)
     if epochs is None:
@@ -238,7 +248,10 @@ def sweep(
     trials = Trials(
         about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
         train_batch_size, task, device, progress, chosen,
-        {"batch_size": batch_size, "codec": codec, "store_budget": store_budget},
+        {
+            "batch_size": batch_size, "codec": codec, "store_budget": store_budget, "engine": engine, "workers": workers,
+            "on_error": on_error,
+        },
     )  # fmt: skip
     trials.plan_passes(found[::-1])
     order = [cut.name for cut in reversed(found)]

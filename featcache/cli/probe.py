@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: int, **options: Any) -> None:
-    """Score how well features at each cut print_line the classes apart.
+    """Score how well features at each cut tell the classes apart.
 
     No network is trained: LogME, H-score, ridge regression and nearest neighbours with each row left out, and
     cross-validated logistic regression, on pooled features of all cuts from one pass over the data.

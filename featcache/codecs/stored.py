@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
@@ -88,6 +88,33 @@ class Stored:
             raise UsageError(f"pool must be one of {', '.join(POOLS)}, not {self.pool!r}.")
         if self.views < 1:
             raise UsageError(f"views must be at least 1, not {self.views}.")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Stored:
+        """Return what keywords ask to have stored.
+
+        Parameters
+        ----------
+        options : mapping of str to Any
+            Options by name.
+
+        Returns
+        -------
+        Stored
+            The options.
+
+        Raises
+        ------
+        TypeError
+            If a keyword is not the name of an option.
+        UsageError
+            If a value is not one of those that the option takes.
+        """
+        known = [each.name for each in fields(Stored)]
+        for name in options:
+            if name not in known:
+                raise TypeError(f"unexpected keyword argument {name!r}.{near_names(name, known)}")
+        return cls(**options)
 
     def options(self) -> dict[str, Any]:
         """Return the options by name, as the functions that take them are given them.

@@ -20,7 +20,7 @@ from .missing import ExtractReport, among_skipped
 from .request import Request
 from .slices import MissingTask, TaskSlice, task_count, task_numbers
 from .space import TYPICAL_STEPS, buffered_row_bytes, check_space, new_set_bytes, shard_bytes, stored_row_bytes
-from .target import NO_ROWS, Target, targets_of
+from .target import NO_ROWS, CutTargets, Target, targets_of
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> 
     for target in filling.targets:
         numbers, counts = np.unique(task_numbers(target.missing, samples, filling.task_rows), return_counts=True)
         for task, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            lacking.setdefault(task, []).append((target.cut.split.cut, count))
+            lacking.setdefault(task, []).append((filling.cut_of(target).split.cut, count))
     return [
         MissingTask(f"{task}/{of}", tuple(dict.fromkeys(cut for cut, _ in found)), sum(count for _, count in found))
         for task, found in sorted(lacking.items())
@@ -111,6 +111,10 @@ class _Filling:
         self.done = 0
         self.steps = TYPICAL_STEPS
 
+    def cut_of(self, target: Target) -> CutTargets:
+        """Return the cut whose set a target is."""
+        return self.cuts[target.cut_number]
+
     def prepare(self) -> None:
         """Note that the sets are in use, check that there is room, and clear away what dead writers left."""
         request, store, options = self.request, self.store, self.options
@@ -135,14 +139,14 @@ class _Filling:
             if not len(rows):
                 continue
             found = cached_source(
-                self.request, target.cut.number, target.feature_set, rows, self.store, self.options.batch_size,
+                self.request, target.cut_number, target.feature_set, rows, self.store, self.options.batch_size,
                 self.options.device,
             )  # fmt: skip
             if found is None:
                 continue
             source, present = found
             target.derived, target.missing = self._run(source, [target], rows[present]), rows[~present]
-            target.cut.note(f"{len(target.derived):,} rows derived from {source.reads}")
+            self.cut_of(target).note(f"{len(target.derived):,} rows derived from {source.reads}")
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
@@ -188,7 +192,7 @@ class _Filling:
         unit = self._shard_rows(targets)
         job = ExtractJob(
             source,
-            [Destination(target.cut.split, target.feature_set) for target in targets],
+            [Destination(self.cut_of(target).split, target.feature_set) for target in targets],
             snapshot,
             options.device,
             options.batch_size,
@@ -219,7 +223,7 @@ class _Filling:
         joined: Array = np.concatenate(made)
         for target in targets:
             target.add_made(joined)
-            target.cut.note(*job.notes)
+            self.cut_of(target).note(*job.notes)
         return joined
 
     def _lacking(self, targets: list[Target], rows: Array) -> Array:
@@ -248,14 +252,14 @@ class _Filling:
         check_space(self.store, needed_bytes, self.options.store_budget_bytes)
         # What is derived from a cached set is cheap, and the section that does it does not leave this process.
         own = job.source.reads == "samples"
-        cuts = {id(target.cut): target.cut for target in targets} if own else {}
+        numbers = {target.cut_number for target in targets} if own else set()
         receipts = load_engine(self.options.engine if own else "local").run(job, tasks)
         # An engine ends here after an error, not in whatever thread Python happens to collect it.
         with closing(receipts) if isinstance(receipts, Generator) else nullcontext():
             for receipt in receipts:
                 job.notes += [note for note in receipt.notes if note not in job.notes]
-                for cut in cuts.values():
-                    cut.timings.add(receipt.timings)
+                for number in numbers:
+                    self.cuts[number].timings.add(receipt.timings)
                 for target, shard, size_bytes in zip(targets, receipt.shards, receipt.size_bytes, strict=True):
                     target.add_shard(shard, size_bytes)
                     self._note_steps(target, size_bytes, receipt.computed)

@@ -124,7 +124,7 @@ def stored_from(options: StoredOptions, seed: int | None) -> Stored:
     """
     if seed is not None and options.get("view_seed", seed) != seed:
         raise UsageError(f"seed is the same as view_seed, but they differ: {seed} and {options['view_seed']}.")
-    return Stored(**options if seed is None else {**options, "view_seed": seed})
+    return Stored.of(options if seed is None else {**options, "view_seed": seed})
 
 
 def make_request(

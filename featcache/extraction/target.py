@@ -27,10 +27,11 @@ NO_ROWS: Array = np.empty((0, 2), dtype=np.int32)
 class Target:
     """One set that is filled: the rows (position, view) that it lacks, and those that it got.
 
-    ``made`` are the rows that this process added, ``derived`` those of them that came from another cached set.
+    ``cut_number`` is the place of its cut in the request. ``made`` are the rows that this process added, ``derived`` those
+    of them that came from another cached set.
     """
 
-    cut: CutTargets
+    cut_number: int
     feature_set: FeatureSet
     missing: Array
     made: Array = field(default_factory=lambda: NO_ROWS)
@@ -52,7 +53,6 @@ class Target:
 class CutTargets:
     """The sets of one cut: that of the plain samples, and that of their random views, if there are any."""
 
-    number: int
     split: Split
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -89,11 +89,11 @@ def targets_of(request: Request, store: StoreFiles, *, retry_skipped: bool) -> l
     """Return for each cut of a request the sets to be filled, with the rows that they lack."""
     made = []
     for number, (split, recipe) in enumerate(zip(request.splits, request.recipes, strict=True)):
-        cut = CutTargets(number, split)
+        cut = CutTargets(split)
         recipes = [recipe, views_recipe(recipe, request.samples)] if request.views else [recipe]
         for each in recipes:
             feature_set = store.set(each)
             missing = missing_rows(request.snapshot, feature_set, request.views, retry_skipped)
-            cut.targets.append(Target(cut, feature_set, missing))
+            cut.targets.append(Target(number, feature_set, missing))
         made.append(cut)
     return made

@@ -380,6 +380,7 @@ def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine
 @pytest.mark.slow
 def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:
     overview = command("--help").stdout
+    assert "_" not in overview, "the name of a function in place of a word"
     for name in (
         "init",
         "extract",

@@ -57,6 +57,31 @@ def test_a_wrong_option_is_refused_alike_wherever_it_is_given(made, pairs, tmp_p
     assert not (tmp_path / "store").exists()
 
 
+def test_a_keyword_that_nothing_takes_is_named_with_what_is_near(made, net, pairs, tmp_path) -> None:
+    store = featcache.FeatureStore(str(tmp_path / "store"))
+    for asked in (featcache.extract, featcache.missing_tasks):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'dtpe'.* Did you mean 'dtype'"):
+            asked(made, pairs, store, dtpe="float16")
+    for advice in (featcache.plan, featcache.probe, featcache.sweep):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'dtpe'"):
+            advice(net, pairs, store, dtpe="float16")
+    for asked in (store.status, store.explain, store.recompute):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'dtpe'"):
+            asked(made, pairs, dtpe="float16")
+
+
+@pytest.mark.parametrize("advice", [featcache.plan, featcache.probe, featcache.sweep])
+def test_advice_refuses_views_without_an_augmentation(net, pairs, tmp_path, advice) -> None:
+    with pytest.raises(UsageError, match="3 views need a random augmentation"):
+        advice(net, pairs, str(tmp_path / "s"), ["block"], views=3)
+
+
+def test_probe_and_sweep_say_who_computes_as_extract_does(net, pairs, tmp_path) -> None:
+    options = {"engine": "local", "workers": 0, "on_error": "skip", "codec": "zstd"}
+    assert featcache.probe(net, pairs, str(tmp_path / "s"), ["block"], **options).rows
+    assert featcache.sweep(net, pairs, str(tmp_path / "s"), ["block"], epochs=1, seeds=1, **options).rows
+
+
 def test_an_augmentation_is_taken_by_name_wherever_extract_takes_it(made, pairs, tmp_path) -> None:
     store = featcache.FeatureStore(str(tmp_path / "store"))
     featcache.extract(made, pairs, store, augment="flip", views=2, seed=5)
