@@ -156,6 +156,8 @@ def _splits(
 ) -> Sequence[Split]:
     from ..splitting import Split, as_now, split_at
 
+    if isinstance(model, str):
+        raise UsageError(f"{model!r} is text: load the network with featcache.load_backbone({model!r}).model.")
     if isinstance(model, Split):
         if cut not in (None, model.cut):
             raise UsageError(f"the split is cut at {model.cut!r}, but cut={cut!r} was asked for: give one of them.")

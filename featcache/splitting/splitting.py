@@ -331,8 +331,11 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
 
     The network is recorded again. A split refers to its network, whose parameters and buffers are always read as they
     are; but an attribute, a plain tensor, a hook, an activation or a ``forward`` may have been replaced, too. The splits
-    must come from one call of ``split_at``. Raises ``SplitError`` where the network cannot be cut any more.
+    must come from one call of ``split_at``. Raises ``SplitError`` where the network cannot be cut any more, ``UsageError``
+    for no splits, or those of several networks.
     """
+    if len({id(each.model) for each in splits}) != 1:
+        raise UsageError(f"give one split or several of one network, not {len(splits)} splits of no network or of several.")
     first = splits[0]
     given = examples(first.example_inputs, first.other_length)
     (example,) = tensors_in(first.example_inputs)[:1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -49,6 +50,16 @@ def test_splits_of_one_recording_are_extracted_in_one_pass_and_not_proven_again(
     assert calls.count(3) == 1
     with pytest.raises(UsageError, match="leave it out"):
         featcache.extract(splits, pairs, str(tmp_path / "s"), cut="stem")
+
+
+def test_splits_of_no_network_or_of_several_are_refused_and_so_is_a_specification(net, pairs, tmp_path) -> None:
+    several = [featcache.split(each, "block", (pairs.inputs[:2],)) for each in (net, copy.deepcopy(net))]
+    for splits in ([], several):
+        with pytest.raises(UsageError, match="several of one network"):
+            featcache.extract(splits, pairs, str(tmp_path / "s"))
+    with pytest.raises(UsageError, match="load_backbone"):
+        featcache.extract("bundled:resnet-mini", pairs, str(tmp_path / "s"), cut="layer4")
+    assert not (tmp_path / "s").exists()
 
 
 def test_each_of_several_cuts_resumes_by_itself(net, pairs, tmp_path) -> None:
