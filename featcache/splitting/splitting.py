@@ -335,7 +335,9 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
     for no splits, or those of several networks.
     """
     if len({id(each.model) for each in splits}) != 1:
-        raise UsageError(f"give one split or several of one network, not {len(splits)} splits of no network or of several.")
+        raise UsageError(
+            f"give one split or several of one network, not {len(splits)} splits of no network or of several."
+        )
     first = splits[0]
     given = examples(first.example_inputs, first.other_length)
     (example,) = tensors_in(first.example_inputs)[:1]
