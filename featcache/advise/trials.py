@@ -14,10 +14,11 @@ from ..catalog import FeatureStore
 from ..codecs import Stored
 from ..extraction import extract, stored_row_bytes
 from ..features import Features
-from ..heads import train_head, train_heads
+from ..heads import fit_head, train_heads
+from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent
 from ..splitting import Cut, Split, split_at
-from ..training import plain_loss
+from ..training import TrainOptions, plain_loss
 from .compare import Trial
 from .folds import some_rows, validation_rows
 from .judge import Judge, judge_of
@@ -157,14 +158,15 @@ class Trials:
         """Yield a head for each learning rate; several linear ones of classes are trained in one pass."""
         shared: dict[str, Any] = {
             "epochs": self.epochs, "batch_size": self._batch_size(len(training)), "validation": 0.0, "seed": seed,
-            "device": self.device, "task": self.task,
+            "task": self.task,
         }  # fmt: skip
         options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
         if self.head == "linear" and len(rates) > 1 and self.judge_of(training).task.kind == "single_label":
-            yield from zip(rates, train_heads(made, training, options, **shared), strict=True)
+            yield from zip(rates, train_heads(made, training, options, device=self.device, **shared), strict=True)
             return
         for rate, each in zip(rates, options, strict=True):
-            yield rate, train_head(made, training, head=self.head, **shared, **each)
+            chosen = TrainOptions(head=self.head, **shared, **each)
+            yield rate, fit_head(made, training, chosen, pick_device(self.device))
 
     def _batch_size(self, rows: int) -> int:
         """Return the size of a batch: what was asked for, or 64, halved until an equal budget is steps enough."""

@@ -172,8 +172,8 @@ def _kind(table: Table, given: list[str], column: str) -> str:
     for row, kind in enumerate(kinds):
         if kind not in ("image", "sound"):
             raise DataError(
-                f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is not an image "
-                f"({', '.join(IMAGES)}) and no sound ({', '.join(SOUNDS)})."
+                f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is neither an image "
+                f"({', '.join(IMAGES)}) nor a sound ({', '.join(SOUNDS)})."
             )
         if kind != kinds[0]:
             raise DataError(

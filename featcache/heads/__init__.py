@@ -15,7 +15,7 @@ from .plots import confusion_plot, curves_plot
 from .predict import Predictions, predict
 from .schedule import parse_schedule
 from .stages import train_freezing, train_unfreezing
-from .train import train_head
+from .train import fit_head, train_head
 from .trained import TrainedHead
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "confusion_plot",
     "curves_plot",
     "differing_layers",
+    "fit_head",
     "head_kinds",
     "load_head",
     "merge",

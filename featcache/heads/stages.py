@@ -93,6 +93,7 @@ def train_unfreezing(
     >>> head.split.cut
     '1'
     """
+    from ..splitting import as_now
     from .schedule import parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule)
@@ -100,6 +101,7 @@ def train_unfreezing(
     if missing:
         raise UsageError(f"the schedule {schedule!r} needs features at {missing[0]!r}: extract them, then train.")
     _check_order(schedule, stages, [set(features[stage.cut].recipe.weights) for stage in stages], deeper_first=True)
+    (split,) = as_now([split])
     splits = {split.cut: split}
 
     def prepared(stage: Stage, _: TrainedHead | None) -> tuple[Split, Features]:
@@ -193,12 +195,14 @@ def train_freezing(
     '1'
     """
     from ..extraction import extract
+    from ..splitting import as_now
     from .schedule import behind, parse_schedule, run_stages, schedule_options
 
     stages = parse_schedule(schedule, freezing=True)
     first = stages[0].cut
     if first not in (split.cut, features.recipe.cut) or split.cut != features.recipe.cut:
         raise UsageError(f"the schedule {schedule!r} begins at {first!r}: give the split and the features at that cut.")
+    (split,) = as_now([split])
     splits = {stage.cut: split if stage.cut == first else _at(split, stage.cut) for stage in stages}
     _check_order(schedule, stages, [set(splits[stage.cut].weights) for stage in stages], deeper_first=False)
     settings = {"dtype": features.recipe.dtype, "device": device, "progress": progress, **(extraction or {})}

@@ -179,6 +179,7 @@ def train_head(
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
     )  # fmt: skip
+    (split,) = as_now([split])
     return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)
 
 
@@ -193,7 +194,7 @@ def fit_head(
     sample_weights: Any = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
-    """Return the head that ``train_head`` gives for these options.
+    """Return the head that ``train_head`` gives for these options, of a split that was just recorded.
 
     ``start`` is the state of the whole network that a suffix is trained on from; ``division_seed`` keeps the rows that
     are validated by apart from ``options.seed``. Both are what stages of a schedule need.
@@ -202,7 +203,6 @@ def fit_head(
     kind = find_kind(options.head)
     if options.metric is not None:
         check_scorer(options.metric)
-    (split,) = as_now([split])
     check_origin(split, features)
     options = replace(options, pool=pool_of(features, options.head, options.pool))
     if options.head == "suffix" and features.ragged:

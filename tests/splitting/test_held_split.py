@@ -92,6 +92,12 @@ def test_a_change_before_the_cut_is_noticed_when_the_split_is_used_again(network
             use()
     with pytest.raises(StaleError):
         featcache.train_head(split, before, epochs=1)
+    with pytest.raises(StaleError):
+        featcache.train_heads(split, before, [{}], epochs=1)
+    with pytest.raises(StaleError):
+        featcache.train_unfreezing(split, {"mid": before}, "mid:1")
+    with pytest.raises(StaleError):
+        featcache.train_freezing(split, before, "mid:1", rows, store)
     assert store.status(split, rows).state == "stale"
     after = featcache.extract(split, rows, store)
     assert after.report.computed == len(rows)
