@@ -18,10 +18,9 @@ import xxhash
 from torch import nn
 
 from ..errors import DataError, HeadError
-from ..extraction import CHECKED_ROWS, PrefixRunner, default_workers
+from ..extraction import PrefixRunner, default_workers
 from ..heads import new_network, train_mode
 from ..machine import exact_numerics, on_device, to_device
-from ..samples import pieces
 from ..splitting import Split, fold
 from ..store import StoreFiles
 from .subject import Subject
@@ -109,8 +108,7 @@ def measure_cut(
     with on_device(subject.model, device), exact_numerics():
         runner = PrefixRunner(numerics)
         prefix_s = timed(lambda: _run(runner, split, batch, device)) / rows
-        checked = pieces(batch, CHECKED_ROWS)[0]
-        setup_s = timed(lambda: _check(split, checked, device), 0.0)
+        setup_s = timed(lambda: _check(split, batch, device), 0.0)
         cost = CutCost(split.cut, prefix_s, 0.0, 0.0, share, setup_s)
         if classes is None:
             return cost

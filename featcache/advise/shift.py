@@ -28,7 +28,7 @@ def source_shift(
     covariances), squared, in units of the source's variance, averaged over channels: 0 is data like the source's, 1 a shift
     by one standard deviation. Empty for networks without such layers.
     """
-    running = skeleton(model)
+    running = skeleton(model, own_buffers=True)
     sums: dict[str, tuple[Any, Any, int]] = {}
 
     def look(name: str) -> Any:

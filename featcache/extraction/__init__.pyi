@@ -1,4 +1,4 @@
-from .batches import SampleBatches as SampleBatches, default_workers as default_workers
+from .batches import Batches as Batches, SampleBatches as SampleBatches, default_workers as default_workers
 from .buffer import ShardBuffer as ShardBuffer
 from .derivable import lossy_recipe as lossy_recipe
 from .derive import cached_source as cached_source
@@ -16,7 +16,7 @@ from .extract import (
     missing_tasks as missing_tasks,
 )
 from .fill import DEFAULT_SHARD_BYTES as DEFAULT_SHARD_BYTES
-from .job import CHECKED_ROWS as CHECKED_ROWS, Batches as Batches, Destination as Destination, ExtractJob as ExtractJob
+from .job import Destination as Destination, ExtractJob as ExtractJob
 from .missing import report_if_complete as report_if_complete
 from .numerics import PrefixRunner as PrefixRunner
 from .request import (

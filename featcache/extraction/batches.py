@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from .numerics import PrefixRunner
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["Batch", "SampleBatches", "any_finite", "default_workers"]
+__all__ = ["Batch", "Batches", "SampleBatches", "any_finite", "default_workers"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
+Frontier = dict[str, torch.Tensor]
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
@@ -39,6 +40,26 @@ class Batch:
     decode_s: float = 0.0
 
 
+class Batches(Protocol):
+    """Where the rows of a job come from: the samples, or a set that is cached already."""
+
+    reads: str
+    device: torch.device
+    numerics: str
+
+    def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
+        """Yield the batches of each run of rows, run by run."""
+        ...
+
+    def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
+        """Return what crosses the cut of each split."""
+        ...
+
+    def check(self, inputs: Inputs, splits: Sequence[Split], frontiers: Sequence[Frontier]) -> list[float]:
+        """Return for each split the largest relative difference from the whole model on inputs with these features."""
+        ...
+
+
 class SampleBatches:
     """Batches of the samples' inputs, and the prefixes that are run on them."""
 
@@ -46,7 +67,7 @@ class SampleBatches:
 
     def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device, numerics: str) -> None:
         self.samples, self.batch_size, self.workers, self.device = samples, batch_size, workers, device
-        self._prefixes = PrefixRunner(numerics)
+        self.numerics, self._prefixes = numerics, PrefixRunner(numerics)
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
         """Yield the batches of each run of rows (k, 2), run by run."""
@@ -75,9 +96,13 @@ class SampleBatches:
         """Return what crosses the cut of each split."""
         return self._prefixes.run(inputs, splits)
 
-    def check(self, inputs: Inputs, split: Split) -> float:
-        """Return the largest relative difference of suffix(prefix(x)) from the whole model."""
-        return split.check(**inputs) if isinstance(inputs, dict) else split.check(*inputs)
+    def check(
+        self, inputs: Inputs, splits: Sequence[Split], frontiers: Sequence[dict[str, torch.Tensor]]
+    ) -> list[float]:
+        """Return for each split the largest relative difference of suffix(prefix(x)) from the whole model."""
+        from ..splitting import check_all
+
+        return check_all(splits, inputs, frontiers if self.numerics == "exact" else None)
 
 
 @dataclass

@@ -50,6 +50,7 @@ class CachedBatches:
     ) -> None:
         self.source, self.section, self.ids = source, section, ids
         self.batch_size, self.device = batch_size, device
+        self.numerics = source.recipe.numerics
         self.reads = f"the set {source.recipe.fingerprint} at {source.recipe.cut} ({source.recipe.dtype})"
         self._dtypes = {spec.name: getattr(torch, spec.dtype) for spec in source.recipe.frontier}
         self._ragged = any(spec.ragged for spec in source.recipe.frontier)
@@ -70,9 +71,9 @@ class CachedBatches:
         """Return what crosses the deeper cut."""
         return [self.section(inputs) for _ in splits]
 
-    def check(self, inputs: Frontier, split: Split) -> float:
-        """Return 0: the section was compared with the prefix bit for bit when it was made."""
-        return 0.0
+    def check(self, inputs: Frontier, splits: Sequence[Split], frontiers: Sequence[Frontier]) -> list[float]:
+        """Return zeros: the section was compared with the prefix when it was made."""
+        return [0.0 for _ in splits]
 
     def _groups(self, cached: ShardRows, count: int) -> Iterator[Array]:
         everything = np.arange(count)

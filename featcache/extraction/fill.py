@@ -25,7 +25,8 @@ from .target import NO_ROWS, CutTargets, Target, targets_of
 if TYPE_CHECKING:
     import torch
 
-    from .job import Batches, ExtractJob
+    from .batches import Batches
+    from .job import ExtractJob
 
 __all__ = ["DEFAULT_SHARD_BYTES", "FillOptions", "fill", "missing_tasks"]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,17 +17,17 @@ from ..errors import NonFiniteError, SplitError, UnreadableSampleError
 from ..machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
 from ..samples import Snapshot, Unreadable, pieces
 from ..store import FeatureSet
-from .batches import Batch, any_finite
+from .batches import Batch, Batches, any_finite
 from .buffer import ShardBuffer
+from .checks import BatchChecks
 from .provenance import surroundings
 
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["Batches", "Destination", "ExtractJob", "Receipt", "Task"]
+__all__ = ["Destination", "ExtractJob", "Receipt", "Task"]
 
 Array = np.ndarray[Any, Any]
-CHECKED_ROWS = 2  # of a batch: the whole model runs on them, and the prefix once more
 Inputs = Any
 Frontier = dict[str, torch.Tensor]
 log = logging.getLogger(__name__)
@@ -64,25 +64,6 @@ class Receipt:
     timings: Timings = field(default_factory=Timings)
 
 
-class Batches(Protocol):
-    """Where the rows of a job come from: the samples, or a set that is cached already."""
-
-    reads: str
-    device: torch.device
-
-    def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
-        """Yield the batches of each run of rows, run by run."""
-        ...
-
-    def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
-        """Return what crosses the cut of each split."""
-        ...
-
-    def check(self, inputs: Inputs, split: Split) -> float:
-        """Return the largest relative difference from the whole model on these inputs."""
-        ...
-
-
 @dataclass
 class ExtractJob:
     """The rows' source, the destinations and the snapshot of one extraction; ``run`` carries out its tasks."""
@@ -95,7 +76,8 @@ class ExtractJob:
     skip_unreadable: bool = False
     compression: str | None = None
     notes: list[str] = field(default_factory=list)
-    largest_difference: dict[str, float] = field(default_factory=dict)
+    _checks: BatchChecks | None = None
+    _committed: list[tuple[FeatureSet, str]] = field(default_factory=list)
     _step: int = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,6 +109,7 @@ class ExtractJob:
         error, or before an interruption, is committed first.
         """
         self._step = self._step or self.batch_size
+        self._checks = self._checks or BatchChecks(self.source, notes=self.notes)
         model = self.destinations[0].split.model
         with on_device(model, self.device), exact_numerics(), ThreadPoolExecutor(1) as writer:
             waiting: Future[Receipt] | None = None
@@ -139,6 +122,11 @@ class ExtractJob:
                 took = Timings()
                 try:
                     skipped = self._fill(task, buffers, batches, took)
+                except SplitError:  # what was computed by the same unsound way does not stay
+                    if waiting is not None:
+                        waiting.result()
+                    self._withdraw()
+                    raise
                 except BaseException:
                     if waiting is not None:
                         waiting.result()
@@ -168,7 +156,7 @@ class ExtractJob:
             started = None
             if len(batch.rows):
                 clock = DeviceClock(self.device)
-                frontiers = self._forward(batch.inputs, splits)
+                frontiers = self._forward(batch, splits)
                 pooled = [buffer.pooled(each) for buffer, each in zip(buffers, frontiers, strict=True)]
                 started = Flight(batch, pooled, clock)
             # On a GPU the last batch is copied and stored while this one is computed.
@@ -179,9 +167,18 @@ class ExtractJob:
             skipped += self._keep(buffers, splits, flight, took)
         return skipped
 
-    def _forward(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
-        for split in splits:
-            self._check_once(inputs, split)
+    def _forward(self, batch: Batch, splits: Sequence[Split]) -> list[Frontier]:
+        frontiers = self._computed(batch.inputs, splits)
+        few = pieces(batch.inputs, len(batch.rows))[0]
+        if any_finite(few):  # samples that prove nothing are refused or skipped one by one
+            assert self._checks is not None
+            self._checks.check(batch.inputs, splits, frontiers, lambda: [self._name(row) for row in batch.rows[:, 0]])
+        return frontiers
+
+    def _name(self, position: int) -> str:
+        return str(self.snapshot.names[int(position)])
+
+    def _computed(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
         while True:
             try:
                 parts = [self.source.compute(part, splits) for part in pieces(inputs, self._step)]
@@ -201,17 +198,6 @@ class ExtractJob:
             {name: torch.cat([part[each][name] for part in parts]) for name in parts[0][each]}
             for each in range(len(splits))
         ]
-
-    def _check_once(self, inputs: Inputs, split: Split) -> None:
-        few = pieces(inputs, CHECKED_ROWS)[0]
-        if split.cut in self.largest_difference or not any_finite(few):
-            return  # samples that prove nothing are refused or skipped one by one
-        found = self.largest_difference[split.cut] = self.source.check(few, split)
-        if found:
-            self.notes.append(
-                f"suffix(prefix(x)) at {split.cut} equals the whole model within rounding (largest relative difference "
-                f"{found:.1e}), not bit for bit"
-            )
 
     def _keep(
         self, buffers: list[ShardBuffer], splits: Sequence[Split], flight: Flight, took: Timings
@@ -253,6 +239,8 @@ class ExtractJob:
             if noted:
                 feature_set.record_skipped(noted)
             shards.append(shard)
+            if shard is not None:
+                self._committed.append((feature_set, shard))
             size_bytes = sum(each.nbytes for each in (*arrays.values(), *scales.values()))
             if self.compression is not None and shard is not None:
                 size_bytes = feature_set.storage.fetch(f"{feature_set.path}/{shard}").stat().st_size
@@ -265,6 +253,11 @@ class ExtractJob:
             task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped), words, took
         )
 
+    def _withdraw(self) -> None:
+        """Remove the shards that this job has committed."""
+        for feature_set, shard in self._committed:
+            feature_set.storage.remove(f"{feature_set.path}/{shard}")
+
     def provenance(self, cut: str) -> dict[str, Any]:
         """Return what is recorded with a shard but not keyed."""
         return {
@@ -272,7 +265,7 @@ class ExtractJob:
             "batch_size": self.batch_size,
             "computed_at_once": self._step,
             "computed_from": self.source.reads,
-            "suffix_check": self.largest_difference.get(cut),
+            "suffix_check": None if self._checks is None else self._checks.largest_difference.get(cut),
         }
 
 

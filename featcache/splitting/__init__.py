@@ -4,21 +4,27 @@ It proves that suffix(prefix(x)) is the whole network, or refuses the cut. It ne
 
 from __future__ import annotations
 
+from .blame import first_difference
 from .candidates import Cut, cuts
 from .clone import skeleton
+from .compare import difference, rounding
 from .fold import fold
 from .middle import middle
-from .splitting import Split, as_now, prefixes, split, split_at
+from .splitting import Split, as_now, check_all, prefixes, split, split_at
 from .structure import weight_digests
 
 __all__ = [
     "Cut",
     "Split",
     "as_now",
+    "check_all",
     "cuts",
+    "difference",
+    "first_difference",
     "fold",
     "middle",
     "prefixes",
+    "rounding",
     "skeleton",
     "split",
     "split_at",

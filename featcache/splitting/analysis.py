@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 
 from torch import nn
 
 from ..errors import SplitError
-from .crossings import Crossing, ancestors, crossing_of, refs_in
+from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
+from .inputs import forward_names
 from .record import ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
@@ -29,7 +29,11 @@ class CutAnalysis:
     open: frozenset[str]  # modules that are still running at the cut
     state_before: frozenset[str]
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
+    guards: tuple[str, ...]  # inputs whose content decides on the path, or on a size: beside the main one, masks mostly
+    writes_state: bool  # whether the model writes into buffers, or tensors of its own, before the cut
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
+    training_inputs: frozenset[int] = frozenset()  # inputs that are used behind the cut in training mode only
+    training_guards: bool = False  # whether content decides on the path in training mode only
 
     @property
     def run(self) -> Run:
@@ -80,20 +84,22 @@ class CutAnalysis:
         return all(crossing.source is not None or crossing.carried for crossing in self.crossings)
 
 
-def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
-    """Return what crosses the cut; raises ``SplitError`` where caching there would be unsound."""
+def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = frozenset()) -> CutAnalysis:
+    """Return what crosses the cut; raises ``SplitError`` where caching there would be unsound.
+
+    Of the inputs beside the main one, those in ``also`` cross, too.
+    """
     run, other = runs.run, runs.larger
     cut_call = _last_call(run, cut)
     end = run.modules[cut_call].end
     _same_path(cut, run, other, end, "another batch size or other values")
     if runs.resized is not None:
         _same_path(cut, run, runs.resized, end, "another length")
-    main = _main_inputs(model, run)
     inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
-    tainted = _tainted(run, end, main)
+    tainted = _tainted(run, end, _seeds(run, end, _main_inputs(model, run), inputs))
     _refuse_escapes(cut, run, end, tainted)
     needed = _needed(run, end, tainted)
-    carried = sorted(needed & inputs - tainted)
+    carried = sorted((needed | also) & inputs - tainted)
     answered = _tainted(run, end, inputs - set(carried))
     crossing = _consumed_behind(run, end) & answered
     own = refs_in(run.modules[cut_call].outputs)
@@ -118,6 +124,8 @@ def analyse(model: nn.Module, cut: str, runs: Runs) -> CutAnalysis:
         frozenset(run.modules[position].name for position in open_calls),
         frozenset(_state_names(run, range(end))),
         frozenset(number for call in run.calls[end:] for number in call.writes),
+        _guards(run, end, inputs),
+        any(run.origins[number][0] in ("state", "constant") for call in run.calls[:end] for number in call.writes),
     )
 
 
@@ -147,21 +155,42 @@ def _main_inputs(model: nn.Module, run: Run) -> set[int]:
     inputs = refs_in((args, kwargs))
     if not inputs:
         raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
-    named = [kwargs.get(name) for name in _input_order(model)]
+    declared = getattr(model, "main_input_name", None)
+    order = [declared, *forward_names(model)] if isinstance(declared, str) else forward_names(model)
+    # forward(**batch) lists none: a mask is not what features are made of.
+    order += [name for name in kwargs if "mask" not in name.lower() and "len" not in name.lower()]
+    named = [kwargs.get(name) for name in order]
     main = next((each.number for each in named if isinstance(each, Ref)), inputs[0])
-    if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
+    if refs_in(args) and declared not in kwargs:
         main = inputs[0]
     return {main} | {number for number in inputs if run.objects[number].is_floating_point()}
 
 
-def _input_order(model: nn.Module) -> list[str]:
-    """Return the names of a model's inputs, the main one first: as transformers names it, else as forward lists them."""
-    declared = getattr(model, "main_input_name", None)
-    try:
-        listed = list(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        listed = []
-    return [declared, *listed] if isinstance(declared, str) else listed
+def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
+    """Return what is cached, if not itself then what comes of it: the main inputs, and what weights make of the others.
+
+    An embedding of other ids, or a second tower, is no less work than the first.
+    """
+    fed = _tainted(run, end, inputs)
+    seeds = set(main)
+    for call in run.calls[:end]:
+        weighted = any(run.origins[n][0] == "state" and run.objects[n].is_floating_point() for n in call.reads)
+        if weighted and fed.intersection(call.reads):
+            seeds.update(call.makes, call.writes)
+    return seeds
+
+
+def _guards(run: Run, end: int, inputs: set[int]) -> tuple[str, ...]:
+    """Return the names of the inputs whose content a Python value, or a size, before the cut depends on."""
+    deciding = [call for call in run.calls[:end] if call.escapes or call.sized]
+    if not deciding:
+        return ()
+    fed = {number: _tainted(run, end, {number}) for number in sorted(inputs)}
+    return tuple(
+        input_name(run, number)
+        for number, reached in fed.items()
+        if any(reached.intersection(call.reads) for call in deciding)
+    )
 
 
 def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:

@@ -15,7 +15,7 @@ from .examples import examples
 from .nearest import candidate_names
 from .randomness import quiet
 from .record import Run
-from .splitting import recorded
+from .recording import recorded
 
 __all__ = ["Cut", "cuts"]
 
@@ -90,7 +90,7 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
     1 16 0.73
     2 12 1.0
     """
-    given = examples(example_inputs, other_length)
+    given = examples(model, example_inputs, other_length)
     runs = recorded(model, given)
     flops = _flops(model, given.two, runs.run)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -147,5 +147,5 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
     counter = Counter()  # type: ignore[no-untyped-call]
     args, kwargs = call
     with torch.no_grad(), quiet(), counter, Positions():
-        skeleton(model)(*args, **kwargs)
+        skeleton(model, own_buffers=True)(*args, **kwargs)
     return [*before, total]

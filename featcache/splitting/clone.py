@@ -8,28 +8,49 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["skeleton"]
+from .modes import Modes, overrides_modes, set_mode
+
+__all__ = ["own_modes", "skeleton"]
 
 STRUCTURAL = {"_parameters", "_buffers", "_modules"}
+MOST_PARTS = 1000  # of a container: beyond, it is a table of values, and copying it takes longer than a training step
 
 
-def skeleton(model: nn.Module, training: bool | None = False, own_buffers: bool = False) -> nn.Module:
-    """Return a skeleton of ``model`` with every module in the given mode (None: each in the mode that it is in).
+def skeleton(
+    model: nn.Module, training: bool | None = False, own_buffers: bool = False, own_parameters: bool = False
+) -> nn.Module:
+    """Return a skeleton of ``model``, put into the given mode by its own ``train`` or ``eval`` (None: left as it is).
 
-    Parameter and buffer dictionaries are shared, so that moved, loaded or trained weights are seen by both; with
-    ``own_buffers`` the skeleton gets copies of the buffers, so that a trial in training mode leaves no trace.
-    Modules that are reached through plain lists, dictionaries, bound methods or partials are the skeleton's too.
+    Parameter and buffer dictionaries are shared, so that moved, loaded or trained weights are seen by both. With
+    ``own_buffers`` the skeleton gets copies of the buffers and of plain tensors, so that a trial leaves no trace;
+    ``own_parameters`` does the same for parameters. Modules that are reached through plain containers and objects,
+    bound methods, partials, closures or weak references are the skeleton's too.
     """
-    copies = _Copies(own_buffers)
-    copied = copies.module(model, training)
+    copies = _Copies(own_buffers, own_parameters)
+    copied = copies.module(model)
     copies.finish()
+    if training is not None:
+        set_mode(copied, training)
     return copied
+
+
+def own_modes(model: nn.Module) -> Modes:
+    """Return the modes in which a model's own ``train`` and ``eval`` leave its modules; the model is not touched."""
+    return Modes({mode: _exceptions(model, mode) for mode in (False, True)}) if overrides_modes(model) else Modes()
+
+
+def _exceptions(model: nn.Module, mode: bool) -> dict[str, bool]:
+    named = skeleton(model, mode).named_modules(remove_duplicate=False)
+    return {name: module.training for name, module in named if module.training != mode}
 
 
 class _Uncompiled(nn.Module):
@@ -46,12 +67,13 @@ class _Uncompiled(nn.Module):
 
 
 class _Copies:
-    def __init__(self, own_buffers: bool) -> None:
-        self.own_buffers = own_buffers
+    def __init__(self, own_buffers: bool, own_parameters: bool) -> None:
+        self.own_buffers, self.own_parameters = own_buffers, own_parameters
         self.done: dict[int, Any] = {}  # by identity, so that what is shared stays shared
         self.made: list[nn.Module] = []
+        self.shares = False  # attributes are copied: models keep caches of tensors in containers
 
-    def module(self, module: nn.Module, training: bool | None) -> nn.Module:
+    def module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.done:
             return self.done[id(module)]  # type: ignore[no-any-return]
         if isinstance(module, torch.jit.ScriptModule):
@@ -65,24 +87,29 @@ class _Copies:
         copied.__dict__.update(vars(nn.Module()) if compiled else module.__dict__)
         copied.__dict__["_compiled_call_impl"] = None
         copied.__dict__["_modules"] = OrderedDict(
-            (name, child if child is None else self.module(child, training)) for name, child in module._modules.items()
+            (name, child if child is None else self.module(child)) for name, child in module._modules.items()
         )
+        if self.own_parameters:
+            copied.__dict__["_parameters"] = {name: self.parameter(each) for name, each in module._parameters.items()}
         if self.own_buffers:
-            copied.__dict__["_buffers"] = {name: self.buffer(buffer) for name, buffer in module._buffers.items()}
-        if training is not None:
-            copied.__dict__["training"] = training
+            copied.__dict__["_buffers"] = {
+                name: buffer if buffer is None else self.tensor(buffer) for name, buffer in module._buffers.items()
+            }
         return copied
 
-    def buffer(self, buffer: torch.Tensor | None) -> torch.Tensor | None:
-        if buffer is None:
-            return None
-        if id(buffer) not in self.done:
-            self.done[id(buffer)] = buffer.clone()
-        return self.done[id(buffer)]  # type: ignore[no-any-return]
+    def parameter(self, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is not None and id(parameter) not in self.done:
+            self.done[id(parameter)] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+        return None if parameter is None else self.done[id(parameter)]
+
+    def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in self.done:
+            self.done[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        return self.done[id(tensor)]  # type: ignore[no-any-return]
 
     def finish(self) -> None:
         """Point the plain attributes and hooks of the copies to copies, once all modules have one."""
-        for copied in self.made:
+        for copied in self.made:  # which grows by modules that are no children
             values = copied.__dict__
             for name, value in list(values.items()):
                 if name not in STRUCTURAL:
@@ -92,22 +119,96 @@ class _Copies:
         known = self.done.get(id(value))
         if known is not None:
             return known
-        if isinstance(value, types.MethodType):
-            owner = self.done.get(id(value.__self__))
-            return value if owner is None else types.MethodType(value.__func__, owner)
-        if type(value) is functools.partial:
+        kind: Any = type(value)
+        if kind in PLAIN:
+            return value
+        if kind in (dict, OrderedDict, list, tuple):
+            return self.container(value)
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, torch.Tensor):
+            plain = self.own_buffers and not isinstance(value, nn.Parameter)
+            return self.tensor(value) if plain else value
+        if kind is types.MethodType:
+            owner = self.value(value.__self__)
+            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+        if kind is functools.partial:
             return functools.partial(self.value(value.func), *map(self.value, value.args), **self.value(value.keywords))
-        # Copied also where they hold no module: models keep caches of tensors in them.
-        if type(value) in (dict, OrderedDict):
-            made: Any = type(value)()
-            self.done[id(value)] = made
+        if kind is types.FunctionType:
+            return self.function(value) if value.__closure__ or value.__defaults__ or value.__kwdefaults__ else value
+        if kind is weakref.ref:
+            referent = self.done.get(id(value()))
+            return value if referent is None else weakref.ref(referent)
+        return self.object(value) if _is_plain_object(kind) and hasattr(value, "__dict__") else value
+
+    def container(self, value: Any) -> Any:
+        if len(value) > MOST_PARTS:
+            return value
+        if isinstance(value, tuple):
+            parts = tuple(map(self.value, value))
+            return value if all(one is other for one, other in zip(parts, value, strict=True)) else parts
+        made = self.done[id(value)] = type(value)()
+        if isinstance(value, list):
+            made.extend(map(self.value, value))
+            same = self.shares and all(one is other for one, other in zip(made, value, strict=True))
+        else:
             for key, part in value.items():
                 made[key] = self.value(part)
-            return made
-        if type(value) is list:
-            self.done[id(value)] = made = []
-            made.extend(map(self.value, value))
-            return made
-        if type(value) is tuple:
-            return tuple(map(self.value, value))
-        return value
+            same = self.shares and all(made[key] is part for key, part in value.items())
+        return self.settled(value, made, same)
+
+    def settled(self, value: Any, made: Any, same: bool) -> Any:
+        """Return a copy, or the value itself where it reaches nothing that was copied."""
+        self.done[id(value)] = value if same else made
+        return self.done[id(value)]
+
+    def function(self, function: types.FunctionType) -> Any:
+        """Return a function that reaches the copies instead of the caller's modules, through cells of its own."""
+        old = function.__closure__ or ()
+        cells = tuple(self.done.setdefault(id(cell), types.CellType()) for cell in old)
+        made = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
+        self.done[id(function)] = made  # before its cells are filled: it may be in one of them
+        made.__dict__.update(function.__dict__)
+        made.__qualname__, made.__module__ = function.__qualname__, function.__module__
+        with self.sharing():
+            made.__defaults__ = self.value(function.__defaults__)
+            made.__kwdefaults__ = self.value(function.__kwdefaults__)
+            same = made.__defaults__ is function.__defaults__ and made.__kwdefaults__ in (None, function.__kwdefaults__)
+            for cell, copied in zip(old, cells, strict=True):
+                try:
+                    content = cell.cell_contents
+                except ValueError:  # not assigned yet
+                    continue
+                copied.cell_contents = self.value(content)
+                same = same and copied.cell_contents is content
+            return self.settled(function, made, same and self.shares)
+
+    def object(self, value: Any) -> Any:
+        made = self.done[id(value)] = object.__new__(type(value))
+        with self.sharing():
+            parts = {name: self.value(part) for name, part in vars(value).items()}
+            same = self.shares and all(parts[name] is part for name, part in vars(value).items())
+        made.__dict__.update(parts)
+        return self.settled(value, made, same)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Leave containers that hold no module as they are, unless nothing may leave a trace: hooks fill their caller's lists."""
+        before, self.shares = self.shares, not self.own_buffers
+        try:
+            yield
+        finally:
+            self.shares = before
+
+
+PLAIN = {type(None), bool, int, float, str, bytes, torch.dtype, torch.device, type}
+
+
+@functools.cache
+def _is_plain_object(kind: Any) -> bool:
+    """Return whether instances are nothing but a dictionary of attributes, made by Python code of neither torch nor numpy."""
+    if kind.__module__.partition(".")[0] in ("builtins", "torch", "numpy", "threading", "logging"):
+        return False
+    usual = all(getattr(kind, name) is getattr(object, name) for name in ("__new__", "__reduce__", "__reduce_ex__"))
+    # A copy must not close what its original holds open.
+    return usual and not hasattr(kind, "__del__") and not any("__slots__" in vars(each) for each in kind.__mro__)

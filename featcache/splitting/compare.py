@@ -9,9 +9,10 @@ import torch
 from ..errors import SplitError
 from .trees import tensors_in
 
-__all__ = ["compare"]
+__all__ = ["compare", "difference", "rounding"]
 
 TOLERANCE = 1e-5
+COARSE = 8  # times the precision of a short floating type: one rounding more or less in each layer
 
 
 def compare(
@@ -49,6 +50,29 @@ def compare(
         )
         raise SplitError(f"{what} {reason}: caching there would be unsound.")
     return largest
+
+
+def difference(one: torch.Tensor, other: torch.Tensor, least_scale: float = 0.0) -> float:
+    """Return the largest difference between two tensors, relative to the scale of the first; infinite for other shapes."""
+    if one.shape != other.shape:
+        return float("inf")
+    if torch.equal(one, other):
+        return 0.0
+    mine, theirs = _float(one), _float(other)
+    finite = torch.isfinite(mine)
+    if not torch.equal(finite, torch.isfinite(theirs)):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = mine[finite].abs().max().clamp_min(max(least_scale, 1e-30))
+    return float((mine[finite] - theirs[finite]).abs().max() / scale)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return the difference, relative to the scale, up to which two tensors count as equal within rounding."""
+    if not dtype.is_floating_point and not dtype.is_complex:
+        return 0.0
+    return max(TOLERANCE, COARSE * torch.finfo(dtype).eps)
 
 
 def _float(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from ..errors import SplitError
 from ..tensorspec import TensorSpec
 from .record import Ref, Run, Runs
 
-__all__ = ["Crossing", "ancestors", "crossing_of", "refs_in"]
+__all__ = ["Crossing", "ancestors", "crossing_of", "input_name", "refs_in"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
     tensor, origin = run.objects[number], run.origins[number]
     source = _source(run, number, cut_call)
     if origin[0] == "input":
-        name = _input_name(run, number)
+        name = input_name(run, number)
     elif source is not None:
         name = source[0] if source[2] == 0 else f"{source[0]}.{source[2]}"
     else:
@@ -93,7 +93,8 @@ def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None
     return None
 
 
-def _input_name(run: Run, number: int) -> str:
+def input_name(run: Run, number: int) -> str:
+    """Return what an input is called in words and as a tensor that crosses."""
     args, kwargs = run.inputs
     for name, value in kwargs.items():
         if isinstance(value, Ref) and value.number == number:

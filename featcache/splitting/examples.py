@@ -1,86 +1,124 @@
-"""The example input in the variants that a recording needs."""
+"""The example input in the variants that a recording and its proof need."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
+from .canonical import canonical
+from .inputs import Call, batch_of, is_masks, named_tensors, with_tensors
 
-__all__ = ["Call", "Examples", "examples"]
+__all__ = ["Examples", "examples"]
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+LARGE = 9  # rows: more than a network looks at one by one
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The example input as (args, kwargs): with a batch of two, of three, of two with other values in all rows, and of
-    two with other values in the second row only; of two at another length where samples vary in it."""
+    """The example input as (args, kwargs), in the form that depends on no sample's mask and length.
+
+    There is a batch of ``two`` rows, the same at another length where samples vary in it (``resized``), and the rows as
+    they were ``given``, if these differ. The other variants are made from ``two``.
+    """
 
     two: Call
-    three: Call
-    other: Call
-    other_row: Call
     resized: Call | None = None
+    given: Call | None = None
+    masks: frozenset[int] = frozenset()  # their places among the tensors: other values make no sense there
+
+    @property
+    def three(self) -> Call:
+        """Return a batch of another size."""
+        return _rows(self.two, [0, 1, 0])
+
+    @property
+    def large(self) -> Call:
+        """Return a batch of nine rows."""
+        return _rows(self.two, [number % 2 for number in range(LARGE)])
+
+    @property
+    def other(self) -> Call:
+        """Return the two rows in another order, with other values."""
+        return _rows(self.two, [1, 0], {0: 0, 1: 0}, self.masks)
+
+    @property
+    def company(self) -> Call:
+        """Return the two rows, the second one first, between two rows with quite other values."""
+        return _rows(self.two, [0, 1, 0, 1], {0: 1, 3: 2}, self.masks)
+
+    def one(self, row: int, beside: int | None = None) -> Call:
+        """Return one of the two rows alone, or as the first beside a row with other values."""
+        return _rows(self.two, [row]) if beside is None else _rows(self.two, [row, 1 - row], {1: beside}, self.masks)
 
     def trials(self) -> list[Call]:
         """Return the variants on which a suffix must equal the model."""
-        return [self.two, self.three, self.other, *([self.resized] if self.resized is not None else [])]
+        return [self.two, self.three, self.other, *(each for each in (self.resized, self.given) if each is not None)]
 
 
-def examples(example_inputs: Any, other_length: Any = None) -> Examples:
-    """Return the variants of an example input that a recording needs; raises ``UsageError`` if it has no batch."""
-    made = _examples(example_inputs)
-    if other_length is None:
-        return made
-    resized = _examples(other_length).two
-    if _shapes(made.two) == _shapes(resized):
+def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) -> Examples:
+    """Return an example input for recording ``model``; raises ``UsageError`` if it has no batch."""
+    given = _call(example_inputs)
+    other = None if other_length is None else _call(other_length)
+    if other is not None and _shapes(given) == _shapes(other):
         raise UsageError(
             "other_length has the same shapes as example_inputs: give samples of another length, or leave it out."
         )
-    return dataclasses.replace(made, resized=resized)
+    two, other = _rows(given, [0, 1]), None if other is None else _rows(other, [0, 1])
+    made, resized = canonical(model, two, other)
+    named = enumerate(named_tensors(made, model))
+    masks = frozenset(place for place, (name, tensor) in named if is_masks(name, tensor))
+    return Examples(made, resized, None if made is two else two, masks)
 
 
-def _examples(example_inputs: Any) -> Examples:
-    if isinstance(example_inputs, Mapping):
-        call: Call = ((), dict(example_inputs))
-    elif isinstance(example_inputs, (tuple, list)):
-        call = (tuple(example_inputs), {})
+def _call(inputs: Any) -> Call:
+    if isinstance(inputs, Mapping):
+        call: Call = ((), dict(inputs))
+    elif isinstance(inputs, (tuple, list)):
+        call = (tuple(inputs), {})
     else:
-        call = ((example_inputs,), {})
+        call = ((inputs,), {})
     tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].dim() or not len(tensors[0]):
         raise UsageError(
             "example_inputs must hold tensors whose first dimension is the batch, with at least one sample."
         )
-    batch = len(tensors[0])
+    return call
 
-    def rows(numbers: list[int], changed: tuple[int, ...] = ()) -> Call:
-        def pick(tensor: torch.Tensor) -> torch.Tensor:
-            if not tensor.dim() or len(tensor) != batch:
-                return tensor.detach().clone()
-            picked = tensor.detach()[[number % batch for number in numbers]]
-            for row in changed:
-                picked[row] = _changed(picked[row])
-            return picked
 
-        with torch.inference_mode(False), torch.no_grad():
-            return pytree.tree_map_only(torch.Tensor, pick, call)  # type: ignore[no-any-return]
+def _rows(
+    call: Call, numbers: Sequence[int], changes: Mapping[int, int] | None = None, masks: frozenset[int] = frozenset()
+) -> Call:
+    """Return the numbered rows of a call; ``changes`` names places and the way in which values are changed there."""
+    batch, place = batch_of(call), itertools.count()
 
-    return Examples(rows([0, 1]), rows([0, 1, 0]), rows([1, 0], (0, 1)), rows([0, 1], (1,)))
+    def pick(tensor: torch.Tensor) -> torch.Tensor:
+        is_mask = next(place) in masks
+        if not tensor.dim() or len(tensor) != batch:
+            return tensor.detach().clone()
+        picked = tensor.detach()[[number % batch for number in numbers]]
+        if not is_mask:
+            for row, way in (changes or {}).items():
+                picked[row] = _changed(picked[row], way)
+        return picked
+
+    with torch.inference_mode(False), torch.no_grad():
+        return with_tensors(call, pick)
+
+
+def _changed(row: torch.Tensor, way: int) -> torch.Tensor:
+    if row.is_floating_point() or row.is_complex():
+        factor, shift = ((0.75, 0.03125), (-3.0, 0.5), (7.0, -1.0))[way]
+        return row * factor + shift
+    # Whole numbers may be token ids: their own values in another order are surely allowed.
+    return row.roll(1 + way, -1) if row.dim() else row
 
 
 def _shapes(call: Call) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
-
-
-def _changed(row: torch.Tensor) -> torch.Tensor:
-    if row.is_floating_point() or row.is_complex():
-        return row * 0.75 + 0.03125
-    # Whole numbers may be token ids or masks: their own values in another order are surely allowed.
-    return row.roll(1, -1) if row.dim() else row

@@ -2,7 +2,7 @@
 
 Its nodes are the topmost module calls behind the cut, whole, and the torch calls between them, so it costs next to
 nothing beyond them, and torch.compile, export and vmap apply to it. It is used only where it proves equal to the
-model; control flow that depends on values, or functional dropout, needs the replay.
+model; a path or a size that depends on values needs the replay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch.utils import _pytree as pytree
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, behind, is_behind
+from .clone import own_modes
 from .containers import PLAIN, NotFlatError, held
 from .crossings import Crossing, ancestors
 from .record import Call, ModuleCall, Ref
 
-__all__ = ["FRONTIER", "NotFlatError", "build_flat", "flat_graph"]
+__all__ = ["FRONTIER", "FlatSuffix", "NotFlatError", "build_flat", "flat_graph"]
 
 FRONTIER = "frontier"
 DROPOUTS = {
@@ -34,9 +35,19 @@ DROPOUTS = {
 }
 
 
+class FlatSuffix(fx.GraphModule):
+    """A flat suffix; ``train`` and ``eval`` leave its modules in the modes in which the model's own would."""
+
+    def train(self, mode: bool = True) -> FlatSuffix:
+        """Set the mode, as the model's own ``train`` does."""
+        super().train(mode)
+        self.meta["modes"].apply(self, mode)
+        return self
+
+
 def build_flat(
     model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor], frontier: tuple[TensorSpec, ...]
-) -> fx.GraphModule:
+) -> FlatSuffix:
     """Return the graph as a module that shares the modules, parameters and buffers of ``model``."""
     root: dict[str, Any] = {}
     for node in graph.nodes:
@@ -46,7 +57,7 @@ def build_flat(
             owner, _, name = node.target.rpartition(".")
             found = constants.get(node.target)
             root[node.target] = getattr(model.get_submodule(owner), name) if found is None else found
-    made = fx.GraphModule(root, graph, class_name="Suffix")
+    made = FlatSuffix(root, graph, class_name="Suffix")
     made._non_persistent_buffers_set.update(constants)
     for name in root:
         owner, _, leaf = name.rpartition(".")
@@ -55,6 +66,7 @@ def build_flat(
     made.training = model.training
     # Folding tries rows of this form, to see that a row's value does not depend on the others.
     made.meta["frontier"] = frontier
+    made.meta["modes"] = own_modes(model)
     return made
 
 
@@ -81,6 +93,11 @@ class _Builder:
         self.device: fx.Node | None = None
 
     def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+        last = self.until or self.analysis
+        if last.guards or (self.until is None and last.training_guards):
+            raise NotFlatError(f"the path depends on the content of {', '.join(last.guards) or 'a tensor'}")
+        if last.resized is not None:
+            raise NotFlatError("the path may depend on the length")
         events = self._events(self.run)
         others, resized = self._events(self.other), self._events(self.resized)
         if any([event.name for event in events] != [event.name for event in each] for each in (others, resized)):
@@ -154,8 +171,8 @@ class _Builder:
         self._results(node, mine.outputs)
 
     def _call(self, mine: Call, *others: Call) -> None:
-        if mine.escapes:
-            raise NotFlatError(f"{mine.name} takes a Python value")
+        if mine.escapes or mine.sized:
+            raise NotFlatError(f"what comes of {mine.name} depends on content")
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         if mine.name in DROPOUTS and kwargs.get("training") is False:
             # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.

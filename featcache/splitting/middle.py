@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import SplitError
 from .clone import skeleton
 from .flat import NotFlatError, build_flat, flat_graph
+from .replay import ReplaySuffix
 from .splitting import Split, prefixes
 
 __all__ = ["middle"]
@@ -24,29 +28,39 @@ def middle(shallow: Split, deep: Split) -> Callable[[Frontier], Frontier] | None
     """
     if shallow.cut == deep.cut:
         return lambda frontier: frontier
-    running = skeleton(shallow.model)
+    running = skeleton(shallow.model, own_buffers=True)
     try:
-        graph, constants = flat_graph(shallow._analysis, deep._analysis)
-        section = build_flat(running, graph, constants, shallow.frontier)
-        run = _Section(section, single=len(shallow.frontier) == 1)
+        run = _section(running, shallow, deep)
         for example in shallow.examples():
             kept, computed = prefixes([shallow, deep], example)
             derived = run(kept)
             if any(not _equal(derived[name], computed[name]) for name in computed):
                 return None
-    except (NotFlatError, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
+    except (NotFlatError, SplitError, RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         return None  # whatever fails here is computed from the samples instead
     return run
 
 
-class _Section:
-    def __init__(self, section: nn.Module, single: bool) -> None:
-        self.section, self.single = section.eval(), single
+def _section(running: nn.Module, shallow: Split, deep: Split) -> Callable[[Frontier], Frontier]:
+    """Return the section as a graph, or, where the path depends on content, by the model's own forward.
 
-    def __call__(self, frontier: Frontier) -> Frontier:
+    Raises ``NotFlatError`` where there is neither.
+    """
+    single = len(shallow.frontier) == 1
+    try:
+        graph, constants = flat_graph(shallow._analysis, deep._analysis)
+        run: Callable[[Any], Any] = build_flat(running, graph, constants, shallow.frontier).eval()
+    except NotFlatError:
+        if not deep._analysis.hookable:
+            raise
+        run = partial(ReplaySuffix(running, shallow._analysis).eval().section, deep._analysis)
+
+    def section(frontier: Frontier) -> Frontier:
         with torch.no_grad():
-            found: Frontier = self.section(next(iter(frontier.values())) if self.single else frontier)
+            found: Frontier = run(next(iter(frontier.values())) if single else frontier)
         return found
+
+    return section
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -6,7 +6,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ESCAPES", "call_name", "is_metadata"]
+import torch
+
+__all__ = ["ESCAPES", "call_name", "is_metadata", "is_sized_by_content"]
 
 # What these return says how a tensor is laid out, not what is in it.
 METADATA = {
@@ -20,8 +22,49 @@ METADATA = {
 # What these return is a Python value that depends on the content.
 ESCAPES = {
     "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__", "__complex__",
-    "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage", "__dlpack__",
+    "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage", "__dlpack__", "apply_", "map_", "map2_",
 }  # fmt: skip
+# The size of what these return depends on the content of an argument …
+SIZED_BY_CONTENT = {
+    "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "unique_dim", "_unique", "_unique2", "bincount",
+    "_pack_padded_sequence", "_pad_packed_sequence",
+}  # fmt: skip
+# … and of these, where a size is given as a tensor.
+FACTORIES = {
+    "arange", "range", "linspace", "zeros", "ones", "empty", "full", "rand", "randn", "randint", "eye", "tril_indices",
+    "triu_indices",
+}  # fmt: skip
+SIZED_BY_ARGUMENTS = {
+    "new_zeros", "new_ones", "new_empty", "new_full", "view", "reshape", "expand", "repeat", "tile", "narrow", "split", "chunk",
+    "unflatten", "unfold", "tensor_split", "resize_", "repeat_interleave",
+}  # fmt: skip
+
+
+def is_sized_by_content(name: str, args: Any, kwargs: Any) -> bool:
+    """Return whether a call may give a result whose size depends on the content of an argument."""
+    short = name.rpartition(".")[2]
+    if short in SIZED_BY_CONTENT or (short in ("where", "repeat_interleave") and len(args) == 1 and not kwargs):
+        return True
+    if short == "one_hot":
+        return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)
+    if short in FACTORIES or short in SIZED_BY_ARGUMENTS:
+        sizes = args if short in FACTORIES else args[1:]
+        return any(isinstance(each, torch.Tensor) for each in _flat((sizes, kwargs)))
+    if short in ("__getitem__", "__setitem__"):
+        return any(_selects_by_content(each) for each in _flat(args[1:2]))
+    return False
+
+
+def _selects_by_content(index: Any) -> bool:
+    if isinstance(index, slice):
+        return any(isinstance(each, torch.Tensor) for each in (index.start, index.stop, index.step))
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _flat(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [leaf for part in tree for leaf in _flat(part)] if isinstance(tree, (tuple, list)) else [tree]
 
 
 def call_name(function: Callable[..., Any]) -> str:

@@ -52,8 +52,8 @@ def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: Runs) -> str
         try:
             analysis = analyse(model, name, runs)
             structure_digest(analysis)
-            refuse_mixed_rows(model, analysis, given.two, given.other_row)
-            with_training_path(model, analysis, given.two)
+            refuse_mixed_rows(model, analysis, given)
+            with_training_path(runs.warm or model, analysis, given.two)
         except FeatCacheError:
             continue
         working.append(name)

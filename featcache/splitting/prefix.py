@@ -16,9 +16,10 @@ from ..errors import SplitError
 from .analysis import CutAnalysis
 from .crossings import Crossing
 from .names import call_name, is_metadata
-from .record import StopAtCutError
+from .record import ModuleCall, StopAtCutError
+from .trees import tensors_in
 
-__all__ = ["at_end_of_call", "run_prefix", "run_prefixes"]
+__all__ = ["at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
 
 
 def run_prefix(
@@ -33,41 +34,40 @@ def run_prefixes(
 ) -> list[dict[str, torch.Tensor]]:
     """Return what crosses each of several cuts of one recorded model, from a single run up to the last of them."""
     found: dict[int, torch.Tensor] = {}
-    taken: dict[str, dict[str, torch.Tensor]] = {}
+    reached: dict[str, dict[str, torch.Tensor]] = {}
     given = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))  # numbered as in the recording
-    # One object can be the output of several modules, where one of them changes it in place.
-    crossings = {(crossing.number, crossing.source): crossing for each in analyses for crossing in each.crossings}
-    for crossing in crossings.values():
-        if crossing.carried:
-            place = analyses[0].run.origins[crossing.number][1]
-            if place < len(given) and isinstance(given[place], torch.Tensor):
-                found[crossing.number] = given[place]
-        if crossing.source is not None:
-            _pick_up(running, crossing.source, crossing.number, found)
+    for crossing in (crossing for each in analyses for crossing in each.crossings if crossing.carried):
+        place = analyses[0].run.origins[crossing.number][1]
+        if place < len(given) and isinstance(given[place], torch.Tensor):
+            found[crossing.number] = given[place]
 
     def reach(analysis: CutAnalysis) -> None:
-        taken[analysis.cut] = _taken(analysis, found, keep=len(taken) + 1 < len(analyses))
-        if len(taken) == len(analyses):
+        reached[analysis.cut] = taken(analysis, found, keep=len(reached) + 1 < len(analyses))
+        if len(reached) == len(analyses):
             raise StopAtCutError
 
     for analysis in analyses:
-        last = analysis.run.modules[analysis.cut_call]
-        at_end_of_call(running, last.name, last.nth, partial(reach, analysis))
+        pick_up(analysis, found, running, {}, partial(reach, analysis))
     try:
         with torch.no_grad():
             if all(analysis.hookable for analysis in analyses):
                 running(*args, **kwargs)
             else:
-                with _Capture(analyses, found):
+                capture = _Capture(analyses, found, given)
+                capture.leave_alone(running)
+                with capture:
                     running(*args, **kwargs)
     except StopAtCutError:
         pass
     # A cut that was not reached has no entry: what it lacks is named.
-    return [taken.get(analysis.cut) or _taken(analysis, {}, keep=False) for analysis in analyses]
+    return [reached.get(analysis.cut) or taken(analysis, {}) for analysis in analyses]
 
 
-def _taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool) -> dict[str, torch.Tensor]:
-    """Return what crosses a cut that was just reached; ``keep`` where more is computed, which may overwrite it."""
+def taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool = False) -> dict[str, torch.Tensor]:
+    """Return what crosses a cut that was just reached; ``keep`` where more is computed, which may overwrite it.
+
+    Raises ``SplitError`` where it is not all there, or a row has another shape than the recorded one.
+    """
     missing = [crossing.spec.name for crossing in analysis.crossings if crossing.number not in found]
     if missing:
         raise SplitError(
@@ -75,65 +75,173 @@ def _taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool) ->
             "as the example gave them; if they are so, the model took another path for this batch."
         )
     return {
-        each.spec.name: _stored(each, found[each.number], clone=keep and each.number in analysis.overwritten)
+        each.spec.name: _stored(analysis, each, found[each.number], keep and each.number in analysis.overwritten)
         for each in analysis.crossings
     }
 
 
-def _stored(crossing: Crossing, tensor: torch.Tensor, clone: bool) -> torch.Tensor:
+def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clone: bool) -> torch.Tensor:
     """Return a tensor as a row a sample; a copy where what follows may overwrite it."""
     rows = tensor.reshape(-1, *crossing.spec.value_shape) if crossing.rows > 1 else tensor
+    shape = crossing.spec.shape
+    if rows.dim() != len(shape) + 1 or any(a not in (b, None) for a, b in zip(shape, rows.shape[1:], strict=True)):
+        raise SplitError(
+            f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, has rows of shape {list(rows.shape[1:])} for "
+            f"these inputs, where {list(shape)} was recorded: the size depends on the batch, or the inputs have another "
+            "size than the example's."
+        )
     return rows.clone() if clone else rows
 
 
-def _pick_up(running: nn.Module, source: tuple[str, int, int], number: int, found: dict[int, torch.Tensor]) -> None:
-    name, nth, leaf = source
-    seen = Counter[str]()
+def pick_up(
+    analysis: CutAnalysis,
+    found: dict[int, torch.Tensor],
+    running: nn.Module,
+    known: dict[int, torch.Tensor],
+    then: Callable[[], None] | None = None,
+) -> None:
+    """Have a run note what crosses a cut where a module gives it, and call ``then`` at the cut (by default, stop there).
 
-    def take(_: nn.Module, args: Any, outputs: Any) -> None:
-        if seen[name] == nth:
-            found[number] = pytree.tree_leaves(outputs)[leaf]
-        seen[name] += 1
+    What is in ``known`` already is not waited for.
+    """
+    last = analysis.run.modules[analysis.cut_call]
+    for crossing in analysis.crossings:
+        if crossing.number in known:
+            found[crossing.number] = known[crossing.number]
+        elif crossing.source is not None:
+            name, nth, leaf = crossing.source
 
-    running.get_submodule(name).register_forward_hook(take)
+            def take(outputs: Any, number: int = crossing.number, leaf: int = leaf) -> None:
+                found[number] = pytree.tree_leaves(outputs)[leaf]
+
+            if name == last.name:
+                _at_end(running, name, nth, take)
+            else:
+                # Not a hook: torch's fast path of attention is not taken by a layer that has one.
+                _around(running, name, {nth: _Taking(take)})
+    _at_end(running, last.name, last.nth, lambda _: _stop() if then is None else then())
+
+
+def _stop() -> None:
+    raise StopAtCutError
 
 
 def at_end_of_call(running: nn.Module, name: str, nth: int, then: Callable[[], None]) -> None:
     """Run ``then`` at the end of the nth call of a module, behind all other hooks."""
+    _at_end(running, name, nth, lambda _: then())
+
+
+def _at_end(running: nn.Module, name: str, nth: int, then: Callable[[Any], None]) -> None:
     seen = Counter[str]()
 
     def reached(_: nn.Module, args: Any, outputs: Any) -> None:
         seen[name] += 1
         if seen[name] == nth + 1:
-            then()
+            then(outputs)
 
     running.get_submodule(name).register_forward_hook(reached)
+
+
+class _Taking:
+    """Around a call of a module: hands its outputs on."""
+
+    def __init__(self, take: Callable[[Any], None]) -> None:
+        self.take = take
+
+    def __call__(self, run: Callable[[], Any]) -> Any:
+        outputs = run()
+        self.take(outputs)
+        return outputs
+
+
+def _around(running: nn.Module, name: str, wrappers: dict[int, Callable[[Callable[[], Any]], Any]]) -> None:
+    """Have calls of a module, by their number, made by a wrapper, with the module's own hooks inside."""
+    module, seen = running.get_submodule(name), Counter[str]()
+    call = module._call_impl
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nth = seen[name]
+        seen[name] += 1
+        run = partial(call, *args, **kwargs)
+        return wrappers[nth](run) if nth in wrappers else run()
+
+    module.__dict__["_call_impl"] = wrapped
+
+
+def matching_call(analysis: CutAnalysis, position: int, name: str, cached: bool) -> int | None:
+    """Return the position of the recorded call that the next one is, None for one of side inputs alone that is not among them.
+
+    Such calls may differ from batch to batch: models look whether a mask masks anything. Calls on what is ``cached`` may
+    not; that raises ``SplitError``.
+    """
+    for place in range(position, analysis.end):
+        call = analysis.run.calls[place]
+        answered = not analysis.answered.isdisjoint((*call.reads, *call.makes, *call.writes))
+        if call.name == name and (answered or not cached):
+            return place
+        if answered:
+            break  # these are never left out
+    if not cached:
+        return None
+    raise SplitError(
+        f"before the cut {analysis.cut!r} the model calls {name} where another call was recorded: its path depends on "
+        "something that is not cached."
+    )
 
 
 class _Capture(TorchFunctionMode):
     """Keeps the results of recorded calls that cross the cut and are no module's output."""
 
-    def __init__(self, analyses: Sequence[CutAnalysis], found: dict[int, torch.Tensor]) -> None:
+    def __init__(self, analyses: Sequence[CutAnalysis], found: dict[int, torch.Tensor], given: list[Any]) -> None:
         super().__init__()
         self.analysis, self.found = max(analyses, key=lambda each: each.end), found
         self.wanted: dict[int, list[tuple[int, int]]] = {}
-        for number in {crossing.number for analysis in analyses for crossing in analysis.crossings}:
-            kind, *where = self.analysis.run.origins[number]
-            if kind == "call":
-                self.wanted.setdefault(where[0], []).append((where[1], number))
+        for crossing in {each.number: each for analysis in analyses for each in analysis.crossings}.values():
+            if crossing.source is None and not crossing.carried:
+                _, call, leaf = self.analysis.run.origins[crossing.number]
+                self.wanted.setdefault(call, []).append((leaf, crossing.number))
         self.position = 0
+        carried = {self.analysis.run.origins[each.number][1] for each in self.analysis.crossings if each.carried}
+        # By identity, and kept, so that no other tensor gets it.
+        self.cached = {id(each): each for place, each in enumerate(given) if place not in carried}
+
+    def leave_alone(self, running: nn.Module) -> None:
+        """Be off in modules in which nothing is wanted: a mode on the stack switches off torch's fast paths."""
+        run, wrappers = self.analysis.run, dict[str, dict[int, Callable[[Callable[[], Any]], Any]]]()
+        wanted = {
+            position
+            for position, call in enumerate(run.modules)
+            if call.end > self.analysis.end or any(call.begin <= each < call.end for each in self.wanted)
+        }
+        for position, call in enumerate(run.modules):
+            if position not in wanted and (call.parent in wanted or call.parent < 0) and call.end > call.begin:
+                wrappers.setdefault(call.name, {})[call.nth] = partial(self._off, call)
+        for name, around in wrappers.items():
+            if name:
+                _around(running, name, around)
+
+    def _off(self, call: ModuleCall, run: Callable[[], Any]) -> Any:
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        try:
+            outputs = run()
+        finally:
+            self.__enter__()  # type: ignore[no-untyped-call]
+        self.position = call.end
+        self.cached.update((id(each), each) for each in tensors_in(outputs))
+        return outputs
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = call_name(func)
-        if not is_metadata(name):
-            recorded = self.analysis.run.calls
-            if self.position < self.analysis.end and recorded[self.position].name != name:
-                raise SplitError(
-                    f"before the cut {self.analysis.cut!r} the model calls {name} where {recorded[self.position].name} was "
-                    "recorded: it took another path for this batch."
-                )
-            for leaf, number in self.wanted.get(self.position, ()):
-                self.found[number] = pytree.tree_leaves(result)[leaf]
-            self.position += 1
+        if is_metadata(name):
+            return result
+        cached = any(id(each) in self.cached for each in tensors_in((args, kwargs)))
+        if cached:
+            self.cached.update((id(each), each) for each in tensors_in(result))
+        if self.position < self.analysis.end:
+            place = matching_call(self.analysis, self.position, name, cached)
+            if place is not None:
+                for leaf, number in self.wanted.get(place, ()):
+                    self.found[number] = pytree.tree_leaves(result)[leaf]
+                self.position = place + 1
         return result

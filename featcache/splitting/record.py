@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .clone import skeleton
-from .names import ESCAPES, call_name, is_metadata
+from .names import ESCAPES, call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
 from .trees import tensors_in
 
@@ -46,6 +46,7 @@ class Call:
     parent: int  # the innermost module call that it ran in, by position; -1 outside of all
     time: int
     draws: bool = False  # random numbers
+    sized: bool = False  # the size of the result may depend on the content of an argument
     context: tuple[Any, ...] = ()  # what an enclosing autocast or inference mode of the model does
 
     @property
@@ -106,6 +107,7 @@ class Runs:
     larger: Run
     changed: Run
     resized: Run | None = None
+    warm: nn.Module | None = None  # what was run before and recorded then
 
     def __post_init__(self) -> None:
         # Other threads may draw meanwhile; a call that draws does so in every run.
@@ -114,6 +116,7 @@ class Runs:
 
     def release(self) -> None:
         """Let go of all tensors but constants."""
+        object.__setattr__(self, "warm", None)
         for each in (self.run, self.larger, self.changed, self.resized):
             if each is not None:
                 each.release()
@@ -147,12 +150,17 @@ class _Recorder(TorchFunctionMode):
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
         leaves, spec = pytree.tree_flatten(tree)
-        numbers, found = [], []
+        numbers: list[int] = []
+        found: list[Any] = []
         for position, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 number = self.number(leaf, None if origin is None else (*origin, position))
                 numbers.append(number)
                 found.append(Ref(number))
+            elif isinstance(leaf, slice):  # which is a leaf to pytree, though a tensor may be one of its ends
+                ends, inside = self.referred((leaf.start, leaf.stop, leaf.step))
+                numbers.extend(inside)
+                found.append(slice(*ends))
             else:
                 found.append(leaf)
         return pytree.tree_unflatten(found, spec), tuple(numbers)
@@ -187,8 +195,11 @@ class _Recorder(TorchFunctionMode):
         self.time += 1
         parent = self.open[-1] if self.open else -1
         self.run.calls.append(
-            Call(func, name, args_tree, kwargs_tree, outputs, reads, makes, writes, parent, self.time, draws, context)
-        )
+            Call(
+                func, name, args_tree, kwargs_tree, outputs, reads, makes, writes, parent, self.time, draws,
+                is_sized_by_content(name, args, kwargs), context,
+            )
+        )  # fmt: skip
         return result
 
     def context(self, reads: tuple[int, ...] = ()) -> tuple[Any, ...]:
@@ -250,17 +261,17 @@ def record(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     batch: int,
-    training: Collection[str] = (),
+    modes: Mapping[str, bool] | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
 ) -> Run:
     """Return what a pass of ``model`` does, run without gradients on a skeleton of it.
 
-    All modules are in evaluation mode, but those that ``training`` names; ``prepare`` is called with the skeleton.
+    It is in evaluation mode, but for the modules that ``modes`` names; ``prepare`` is called with the skeleton.
     """
     kwargs = dict(sorted(kwargs.items()))  # inputs are numbered; the order of keywords must not matter
     running = skeleton(model, own_buffers=True)
-    for name in training:
-        running.get_submodule(name).training = True
+    for name, training in (modes or {}).items():
+        running.get_submodule(name).training = training
     state = dict(_state(running))
     run = Run(batch, None)
     recorder = _Recorder(run, state)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .analysis import CutAnalysis, state_behind
-from .clone import skeleton
+from .clone import own_modes, skeleton
 from .crossings import refs_in
+from .modes import set_mode
 from .names import call_name, is_metadata
-from .prefix import at_end_of_call
-from .record import Call, Ref
+from .prefix import at_end_of_call, matching_call, pick_up, taken
+from .record import Call, Ref, StopAtCutError
 from .trees import tensors_in
 
 __all__ = ["ReplaySuffix"]
@@ -38,6 +41,7 @@ class ReplaySuffix(nn.Module):
         super().__init__()
         self.__dict__["_model"] = model  # not a child: only what lies behind the cut is this module's own
         self.__dict__["_analysis"] = analysis
+        self.__dict__["_modes"] = own_modes(model)
         self.training = model.training
         for name in _behind_only(analysis):
             _attach(self, name, model.get_submodule(name))
@@ -46,8 +50,34 @@ class ReplaySuffix(nn.Module):
             if owner in analysis.open and name not in analysis.state_before:
                 _attach(self, name, getattr(model.get_submodule(owner), leaf))
 
+    def train(self, mode: bool = True) -> ReplaySuffix:
+        """Set the mode, as the model's own ``train`` does."""
+        super().train(mode)
+        self.__dict__["_modes"].apply(self, mode)
+        return self
+
     def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> Any:
         """Return the model's output from the frontier."""
+        output = self._run(frontier)
+        if any(tensor.is_meta for tensor in tensors_in(output)):
+            cut = self.__dict__["_analysis"].cut
+            raise SplitError(f"the output depends on a tensor before the cut {cut!r} that was not recorded.")
+        return output
+
+    def section(
+        self, deeper: CutAnalysis, frontier: torch.Tensor | Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Return what crosses a deeper cut of the same recording, each of which is a module's output."""
+        found: dict[int, torch.Tensor] = {}
+        with suppress(StopAtCutError):
+            self._run(frontier, partial(pick_up, deeper, found))
+        return taken(deeper, found)
+
+    def _run(
+        self,
+        frontier: torch.Tensor | Mapping[str, torch.Tensor],
+        prepare: Callable[[nn.Module, dict[int, torch.Tensor]], None] | None = None,
+    ) -> Any:
         analysis: CutAnalysis = self.__dict__["_analysis"]
         names = [crossing.spec.name for crossing in analysis.crossings]
         given = {names[0]: frontier} if isinstance(frontier, torch.Tensor) else dict(frontier)
@@ -64,12 +94,11 @@ class ReplaySuffix(nn.Module):
         answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)
+        if prepare is not None:
+            prepare(running, tensors)
         args, kwargs = answers.inputs()
         with answers:
-            output = running(*args, **kwargs)
-        if any(tensor.is_meta for tensor in tensors_in(output)):
-            raise SplitError(f"the output depends on a tensor before the cut {analysis.cut!r} that was not recorded.")
-        return output
+            return running(*args, **kwargs)
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
         """Set evaluation mode for everything until the cut, then the caller's for what runs behind it."""
@@ -79,8 +108,7 @@ class ReplaySuffix(nn.Module):
                 later.append((module, self._open_mode(name)))
             elif name not in analysis.before:
                 later.append((module, module.training))
-            if not isinstance(module, torch.jit.ScriptModule):
-                module.training = False
+        set_mode(running, False)
 
         def at_cut() -> None:
             for module, training in later:
@@ -95,7 +123,7 @@ class ReplaySuffix(nn.Module):
         for part in name.split(".") if name else ():
             module = module._modules.get(part) or self
             if module is self:
-                break
+                return bool(self.__dict__["_modes"].get(name, self.training))
         return module.training
 
 
@@ -106,7 +134,7 @@ class _Answers(TorchFunctionMode):
         self.batch, self.device = batch, next(iter(tensors.values())).device
         self.basis = analysis.basis
         self.position = 0
-        self.on_stack = self.passing = self.strayed = False
+        self.on_stack = self.passing = self.strayed = self.astray = False
         carried = {crossing.number for crossing in analysis.crossings if crossing.carried}
         self.cached = {id(tensor) for number, tensor in tensors.items() if number not in carried}
         self.made: dict[int, torch.Tensor] = dict(tensors)
@@ -164,6 +192,8 @@ class _Answers(TorchFunctionMode):
             return func(*args, **kwargs)
         cached = any(tensor.is_meta or id(tensor) in self.cached for tensor in tensors_in((args, kwargs)))
         call = self._next(name, cached)
+        if call is None and cached:
+            return self._placeholders(func, name, args, kwargs)
         if call is None or call.switches_gradients:
             return func(*args, **kwargs)
         with torch.no_grad():
@@ -177,29 +207,36 @@ class _Answers(TorchFunctionMode):
                     self.made.setdefault(leaf.number, value)
         return result
 
-    def _next(self, name: str, cached: bool) -> Call | None:
-        """Return the recorded call that this one is, None for one of side inputs alone that was not recorded.
+    def _placeholders(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Return results without content of a call on what is cached: on this path it takes the place of recorded ones."""
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0]  # what was cached was read behind it
+        with torch.no_grad():
+            return func(
+                *pytree.tree_map_only(torch.Tensor, _without_content, args),
+                **pytree.tree_map_only(torch.Tensor, _without_content, kwargs),
+            )
 
-        Such calls may differ from batch to batch: models look whether a mask masks anything. Calls on what is cached may
-        not. Once they did differ, what side inputs lead to is no longer known by its number.
-        """
-        calls, end = self.analysis.run.calls, self.analysis.end
-        for position in range(self.position, end):
-            call = calls[position]
-            answered = not self.analysis.answered.isdisjoint((*call.reads, *call.makes, *call.writes))
-            if call.name == name and (answered or not cached):
-                self.strayed |= position != self.position
-                self.position = position + 1
-                return call
-            if answered:
-                break  # these are never left out
-        if not cached:
-            self.strayed = True
+    def _next(self, name: str, cached: bool) -> Call | None:
+        try:
+            position = matching_call(self.analysis, self.position, name, cached)
+        except SplitError:
+            if not self.analysis.hookable:
+                raise
+            position = None  # modules tell what crosses, whatever is computed between them
+            self.astray = True
+        if cached and self.astray:
             return None
-        raise SplitError(
-            f"before the cut {self.analysis.cut!r} the model calls {name} where another call was recorded: its path "
-            "depends on something that is not cached."
-        )
+        # Once calls of side inputs did differ, what these lead to is no longer known by its number.
+        self.strayed |= position != self.position
+        if position is None:
+            return None
+        self.position = position + 1
+        return self.analysis.run.calls[position]
+
+
+def _without_content(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
 
 
 def _stub(running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:

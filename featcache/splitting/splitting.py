@@ -18,18 +18,20 @@ from .clone import skeleton
 from .compare import compare
 from .examples import Examples, examples
 from .flat import build_flat, flat_graph
+from .inputs import Call
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .randomness import quiet
-from .record import Runs, record
+from .record import Runs
+from .recording import recorded
 from .replay import ReplaySuffix
 from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import tensors_in
-from .trial import frozen_reference, refuse_mixed_rows, refuse_scripted, seeded_step
+from .trial import frozen_reference, refuse_mixed_rows, seeded_step
 
-__all__ = ["Split", "as_now", "prefixes", "recorded", "split", "split_at"]
+__all__ = ["Split", "as_now", "check_all", "prefixes", "split", "split_at"]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 TRIES = 3
@@ -145,7 +147,8 @@ class Split:
             The tensor that crosses the cut, or a dict of tensors by name if several cross it. The batch is the first
             dimension.
         """
-        found = run_prefix(skeleton(self.model), self._analysis, args, kwargs)
+        running = skeleton(self.model, own_buffers=self._analysis.writes_state)
+        found = run_prefix(running, self._analysis, args, kwargs)
         return found if len(found) > 1 else next(iter(found.values()))
 
     def check(self, *args: Any, **kwargs: Any) -> float:
@@ -168,11 +171,7 @@ class Split:
         SplitError
             If the difference is above 1e-5, or the output is not finite.
         """
-        running = skeleton(self.model, own_buffers=True)
-        with torch.no_grad(), quiet():
-            whole = running(*args, **kwargs)
-            again = self._make_suffix(running)(self.prefix(*args, **kwargs))
-        return compare(whole, again, f"suffix(prefix(x)) at the cut {self.cut!r}")
+        return check_all([self], kwargs or args)[0]
 
     def shallower(self, cut: str) -> Split:
         """Return the network cut behind a module that runs earlier, from the same recording.
@@ -215,8 +214,8 @@ class Split:
         list of tuple or dict
             Each entry is a tuple of positional inputs or a dict of keyword inputs.
         """
-        given = examples(self.example_inputs, self.other_length)
-        return [kwargs or args for args, kwargs in given.trials()]
+        given = examples(self.model, self.example_inputs, self.other_length)
+        return [_inputs(call) for call in given.trials()]
 
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network.
@@ -251,8 +250,10 @@ class Split:
 
     def __repr__(self) -> str:
         tensors = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in self.frontier)
-        kind = "flat" if self.flat else "replayed"
-        return f"Split({type(self.model).__name__} at {self.cut!r}: {tensors}; {kind} suffix)"
+        kind = "flat suffix" if self.flat else "replayed suffix"
+        if self._analysis.guards:
+            kind += f", whose path depends on {', '.join(self._analysis.guards)}"
+        return f"Split({type(self.model).__name__} at {self.cut!r}: {tensors}; {kind})"
 
 
 def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split:
@@ -313,7 +314,7 @@ def split_at(
             raise UnknownCutError(
                 f"the backbone has no module {cut!r}.{near_names(cut, known)} `featcache cuts` lists the candidates."
             )
-    given = examples(example_inputs, other_length)
+    given = examples(model, example_inputs, other_length)
     made = []
     with torch.inference_mode(False):
         runs = recorded(model, given)
@@ -339,7 +340,7 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
             f"give one split or several of one network, not {len(splits)} splits of no network or of several."
         )
     first = splits[0]
-    given = examples(first.example_inputs, first.other_length)
+    given = examples(first.model, first.example_inputs, first.other_length)
     (example,) = tensors_in(first.example_inputs)[:1]
     with on_device(first.model, example.device):
         with torch.inference_mode(False):
@@ -365,52 +366,45 @@ def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = 
     The splits must come from one call of ``split_at``. ``model`` is another instance of theirs that is run instead.
     """
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
-    running = skeleton(splits[0].model if model is None else model)
-    return run_prefixes(running, [each._analysis for each in splits], args, kwargs)
+    analyses = [each._analysis for each in splits]
+    writes_state = any(each.writes_state for each in analyses)
+    running = skeleton(splits[0].model if model is None else model, own_buffers=writes_state)
+    return run_prefixes(running, analyses, args, kwargs)
+
+
+def check_all(
+    splits: Sequence[Split], inputs: Inputs, frontiers: Sequence[dict[str, torch.Tensor]] | None = None
+) -> list[float]:
+    """Return ``Split.check`` of several splits of one network, which is run once; ``frontiers`` are what crosses, if known."""
+    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+    running = skeleton(splits[0].model, own_buffers=True)
+    with torch.no_grad(), quiet():
+        whole = running(*args, **kwargs)
+        found = []
+        for split, frontier in zip(splits, frontiers or prefixes(splits, inputs), strict=True):
+            suffix = split._make_suffix(skeleton(split.model, own_buffers=True)).eval()
+            again = suffix(frontier if len(frontier) > 1 else next(iter(frontier.values())))
+            found.append(compare(whole, again, f"suffix(prefix(x)) at the cut {split.cut!r}"))
+    return found
 
 
 def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
     analysis = analyse(model, cut, runs)
     structure, program = structure_digest(analysis), program_digest(analysis)
-    refuse_mixed_rows(model, analysis, given.two, given.other_row)
-    analysis = with_training_path(model, analysis, given.two)
+    refuse_mixed_rows(model, analysis, given)
+    warm = runs.warm or model
+    analysis = with_training_path(warm, analysis, given.two)
+    if analysis.training_inputs:
+        more = analyse(model, cut, runs, analysis.training_inputs)
+        analysis = with_training_path(warm, more, given.two)
     analysis, graph = _proven(model, analysis, structure, given)
     warn_of_tied(model, analysis)
-    resized = None if given.resized is None else dict(given.resized[1]) or given.resized[0]
-    return Split(model, analysis, structure, program, graph, dict(given.two[1]) or given.two[0], resized)
+    resized = None if given.resized is None else _inputs(given.resized)
+    return Split(model, analysis, structure, program, graph, _inputs(given.two), resized)
 
 
-def recorded(model: nn.Module, given: Examples) -> Runs:
-    """Return recorded runs: the example with a batch of two, of three, of two with other values, and at another length.
-
-    Raises ``SplitError`` where the model fails, or gives another output for equal input.
-    """
-    refuse_scripted(model)
-    running = skeleton(model, own_buffers=True)
-    try:
-        with torch.no_grad(), quiet():
-            first = running(*given.two[0], **given.two[1])
-            second = running(*given.two[0], **given.two[1])
-        runs = Runs(
-            record(model, *given.two, 2),
-            record(model, *given.three, 3),
-            record(model, *given.other, 2),
-            None if given.resized is None else record(model, *given.resized, 2),
-        )
-    except (SplitError, UsageError):
-        raise
-    except Exception as error:
-        raise SplitError(
-            f"the model cannot be run on the example input: {type(error).__name__}: {one_line(error, 200)}. "
-            "Check that the transform fits the model."
-        ) from error
-    difference = compare(first, second, "a second evaluation pass", refuse=False)
-    if difference:
-        raise SplitError(
-            f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}): "
-            "it draws random numbers or keeps state, so its features cannot be cached."
-        )
-    return runs
+def _inputs(call: Call) -> Inputs:
+    return dict(call[1]) or call[0]
 
 
 def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
@@ -436,7 +430,7 @@ def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examp
     """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
     graph = flat_graph(analysis) if flat else None
     made = Split(skeleton(model, own_buffers=True), analysis, structure, "", graph, ())
-    for args, kwargs in given.trials():
+    for args, kwargs in [*given.trials(), *([given.large] if flat else [])]:
         made.check(*args, **kwargs)
     for attempt in range(TRIES):
         try:

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .analysis import CutAnalysis, module_of
-from .examples import Call
+from .clone import own_modes
+from .inputs import Call
 from .prefix import at_end_of_call
 from .randomness import quiet, seed_all
 from .record import Ref, Run, record
@@ -28,16 +29,18 @@ def with_training_path(model: nn.Module, analysis: CutAnalysis, call: Call) -> C
     What leads nowhere is not a computation: a coin that decides whether a frozen layer is dropped, a flag that is set.
     """
     refusal: SplitError | None = None
+    own = own_modes(model)
+    modes = {name: own.get(name, True) for name in analysis.open}
     for seed in SEEDS:
         try:
-            run = _in_training(model, analysis, call, seed, early=True)
+            run = _in_training(model, analysis, call, modes, seed, early=True)
         except Exception:
             return analysis  # it cannot be run so; the trial in training mode says what that means
         if _is_same_path(analysis, run):
             return _with_training_only(analysis, run)
         try:
             _refuse_other_path(analysis, run)
-            late = _in_training(model, analysis, call, seed, early=False)
+            late = _in_training(model, analysis, call, modes, seed, early=False)
             _refuse_other_suffix(analysis, run, late)
             return _with_training_only(analysis, late)
         except SplitError as error:
@@ -48,7 +51,9 @@ def with_training_path(model: nn.Module, analysis: CutAnalysis, call: Call) -> C
     raise refusal
 
 
-def _in_training(model: nn.Module, analysis: CutAnalysis, call: Call, seed: int, early: bool) -> Run:
+def _in_training(
+    model: nn.Module, analysis: CutAnalysis, call: Call, modes: dict[str, bool], seed: int, early: bool
+) -> Run:
     """Return a run with the modules that are open at the cut in training mode, from the start or from the cut on.
 
     Both kinds toss the same coins behind the cut.
@@ -56,8 +61,8 @@ def _in_training(model: nn.Module, analysis: CutAnalysis, call: Call, seed: int,
 
     def prepare(running: nn.Module) -> None:
         def at_cut() -> None:
-            for name in analysis.open:
-                running.get_submodule(name).training = True
+            for name, training in modes.items():
+                running.get_submodule(name).training = training
             seed_all(seed)
 
         last = analysis.run.modules[analysis.cut_call]
@@ -65,13 +70,28 @@ def _in_training(model: nn.Module, analysis: CutAnalysis, call: Call, seed: int,
 
     with quiet():
         seed_all(seed)
-        return record(model, *call, 2, training=analysis.open if early else (), prepare=prepare)
+        return record(model, *call, 2, modes=modes if early else None, prepare=prepare)
 
 
 def _with_training_only(analysis: CutAnalysis, run: Run) -> CutAnalysis:
     known = {each.name for each in analysis.run.modules}
+    inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
+    carried = {crossing.number for crossing in analysis.crossings if crossing.carried}
+    end = _end(analysis, run)
+    read = {n for position, call in enumerate(run.calls) if position >= end or call.escapes for n in call.reads}
     return dataclasses.replace(
-        analysis, training_only=frozenset(each.name for each in run.modules if each.name not in known)
+        analysis,
+        training_inputs=frozenset(read & inputs - carried),
+        training_only=frozenset(each.name for each in run.modules if each.name not in known),
+        training_guards=_deciding(run, analysis.open) > _deciding(analysis.run, analysis.open),
+    )
+
+
+def _deciding(run: Run, names: frozenset[str]) -> int:
+    """Return how many calls in the code of the named modules make a Python value, or a size, of the content of a tensor."""
+    return sum(
+        (call.escapes or call.sized) and call.parent >= 0 and run.modules[call.parent].name in names
+        for call in run.calls
     )
 
 

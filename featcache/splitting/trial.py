@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import SplitError
 from .analysis import CutAnalysis
-from .clone import skeleton
-from .compare import compare
-from .examples import Call
+from .clone import own_modes, skeleton
+from .compare import difference, rounding
+from .examples import Examples
+from .inputs import Call
+from .modes import overrides_modes, set_mode
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seed_all
 from .trees import tensors_in
@@ -21,6 +24,8 @@ from .trees import tensors_in
 __all__ = [
     "Step",
     "frozen_reference",
+    "refuse_changing_modes",
+    "refuse_lazy",
     "refuse_mixed_rows",
     "refuse_scripted",
     "seeded_step",
@@ -69,13 +74,13 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names:
 
 
 def _frozen_step(model: nn.Module, analysis: CutAnalysis, call: Call, names: set[str], frozen: bool) -> Step:
-    running = skeleton(model, own_buffers=True)
+    running, own = skeleton(model, own_buffers=True), own_modes(model)
     last = analysis.run.modules[analysis.cut_call]
 
     def change_over() -> None:
         for name, module in running.named_modules():
             if name not in analysis.before:
-                module.training = True
+                module.training = own.get(name, True)
         torch.set_grad_enabled(True)
 
     at_end_of_call(running, last.name, last.nth, change_over)
@@ -101,18 +106,68 @@ def refuse_scripted(model: nn.Module) -> None:
             )
 
 
-def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, call: Call, other_row: Call) -> None:
-    """Raise ``SplitError`` where a row's features depend on the other rows of its batch.
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise ``SplitError`` where parameters get their shape, and their random values, in the first forward pass."""
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise SplitError(
+            f"the parameter {lazy[0]!r} gets its shape and its values in the first forward pass: run the model once on a "
+            "batch, then split it."
+        )
 
-    ``other_row`` is ``call`` with other values in its second row; the first row of what crosses must not change.
+
+def refuse_changing_modes(model: nn.Module) -> None:
+    """Raise ``SplitError`` where ``train`` or ``eval`` changes weights: adapters that are merged into them do that."""
+    if not overrides_modes(model):
+        return
+    own = skeleton(model, None, own_buffers=True, own_parameters=True)
+    before = dict(_state(model))
+    for training in (False, True):
+        set_mode(own, training)
+        for name, tensor in _state(own):
+            if name in before and not torch.allclose(tensor, before[name], rtol=0, atol=0, equal_nan=True):
+                raise SplitError(
+                    f"the model's own {'train' if training else 'eval'}() changes {name!r}: its weights depend on the mode, as "
+                    "those of an adapter that is merged in evaluation mode do. Merge it for good, or not at all."
+                )
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, given: Examples) -> None:
+    """Raise ``SplitError`` where a row's features depend on the other rows of its batch, or on how many there are.
+
+    Both rows of the example are computed together, alone, and in another order between rows with quite other values.
     """
-    found = [run_prefix(skeleton(model), analysis, *each) for each in (call, other_row)]
+
+    def computed(call: Call) -> dict[str, torch.Tensor]:
+        return run_prefix(skeleton(model, own_buffers=True), analysis, *call)
+
+    together, between = computed(given.two), computed(given.company)
+    _refuse_unlike(analysis, together, between, {0: 2, 1: 1})
+    for row in (0, 1):
+        try:
+            alone = computed(given.one(row))
+        except Exception:  # a network may need several rows: each is asked beside two different ones
+            alone = computed(given.one(row, beside=row))
+        _refuse_unlike(analysis, together, alone, {row: 0})
+
+
+def _refuse_unlike(
+    analysis: CutAnalysis, mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], places: dict[int, int]
+) -> None:
     for crossing in analysis.crossings:
-        mine, theirs = (each[crossing.spec.name] for each in found)
         if crossing.carried:
             continue
-        if mine.shape != theirs.shape or compare(mine[:1], theirs[:1], "a row", refuse=False) > 1e-6:
-            raise SplitError(
-                f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, holds rows that depend on the other rows "
-                "of their batch (a mean over the batch, or a normalisation by it): rows cannot be cached."
-            )
+        one, other = mine[crossing.spec.name], theirs[crossing.spec.name]
+        for row, place in places.items():
+            found = difference(one[row], other[place])
+            if found > rounding(one.dtype):
+                raise SplitError(
+                    f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, holds rows that depend on the other rows "
+                    f"of their batch, or on how many there are (by {found:.1e} of their scale; a mean over the batch, or a "
+                    "normalisation by it, does that): rows cannot be cached."
+                )

@@ -1,0 +1,148 @@
+"""The canonical example: what a network is recorded on must not depend on which samples happen to come first.
+
+The path of a forward pass can depend on masks, lengths and other side inputs, and what it computes on how long the
+samples are. Row 0 is full and row 1 is half masked where there is a mask; other whole numbers beside the main input are
+zeros; the length is one of a fixed list. Values of the main input stay as they are, since no path may depend on them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .clone import skeleton
+from .inputs import Call, forward_names, is_lengths, is_masks, named_tensors, with_tensors
+from .randomness import quiet
+from .trees import tensors_in
+
+__all__ = ["canonical"]
+
+LENGTHS = (64, 16, 1024, 16384, 4)  # the first on which the network runs as on the samples
+SHORTER = 0.75  # of the length: the other one at which a network is recorded
+
+Sizes = dict[tuple[str, int], tuple[int, ...]]
+
+
+def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, Call | None]:
+    """Return a batch of two rows, and the same at another length, in the canonical form.
+
+    They are returned as they are where there is nothing to make canonical, or the network runs on no such form.
+    """
+    sides = _side_inputs(model, two)
+    varying = _varying(two, resized)
+    if not any(sides) and not any(varying):
+        return two, resized
+    wanted = None if resized is None else _growing(_sizes(model, two), _sizes(model, resized))
+    # A padding mask tells what is left out, an attention mask what is kept.
+    masked = (1, 0) if any("pad" in name.lower() for name, _ in named_tensors(two, model)) else (0, 1)
+    for length, zeros, each in itertools.product(LENGTHS if any(varying) else (None,), (True, False), masked):
+        form = _Form(tuple(sides), tuple(varying), zeros, each)
+        made = form.of(two, length)
+        shorter = None if length is None else form.of(two, round(SHORTER * length))
+        sizes = _sizes(model, made)
+        if sizes is None:
+            continue
+        if shorter is None or (wanted is not None and _growing(sizes, _sizes(model, shorter)) == wanted):
+            return made, shorter
+    return two, resized
+
+
+class _Form:
+    """How the tensors of a call are made canonical: what each is, and in which dimensions it varies in length."""
+
+    def __init__(self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], zeros: bool, masked: int) -> None:
+        self.sides, self.varying, self.zeros, self.masked = sides, varying, zeros, masked
+
+    def of(self, call: Call, length: int | None) -> Call:
+        places: Iterator[tuple[str, tuple[int, ...]]] = iter(zip(self.sides, self.varying, strict=True))
+        longest = next((each.shape[1] for each in tensors_in(call) if each.dim() > 1), 1) if length is None else length
+
+        def made(tensor: torch.Tensor) -> torch.Tensor:
+            side, dims = next(places)
+            for dim in dims:
+                assert length is not None
+                tensor = tensor.index_select(dim, torch.arange(length, device=tensor.device) % tensor.shape[dim])
+            return self.filled(tensor, side, longest)
+
+        return with_tensors(call, made)
+
+    def filled(self, tensor: torch.Tensor, side: str, longest: int) -> torch.Tensor:
+        if side == "lengths":
+            return torch.tensor([longest, -(-longest // 2)], dtype=tensor.dtype, device=tensor.device)
+        if side == "mask":
+            mask = torch.full_like(tensor, 1 - self.masked)
+            mask[1, ..., -(-mask.shape[-1] // 2) :] = self.masked
+            return mask
+        return torch.zeros_like(tensor) if side == "other" and self.zeros else tensor
+
+
+def _side_inputs(model: nn.Module, call: Call) -> list[str]:
+    """Return of each tensor what it is beside the main input: "mask", "lengths" or "other"; "" for main and floating ones."""
+    named = named_tensors(call, model)
+    declared = getattr(model, "main_input_name", None)
+    order = ([declared] if isinstance(declared, str) else []) + forward_names(model)
+    given = [name for name, _ in named]
+    main = next((name for name in order if name in given), None)
+    if main is None:  # forward(**batch)
+        main = next(
+            (name for name, tensor in sorted(named, key=lambda each: each[0]) if _is_main(name, tensor)), given[0]
+        )
+    found = []
+    for place, (name, tensor) in enumerate(named):
+        if tensor.is_floating_point() or tensor.is_complex() or not tensor.dim() or len(tensor) != 2:
+            found.append("")
+        elif is_masks(name, tensor):
+            found.append("mask")
+        elif place == given.index(main):
+            found.append("")
+        else:
+            found.append("lengths" if is_lengths(name, tensor) else "other")
+    return found
+
+
+def _is_main(name: str, tensor: torch.Tensor) -> bool:
+    return not is_masks(name, tensor) and not is_lengths(name, tensor)
+
+
+def _varying(two: Call, resized: Call | None) -> list[tuple[int, ...]]:
+    """Return of each tensor the dimensions in which it varies in length."""
+    mine = tensors_in(two)
+    if resized is None:
+        return [()] * len(mine)
+    pairs = zip(mine, tensors_in(resized), strict=True)
+    return [tuple(dim for dim in range(1, a.dim()) if a.shape[dim] != b.shape[dim]) for a, b in pairs]
+
+
+def _sizes(model: nn.Module, call: Call) -> Sizes | None:
+    """Return the shapes of what the modules give; None where the network does not run, or gives NaN."""
+    running, sizes = skeleton(model, own_buffers=True), Sizes()
+    for name, module in running.named_modules():
+
+        def note(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            for leaf, tensor in enumerate(tensors_in(output)):
+                sizes[name, leaf] = tuple(tensor.shape)
+
+        module.register_forward_hook(note)
+    try:
+        with torch.no_grad(), quiet():
+            output = running(*call[0], **call[1])
+    except Exception:  # whatever it is, this is not a form for this network
+        return None
+    undefined = any(bool(each.isnan().any()) for each in tensors_in(output) if each.is_floating_point())
+    return None if undefined else sizes
+
+
+def _growing(one: Sizes | None, other: Sizes | None) -> set[tuple[str, int, int]] | None:
+    """Return which sizes of what the modules give follow the length."""
+    if one is None or other is None or one.keys() != other.keys():
+        return None
+    return {
+        (*place, dim)
+        for place, shape in one.items()
+        for dim, (mine, theirs) in enumerate(zip(shape, other[place], strict=False))
+        if mine != theirs
+    }

@@ -1,0 +1,63 @@
+"""The inputs of a call: tensors by the names that they are given under, and what the names say of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["Call", "batch_of", "forward_names", "is_lengths", "is_masks", "named_tensors", "with_tensors"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def forward_names(model: nn.Module) -> list[str]:
+    """Return the names of a model's inputs, as its ``forward`` lists them."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.kind not in several]
+
+
+def named_tensors(call: Call, model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the tensors of a call, in order, each with the name of the input that it is, or its key in that."""
+    args, kwargs = call
+    names = forward_names(model)
+    positional = [(names[number] if number < len(names) else "", value) for number, value in enumerate(args)]
+    return [
+        (_last_key(path) or name, leaf)
+        for name, value in [*positional, *kwargs.items()]
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]
+        if isinstance(leaf, torch.Tensor)
+    ]
+
+
+def _last_key(path: Any) -> str:
+    names = [str(key.key) for key in path if isinstance(key, pytree.MappingKey)]
+    return names[-1] if names else ""
+
+
+def with_tensors(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
+    """Return a call with other tensors in the places of its own."""
+    return pytree.tree_map_only(torch.Tensor, change, call)  # type: ignore[no-any-return]
+
+
+def batch_of(call: Call) -> int:
+    """Return the number of rows of a call: the first size of its first tensor."""
+    return len(next(leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)))
+
+
+def is_masks(name: str, tensor: torch.Tensor) -> bool:
+    """Return whether an input holds a mask for each row."""
+    return "mask" in name.lower() and tensor.dim() > 1 and not (tensor.is_floating_point() or tensor.is_complex())
+
+
+def is_lengths(name: str, tensor: torch.Tensor) -> bool:
+    """Return whether an input holds a length for each row."""
+    return "len" in name.lower() and tensor.dim() == 1 and not tensor.is_floating_point()

@@ -1,0 +1,54 @@
+"""Training and evaluation mode, as the model's own ``train`` and ``eval`` set them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Modes", "overrides_modes", "set_mode"]
+
+
+class Modes:
+    """The modules that a model's own ``train`` or ``eval`` leaves in another mode than the one it is asked for.
+
+    A backbone may keep its BatchNorm in evaluation mode. A suffix is not an instance of that backbone's class, so it asks
+    here.
+    """
+
+    def __init__(self, of: dict[bool, dict[str, bool]] | None = None) -> None:
+        self.of = of or {True: {}, False: {}}
+
+    def get(self, name: str, mode: bool) -> bool:
+        """Return the mode of a module after the model's ``train(mode)``."""
+        return self.of[mode].get(name, mode)
+
+    def apply(self, suffix: nn.Module, mode: bool) -> None:
+        """Correct the modes of a suffix, whose modules have the model's names, after its own ``train(mode)``."""
+        if self.of[mode]:
+            for name, module in suffix.named_modules(remove_duplicate=False):
+                module.training = self.of[mode].get(name, module.training)
+
+    def __deepcopy__(self, memo: Any) -> Modes:
+        return Modes(copy.deepcopy(self.of))
+
+
+def overrides_modes(model: nn.Module) -> bool:
+    """Return whether some module does more than usual in ``train`` or ``eval``."""
+    return any(
+        getattr(module.train, "__func__", None) is not nn.Module.train
+        or getattr(module.eval, "__func__", None) is not nn.Module.eval
+        for module in model.modules()
+    )
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Call the model's own ``train`` or ``eval``; parameters that it freezes stay as they are, for they are the caller's."""
+    trained = [(each, each.requires_grad) for each in model.parameters()] if overrides_modes(model) else []
+    if training:
+        model.train()
+    else:
+        model.eval()
+    for parameter, requires_grad in trained:
+        parameter.requires_grad_(requires_grad)

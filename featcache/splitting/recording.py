@@ -1,0 +1,53 @@
+"""Recording a network on its example: several runs, from which everything about a cut is read."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import SplitError, UsageError, one_line
+from .clone import skeleton
+from .compare import compare
+from .examples import Examples
+from .randomness import quiet
+from .record import Runs, record
+from .trial import refuse_changing_modes, refuse_lazy, refuse_scripted
+
+__all__ = ["recorded"]
+
+
+def recorded(model: nn.Module, given: Examples) -> Runs:
+    """Return recorded runs: the example with a batch of two, of three, of two with other values, and at another length.
+
+    Raises ``SplitError`` where the model fails, or gives another output for equal input.
+    """
+    refuse_scripted(model)
+    refuse_lazy(model)
+    refuse_changing_modes(model)
+    # Recorded is what a warmed up network does: some make tables when they are first needed.
+    running = skeleton(model, own_buffers=True)
+    try:
+        with torch.no_grad(), quiet():
+            first = running(*given.two[0], **given.two[1])
+            second = running(*given.two[0], **given.two[1])
+        runs = Runs(
+            record(running, *given.two, 2),
+            record(running, *given.three, 3),
+            record(running, *given.other, 2),
+            None if given.resized is None else record(running, *given.resized, 2),
+            running,
+        )
+    except (SplitError, UsageError):
+        raise
+    except Exception as error:
+        raise SplitError(
+            f"the model cannot be run on the example input: {type(error).__name__}: {one_line(error, 200)}. "
+            "Check that the transform fits the model."
+        ) from error
+    difference = compare(first, second, "a second evaluation pass", refuse=False)
+    if difference:
+        raise SplitError(
+            f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}): "
+            "it draws random numbers or keeps state, so its features cannot be cached."
+        )
+    return runs
