@@ -180,9 +180,14 @@ def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
     return seeds
 
 
+def fed_by_inputs(run: Run, end: int) -> set[int]:
+    """Return the objects before the cut that depend on any input."""
+    return _tainted(run, end, {number for number, origin in enumerate(run.origins) if origin[0] == "input"})
+
+
 def _guards(run: Run, end: int, inputs: set[int]) -> tuple[str, ...]:
     """Return the names of the inputs whose content a Python value, or a size, before the cut depends on."""
-    deciding = [call for call in run.calls[:end] if call.escapes or call.sized]
+    deciding = [call for call in run.calls[:end] if call.decides]
     if not deciding:
         return ()
     fed = {number: _tainted(run, end, {number}) for number in sorted(inputs)}

@@ -2,7 +2,7 @@
 
 The path of a forward pass can depend on masks, lengths and other side inputs, and what it computes on how long the
 samples are. Row 0 is full and row 1 is half masked where there is a mask; other whole numbers beside the main input are
-zeros; the length is one of a fixed list. Values of the main input stay as they are, since no path may depend on them.
+ones; the length is one of a fixed list. Values of the main input stay as they are, since no path may depend on them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
     wanted = None if resized is None else _growing(_sizes(model, two), _sizes(model, resized))
     # A padding mask tells what is left out, an attention mask what is kept.
     masked = (1, 0) if any("pad" in name.lower() for name, _ in named_tensors(two, model)) else (0, 1)
-    for length, zeros, each in itertools.product(LENGTHS if any(varying) else (None,), (True, False), masked):
-        form = _Form(tuple(sides), tuple(varying), zeros, each)
+    for length, value, each in itertools.product(LENGTHS if any(varying) else (None,), (1, 0, None), masked):
+        form = _Form(tuple(sides), tuple(varying), value, each)
         made = form.of(two, length)
         shorter = None if length is None else form.of(two, round(SHORTER * length))
-        sizes = _sizes(model, made)
-        if sizes is None:
+        if not _runs(model, made):
             continue
-        if shorter is None or (wanted is not None and _growing(sizes, _sizes(model, shorter)) == wanted):
+        if shorter is None or (wanted is not None and _growing(_sizes(model, made), _sizes(model, shorter)) == wanted):
             return made, shorter
     return two, resized
 
@@ -54,8 +53,10 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
 class _Form:
     """How the tensors of a call are made canonical: what each is, and in which dimensions it varies in length."""
 
-    def __init__(self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], zeros: bool, masked: int) -> None:
-        self.sides, self.varying, self.zeros, self.masked = sides, varying, zeros, masked
+    def __init__(
+        self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], value: int | None, masked: int
+    ) -> None:
+        self.sides, self.varying, self.value, self.masked = sides, varying, value, masked
 
     def of(self, call: Call, length: int | None) -> Call:
         places: Iterator[tuple[str, tuple[int, ...]]] = iter(zip(self.sides, self.varying, strict=True))
@@ -77,7 +78,7 @@ class _Form:
             mask = torch.full_like(tensor, 1 - self.masked)
             mask[1, ..., -(-mask.shape[-1] // 2) :] = self.masked
             return mask
-        return torch.zeros_like(tensor) if side == "other" and self.zeros else tensor
+        return tensor if side != "other" or self.value is None else torch.full_like(tensor, self.value)
 
 
 def _side_inputs(model: nn.Module, call: Call) -> list[str]:
@@ -117,8 +118,18 @@ def _varying(two: Call, resized: Call | None) -> list[tuple[int, ...]]:
     return [tuple(dim for dim in range(1, a.dim()) if a.shape[dim] != b.shape[dim]) for a, b in pairs]
 
 
+def _runs(model: nn.Module, call: Call) -> bool:
+    """Return whether the network runs and gives no NaN."""
+    try:
+        with torch.no_grad(), quiet():
+            output = skeleton(model, own_buffers=True)(*call[0], **call[1])
+    except Exception:  # whatever it is, this is not a form for this network
+        return False
+    return not any(bool(each.isnan().any()) for each in tensors_in(output) if each.is_floating_point())
+
+
 def _sizes(model: nn.Module, call: Call) -> Sizes | None:
-    """Return the shapes of what the modules give; None where the network does not run, or gives NaN."""
+    """Return the shapes of what the modules give; None where the network does not run."""
     running, sizes = skeleton(model, own_buffers=True), Sizes()
     for name, module in running.named_modules():
 
@@ -129,11 +140,10 @@ def _sizes(model: nn.Module, call: Call) -> Sizes | None:
         module.register_forward_hook(note)
     try:
         with torch.no_grad(), quiet():
-            output = running(*call[0], **call[1])
-    except Exception:  # whatever it is, this is not a form for this network
+            running(*call[0], **call[1])
+    except Exception:  # as above
         return None
-    undefined = any(bool(each.isnan().any()) for each in tensors_in(output) if each.is_floating_point())
-    return None if undefined else sizes
+    return sizes
 
 
 def _growing(one: Sizes | None, other: Sizes | None) -> set[tuple[str, int, int]] | None:

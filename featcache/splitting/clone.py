@@ -26,16 +26,21 @@ MOST_PARTS = 1000  # of a container: beyond, it is a table of values, and copyin
 
 
 def skeleton(
-    model: nn.Module, training: bool | None = False, own_buffers: bool = False, own_parameters: bool = False
+    model: nn.Module,
+    training: bool | None = False,
+    own_buffers: bool = False,
+    own_parameters: bool = False,
+    shares_objects: bool = False,
 ) -> nn.Module:
     """Return a skeleton of ``model``, put into the given mode by its own ``train`` or ``eval`` (None: left as it is).
 
     Parameter and buffer dictionaries are shared, so that moved, loaded or trained weights are seen by both. With
     ``own_buffers`` the skeleton gets copies of the buffers and of plain tensors, so that a trial leaves no trace;
     ``own_parameters`` does the same for parameters. Modules that are reached through plain containers and objects,
-    bound methods, partials, closures or weak references are the skeleton's too.
+    bound methods, partials, closures or weak references are the skeleton's too, and so is whatever else they hold; with
+    ``shares_objects``, what holds no module stays the caller's: the lists that hooks fill, for one.
     """
-    copies = _Copies(own_buffers, own_parameters)
+    copies = _Copies(own_buffers, own_parameters, shares_objects)
     copied = copies.module(model)
     copies.finish()
     if training is not None:
@@ -67,8 +72,8 @@ class _Uncompiled(nn.Module):
 
 
 class _Copies:
-    def __init__(self, own_buffers: bool, own_parameters: bool) -> None:
-        self.own_buffers, self.own_parameters = own_buffers, own_parameters
+    def __init__(self, own_buffers: bool, own_parameters: bool, shares_objects: bool) -> None:
+        self.own_buffers, self.own_parameters, self.shares_objects = own_buffers, own_parameters, shares_objects
         self.done: dict[int, Any] = {}  # by identity, so that what is shared stays shared
         self.made: list[nn.Module] = []
         self.shares = False  # attributes are copied: models keep caches of tensors in containers
@@ -193,8 +198,8 @@ class _Copies:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """Leave containers that hold no module as they are, unless nothing may leave a trace: hooks fill their caller's lists."""
-        before, self.shares = self.shares, not self.own_buffers
+        """Leave what holds no module as it is, if that is wanted."""
+        before, self.shares = self.shares, self.shares_objects
         try:
             yield
         finally:

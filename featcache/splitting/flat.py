@@ -8,6 +8,7 @@ model; a path or a size that depends on values needs the replay.
 from __future__ import annotations
 
 import builtins
+import copy
 import enum
 import operator
 import types
@@ -20,15 +21,16 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .analysis import CutAnalysis, behind, is_behind
+from .analysis import CutAnalysis, behind, fed_by_inputs, is_behind
 from .clone import own_modes
 from .containers import PLAIN, NotFlatError, held
 from .crossings import Crossing, ancestors
 from .record import Call, ModuleCall, Ref
 
-__all__ = ["FRONTIER", "FlatSuffix", "NotFlatError", "build_flat", "flat_graph"]
+__all__ = ["FRONTIER", "FlatSuffix", "NotFlatError", "Program", "build_flat", "flat_graph", "guard_graph"]
 
 FRONTIER = "frontier"
+Program = tuple[fx.Graph, dict[str, torch.Tensor]]  # a graph and its constants
 DROPOUTS = {
     f"torch.nn.functional.{name}"
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -45,10 +47,9 @@ class FlatSuffix(fx.GraphModule):
         return self
 
 
-def build_flat(
-    model: nn.Module, graph: fx.Graph, constants: dict[str, torch.Tensor], frontier: tuple[TensorSpec, ...]
-) -> FlatSuffix:
-    """Return the graph as a module that shares the modules, parameters and buffers of ``model``."""
+def build_flat(model: nn.Module, program: Program, frontier: tuple[TensorSpec, ...]) -> FlatSuffix:
+    """Return a copy of the graph as a module that shares the modules, parameters and buffers of ``model``."""
+    graph, constants = copy.deepcopy(program[0]), program[1]
     root: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op == "call_module":
@@ -70,7 +71,15 @@ def build_flat(
     return made
 
 
-def flat_graph(analysis: CutAnalysis, until: CutAnalysis | None = None) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+def guard_graph(analysis: CutAnalysis) -> tuple[Program, tuple[Any, ...]]:
+    """Return the graph that gives the values of the guards from the frontier, and the recorded ones.
+
+    Raises ``NotFlatError`` where they cannot be given.
+    """
+    return _Builder(analysis, None).guards()
+
+
+def flat_graph(analysis: CutAnalysis, until: CutAnalysis | None = None) -> Program:
     """Return the graph behind a cut and the constants that it uses; raises ``NotFlatError`` where there is none.
 
     With ``until``, a deeper cut of the same recording, it is the section between the two, whose outputs are what
@@ -85,6 +94,7 @@ class _Builder:
         self.run, self.other = analysis.run, analysis.other
         # Where samples do not vary in length, the run stands for the one at another length, which then shows no growth.
         self.resized = analysis.run if analysis.resized is None else analysis.resized
+        self.fed = fed_by_inputs(analysis.run, analysis.end)
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -92,11 +102,30 @@ class _Builder:
         self.length: fx.Node | None = None
         self.device: fx.Node | None = None
 
-    def build(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
-        last = self.until or self.analysis
-        if last.guards or (self.until is None and last.training_guards):
-            raise NotFlatError(f"the path depends on the content of {', '.join(last.guards) or 'a tensor'}")
-        if last.resized is not None:
+    def guards(self) -> tuple[Program, tuple[Any, ...]]:
+        """Return the graph of the Python values that the network makes of its side inputs, and what these were."""
+        self._frontier()
+        nodes, values = [], []
+        for calls in zip(
+            *(run.calls[: self.analysis.end] for run in (self.run, self.other, self.resized)), strict=True
+        ):
+            if not calls[0].decides or not self.fed.intersection(calls[0].reads):
+                continue
+            found = [call.outputs for call in calls]
+            if calls[0].sized or not isinstance(found[0], PLAIN) or any(each != found[0] for each in found[1:]):
+                raise NotFlatError(f"what comes of {calls[0].name} differs from batch to batch")
+            nodes.append(self._node(*calls))
+            values.append(found[0])
+        self.graph.output(tuple(nodes))
+        self._clear()
+        return (self.graph, self.constants), tuple(values)
+
+    def build(self) -> Program:
+        if self.until is None and self.analysis.training_guards:
+            raise NotFlatError("the path in training mode depends on content")
+        if self.until is not None and self.until.guards:
+            raise NotFlatError(f"the path depends on the content of {', '.join(self.until.guards)}")
+        if self.analysis.resized is not None:
             raise NotFlatError("the path may depend on the length")
         events = self._events(self.run)
         others, resized = self._events(self.other), self._events(self.resized)
@@ -117,10 +146,13 @@ class _Builder:
             self.graph.output(self._tree(self.run.outputs, self.other.outputs, self.resized.outputs))
         else:
             self.graph.output({each.spec.name: self._rows(each) for each in self.until.crossings})
+        self._clear()
+        return self.graph, self.constants
+
+    def _clear(self) -> None:
         for node in (self.batch, self.length, self.device):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
-        return self.graph, self.constants
 
     def _events(self, run: Any) -> list[Any]:
         cut_call, until = self.analysis.cut_call, self.until
@@ -171,8 +203,11 @@ class _Builder:
         self._results(node, mine.outputs)
 
     def _call(self, mine: Call, *others: Call) -> None:
-        if mine.escapes or mine.sized:
+        if mine.decides:
             raise NotFlatError(f"what comes of {mine.name} depends on content")
+        self._results(self._node(mine, *others), mine.outputs)
+
+    def _node(self, mine: Call, *others: Call) -> fx.Node:
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         if mine.name in DROPOUTS and kwargs.get("training") is False:
             # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.
@@ -181,14 +216,12 @@ class _Builder:
         function: Any = mine.function
         owner: Any = getattr(function, "__self__", None)
         if getattr(function, "__name__", "") == "__get__":
-            node = self.graph.call_function(builtins.getattr, (args[0], owner.__name__))
-        elif isinstance(function, (types.MethodDescriptorType, types.WrapperDescriptorType)) or (
+            return self.graph.call_function(builtins.getattr, (args[0], owner.__name__))
+        if isinstance(function, (types.MethodDescriptorType, types.WrapperDescriptorType)) or (
             getattr(function, "__qualname__", "").startswith("Tensor.")
         ):
-            node = self.graph.call_method(function.__name__, args, kwargs)
-        else:
-            node = self.graph.call_function(function, args, kwargs)
-        self._results(node, mine.outputs)
+            return self.graph.call_method(function.__name__, args, kwargs)
+        return self.graph.call_function(function, args, kwargs)
 
     def _results(self, node: fx.Node, outputs: Any) -> None:
         paths: Any = pytree.tree_flatten_with_path(outputs)[0]

@@ -48,8 +48,8 @@ def _section(running: nn.Module, shallow: Split, deep: Split) -> Callable[[Front
     """
     single = len(shallow.frontier) == 1
     try:
-        graph, constants = flat_graph(shallow._analysis, deep._analysis)
-        run: Callable[[Any], Any] = build_flat(running, graph, constants, shallow.frontier).eval()
+        program = flat_graph(shallow._analysis, deep._analysis)
+        run: Callable[[Any], Any] = build_flat(running, program, shallow.frontier).eval()
     except NotFlatError:
         if not deep._analysis.hookable:
             raise

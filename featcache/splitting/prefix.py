@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .analysis import CutAnalysis
-from .crossings import Crossing
+from .crossings import Crossing, refs_in
 from .names import call_name, is_metadata
 from .record import ModuleCall, StopAtCutError
 from .trees import tensors_in
@@ -82,6 +82,11 @@ def taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool = Fa
 
 def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clone: bool) -> torch.Tensor:
     """Return a tensor as a row a sample; a copy where what follows may overwrite it."""
+    if tensor.is_nested:
+        raise SplitError(
+            f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, is a nested tensor, in which torch leaves out what "
+            "is padded: build the encoder with enable_nested_tensor=False, or cut behind the whole encoder."
+        )
     rows = tensor.reshape(-1, *crossing.spec.value_shape) if crossing.rows > 1 else tensor
     shape = crossing.spec.shape
     if rows.dim() != len(shape) + 1 or any(a not in (b, None) for a, b in zip(shape, rows.shape[1:], strict=True)):
@@ -227,7 +232,8 @@ class _Capture(TorchFunctionMode):
         finally:
             self.__enter__()  # type: ignore[no-untyped-call]
         self.position = call.end
-        self.cached.update((id(each), each) for each in tensors_in(outputs))
+        if not self.analysis.answered.isdisjoint(refs_in(call.outputs)):
+            self.cached.update((id(each), each) for each in tensors_in(outputs))
         return outputs
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:

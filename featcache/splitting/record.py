@@ -59,6 +59,11 @@ class Call:
         """Return whether a Python value that depends on the content of a tensor came out."""
         return self.name.rpartition(".")[2] in ESCAPES and bool(self.reads)
 
+    @property
+    def decides(self) -> bool:
+        """Return whether a Python value, or a size, came out that depends on the content of a tensor."""
+        return self.escapes or self.sized
+
 
 @dataclass
 class ModuleCall:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from ..errors import SplitError, UnknownCutError, UsageError, near_names, one_line
 from ..machine import on_device
@@ -17,7 +17,8 @@ from .analysis import CutAnalysis, analyse
 from .clone import skeleton
 from .compare import compare
 from .examples import Examples, examples
-from .flat import build_flat, flat_graph
+from .flat import Program, build_flat, flat_graph, guard_graph
+from .guarded import GuardedSuffix
 from .inputs import Call
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
@@ -98,7 +99,7 @@ class Split:
         analysis: CutAnalysis,
         structure: str,
         program: str,
-        graph: tuple[fx.Graph, dict[str, torch.Tensor]] | None,
+        graph: Program | None,
         example_inputs: Inputs,
         other_length: Inputs | None = None,
     ) -> None:
@@ -238,8 +239,11 @@ class Split:
         model = with_tied_frozen(model, self._analysis)
         if self._graph is None:
             return ReplaySuffix(model, self._analysis)
-        graph, constants = self._graph
-        return build_flat(model, copy.deepcopy(graph), constants, self.frontier)
+        flat = build_flat(model, self._graph, self.frontier)
+        if not self._analysis.guards:
+            return flat
+        guards, recorded = guard_graph(self._analysis)
+        return GuardedSuffix(model, self._analysis, flat, build_flat(model, guards, self.frontier), recorded)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Split:
         return self.rebind(copy.deepcopy(self.model, memo))
@@ -252,7 +256,7 @@ class Split:
         tensors = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in self.frontier)
         kind = "flat suffix" if self.flat else "replayed suffix"
         if self._analysis.guards:
-            kind += f", whose path depends on {', '.join(self._analysis.guards)}"
+            kind += f", guarded by {', '.join(self._analysis.guards)}"
         return f"Split({type(self.model).__name__} at {self.cut!r}: {tensors}; {kind})"
 
 
@@ -412,10 +416,16 @@ def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Exam
 
     Raises ``SplitError`` where neither does.
     """
+    if analysis.guards:  # where they do not hold, it is the replay that runs
+        analysis, _ = _replay_proven(model, analysis, structure, given)
     try:
         return _prove(model, analysis, structure, given, flat=True)
     except Exception:  # any failure only means that the graph is not the model
         pass
+    return _replay_proven(model, analysis, structure, given)
+
+
+def _replay_proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
     try:
         return _prove(model, analysis, structure, given, flat=False)
     except SplitError:

@@ -89,10 +89,7 @@ def _with_training_only(analysis: CutAnalysis, run: Run) -> CutAnalysis:
 
 def _deciding(run: Run, names: frozenset[str]) -> int:
     """Return how many calls in the code of the named modules make a Python value, or a size, of the content of a tensor."""
-    return sum(
-        (call.escapes or call.sized) and call.parent >= 0 and run.modules[call.parent].name in names
-        for call in run.calls
-    )
+    return sum(call.decides and call.parent >= 0 and run.modules[call.parent].name in names for call in run.calls)
 
 
 def _end(analysis: CutAnalysis, run: Run) -> int:

@@ -77,7 +77,8 @@ def test_features_are_derived_with_the_mask_of_each_row(texts: dict[str, torch.T
 
 def test_a_suffix_whose_path_depends_on_a_mask_says_so(texts: dict[str, torch.Tensor]) -> None:
     made = featcache.split(bert(), "bert.encoder.layer.0", texts)
-    assert "replayed suffix, whose path depends on attention_mask" in repr(made)
+    assert "flat suffix, guarded by attention_mask" in repr(made)
+    assert "guards on attention_mask" in repr(made.suffix)
 
 
 class Cropped(nn.Module):

@@ -1,0 +1,177 @@
+"""What a set is called does not depend on which samples come first, nor on what the network has run before."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import transformers
+from torch import nn
+
+import featcache
+
+
+def bert() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    return transformers.BertModel(config).eval()
+
+
+def squeezenet() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.squeezenet1_1(weights=None).eval()
+
+
+def gpt() -> nn.Module:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=0, eos_token_id=0, use_cache=False
+    )
+    return transformers.GPT2Model(config).eval()
+
+
+class Encoder(nn.Module):
+    """torch's own encoder, with a padding mask, or with the lengths that it is made of."""
+
+    def __init__(self, by: str = "padding_mask") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.embed, self.encoder, self.fc, self.by = (
+            nn.Linear(4, 8),
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.Linear(8, 2),
+            by,
+        )
+
+    def forward(self, x: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+        pad = side if self.by == "padding_mask" else torch.arange(x.shape[1]) >= side[:, None]
+        if pad.any():
+            return self.fc(self.encoder(self.embed(x), src_key_padding_mask=pad)[:, 0])
+        return self.fc(self.encoder(self.embed(x))[:, 0])
+
+
+class Tables(nn.Module):
+    """Makes a table when it is first needed."""
+
+    def __init__(self, keyed: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.table, self.tables, self.keyed = nn.Linear(4, 4), nn.Linear(4, 2), None, {}, keyed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.keyed and x.shape[1] not in self.tables:
+            self.tables[x.shape[1]] = torch.linspace(0, 1, x.shape[1])
+        if not self.keyed and self.table is None:
+            self.table = torch.linspace(0, 1, x.shape[1])
+        return self.b(self.a(x + (self.tables[x.shape[1]] if self.keyed else self.table)))
+
+
+def texts(lengths: list[int], padded: int | None) -> list[Any]:
+    """Return samples of these lengths, padded to one length or not."""
+    made = []
+    for row, length in enumerate(lengths):
+        ids = torch.randint(3, 60, (length,), generator=torch.Generator().manual_seed(row))
+        mask = torch.ones(length, dtype=torch.long)
+        if padded is not None:
+            ids, mask = (nn.functional.pad(each, (0, padded - length)) for each in (ids, mask))
+        made.append(({"input_ids": ids, "attention_mask": mask}, row % 2))
+    return made
+
+
+def sequences(lengths: list[int], by: str) -> list[Any]:
+    made = []
+    for row, length in enumerate(lengths):
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(row))
+        side = torch.arange(8) >= length if by == "padding_mask" else torch.tensor(length)
+        made.append(((x, side), row % 2))
+    return made
+
+
+def images(size: int) -> list[Any]:
+    return [(torch.randn(3, size, size, generator=torch.Generator().manual_seed(row)), row % 2) for row in range(6)]
+
+
+def vectors() -> list[Any]:
+    return [(torch.randn(4, generator=torch.Generator().manual_seed(row)), row % 2) for row in range(6)]
+
+
+LENGTHS = [8, 8, 3, 5, 2, 8]
+KINDS: dict[str, Any] = {
+    "image": (squeezenet, "features.3", lambda: images(64)),
+    "text of one length": (bert, "encoder.layer.0", lambda: texts(LENGTHS, 8)),
+    "text of many lengths": (bert, "encoder.layer.0", lambda: texts([8, 20, 3, 5, 11, 30], None)),
+    "decoder": (gpt, "h.0", lambda: texts(LENGTHS, 8)),
+    "padding mask": (Encoder, "encoder.layers.0", lambda: sequences(LENGTHS, "padding_mask")),
+    "lengths": (lambda: Encoder("lengths"), "encoder.layers.0", lambda: sequences(LENGTHS, "lengths")),
+    "table": (Tables, "a", vectors),
+    "tables by size": (lambda: Tables(keyed=True), "a", vectors),
+}
+
+
+def name_of(model: nn.Module, data: list[Any], cut: str, store: Path) -> str:
+    return str(featcache.extract(model, data, str(store), cut=cut, batch_size=4).report.recipe)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_the_samples_does_not_change_the_name_of_the_set(kind: str, tmp_path: Path) -> None:
+    make, cut, samples = KINDS[kind]
+    model, data = make(), samples()
+    first = name_of(model, data, cut, tmp_path)
+    for order in ([5, 4, 3, 2, 1, 0], [2, 4, 0, 1, 3, 5], [0, 1, 5, 2, 3, 4]):
+        features = featcache.extract(make(), [data[row] for row in order], str(tmp_path), cut=cut, batch_size=4)
+        assert (str(features.report.recipe), features.report.computed) == (first, 0), order
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_network_has_run_before_does_not_change_the_name_of_the_set(kind: str, tmp_path: Path) -> None:
+    make, cut, samples = KINDS[kind]
+    model, data = make(), samples()
+    first = name_of(model, data, cut, tmp_path)
+    value = data[0][0]
+    with torch.no_grad():
+        if isinstance(value, dict):
+            model(**{name: each[None] for name, each in value.items()})
+        else:
+            model(*(each[None] for each in (value if isinstance(value, tuple) else (value,))))
+    assert name_of(model, data, cut, tmp_path) == first
+    assert name_of(copy.deepcopy(model), data, cut, tmp_path) == first
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (2, 4), (4, 0)])
+def test_the_padding_of_the_example_does_not_change_the_name(rows: tuple[int, int], tmp_path: Path) -> None:
+    model, data = bert(), texts(LENGTHS, 8)
+    features = featcache.extract(model, data, str(tmp_path), cut="encoder.layer.0", batch_size=4)
+    chosen = [data[row][0] for row in rows]
+    example = {name: torch.stack([each[name] for each in chosen]) for name in chosen[0]}
+    assert featcache.split(model, "encoder.layer.0", example).structure == features.recipe.structure
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.splitting.test_canonical import KINDS, name_of
+from pathlib import Path
+import tempfile
+make, cut, samples = KINDS[sys.argv[2]]
+with tempfile.TemporaryDirectory() as folder:
+    print(name_of(make(), samples()[::-1], cut, Path(folder)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text of many lengths", "padding mask"])
+def test_another_process_gives_the_same_name(kind: str, tmp_path: Path) -> None:
+    make, cut, samples = KINDS[kind]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", SCRIPT, root, kind], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == [name_of(make(), samples(), cut, tmp_path)], done.stderr
