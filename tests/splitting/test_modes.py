@@ -144,7 +144,7 @@ class Reached(nn.Module):
         elif way == "method":
             self.run = Runner(inner).run
         elif way == "list":
-            self.run = lambda x, parts=[[inner]]: parts[0][0](x)  # noqa: B006
+            self.run = lambda x, parts=[[inner]]: parts[0][0](x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.run(x)
