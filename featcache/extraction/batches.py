@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..machine import transferred, usable_cores
+from ..errors import DataError
+from ..machine import to_device, transferred, usable_cores
 from ..samples import Samples, Unreadable, length_of
 from .numerics import PrefixRunner
 
@@ -102,7 +103,19 @@ class SampleBatches:
         """Return for each split the largest relative difference of suffix(prefix(x)) from the whole model."""
         from ..splitting import check_all
 
-        return check_all(splits, inputs, frontiers if self.numerics == "exact" else None)
+        found = check_all(splits, inputs, frontiers if self.numerics == "exact" else None)
+        mixed = self._of_many_lengths()
+        return found if mixed is None else list(map(max, found, check_all(splits, mixed)))
+
+    def _of_many_lengths(self) -> Inputs | None:
+        """Return a batch of samples of many lengths, as a training step has it; None where there is none."""
+        if not self.samples.ragged:
+            return None
+        try:
+            inputs = self.samples.batch(self.samples.some_inputs())
+        except DataError:  # nothing says how to pad them
+            return None
+        return to_device(inputs, self.device)
 
 
 @dataclass

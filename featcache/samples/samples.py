@@ -136,12 +136,13 @@ class Samples:
         if declared is None:
             declared = self._taken.ragged.get(id(self.transform))
         if declared is None:
-            lengths = {length_of(each) for each in self._some_inputs()}
+            lengths = {length_of(each) for each in self.some_inputs()}
             declared = len(lengths) > 1 and None not in lengths
             self._taken.ragged[id(self.transform)] = declared
         return bool(declared)
 
-    def _some_inputs(self) -> list[Any]:
+    def some_inputs(self) -> list[Any]:
+        """Return what the backbone gets to see of a few samples from all over the dataset."""
         found = []
         for position in self.spread():
             with suppress(OSError):  # an unreadable sample is named when its turn comes
