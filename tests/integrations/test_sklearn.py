@@ -46,8 +46,8 @@ def test_a_grid_search_over_heads_computes_each_sample_once(net, pairs, tmp_path
     pipeline = make_pipeline(FrozenFeatures(net, "block", str(tmp_path / "s"), batch_size=50), LogisticRegression())
     search = GridSearchCV(pipeline, {"logisticregression__C": [0.1, 1.0, 10.0]}, cv=4)
     search.fit(pairs.inputs.numpy(), pairs.targets_of.numpy())
-    # The two parts of the first fold, each in one batch filled up to 50; the check against the network takes few rows.
-    assert calls.count(50) == 2
+    # The two parts of the first fold, each in one batch filled up to 50; and in each, the whole network once.
+    assert calls.count(50) == 4
     calls.clear()
     search.set_params(param_grid={"logisticregression__C": [0.5, 5.0]}).fit(
         pairs.inputs.numpy(), pairs.targets_of.numpy()
