@@ -159,6 +159,7 @@ def test_a_set_that_is_taken_into_use_after_gc_looked_is_kept(three_sets: Featur
     kept = three_sets.gc(delete=True).kept
     assert [(each.recipe, each.reason) for each in kept] == [(name, "a process began to use it")]
     assert cuts(three_sets) == {"block"}
+    monkeypatch.undo()
     readers.clear()
     three_sets.gc(delete=True)
     assert cuts(three_sets) == set()

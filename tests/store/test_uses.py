@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,7 +95,8 @@ def test_a_lease_is_touched_again_after_some_minutes(storage, tmp_path: Path, mo
     os.utime(path, (1000, 1000))
     started_s = time.monotonic()
     for passed_s, touched in ((REFRESH_S / 2, False), (REFRESH_S + 60, True), (REFRESH_S + 90, False)):
-        monkeypatch.setattr("featcache.store.uses.time.monotonic", lambda now_s=started_s + passed_s: now_s)
+        clock = SimpleNamespace(monotonic=lambda now_s=started_s + passed_s: now_s)
+        monkeypatch.setattr("featcache.store.uses.time", clock)
         keep_alive(storage, "one")
         assert (path.stat().st_mtime > 1000) == touched
         os.utime(path, (1000, 1000))
