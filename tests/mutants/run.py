@@ -1,0 +1,237 @@
+"""Makes small changes at random to the rooms that decide what is stale, what a row is and what is safe, and sees which of
+them the tests notice: in copies of the working tree, which itself is left alone."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.operators.operator import Operator
+from cosmic_ray.plugins import get_operator, operator_names
+from parso.python.tree import Keyword
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("identity", "samples", "store", "splitting")
+FILES = {"extraction/missing.py": "tests/extraction/test_missing.py", "training/rows.py": "tests/training/test_rows.py"}
+# What is asked only about what the tests of the room itself let pass.
+WIDER = ("tests/hdf5", "tests/extraction", "tests/catalog", "tests/datasets", "tests/features", "tests/store")
+EQUIVALENT = Path(__file__).with_name("equivalent.txt")
+# Of each operator, what people mix up; that a string cannot be divided is noticed by every test.
+OPERATORS = re.compile(
+    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_(FloorDiv|Add)|Div_Mul|FloorDiv_(Mul|Mod)|Mod_FloorDiv|Pow_Mul"
+    r"|RShift_LShift|LShift_RShift|BitOr_BitAnd|BitAnd_BitOr|BitXor_BitAnd)"
+    r"|ReplaceComparisonOperator_(?!\w+_Is(Not)?$|Is_|IsNot_)\w+|ReplaceComparisonOperator_(Is_IsNot|IsNot_Is)"
+    r"|ReplaceUnaryOperator_(USub_UAdd|Delete_\w+)|AddNot|Replace(True|False|And|Or|Break|Continue)With\w+"
+    r"|ExceptionReplacer|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)"
+)
+SHORTEST_LIMIT_S, LIMIT_FACTOR = 60, 5
+
+
+class DeleteStatement(Operator):
+    """Leaves out a call, a change in place, or an error: what the operators of the tool never do."""
+
+    def mutation_positions(self, node):
+        """Yield where a statement can go."""
+        if node.type == "simple_stmt":
+            what = node.children[0]
+            changes = what.type == "expr_stmt" and str(getattr(what.children[1], "value", "=")) != "="
+            if what.type in ("atom_expr", "raise_stmt") or what == "raise" or changes:
+                yield what.start_pos, what.end_pos
+
+    def mutate(self, node, index):
+        """Return the statement as one that does nothing."""
+        node.children[0] = Keyword("pass", node.start_pos, prefix=node.get_first_leaf().prefix)
+        return node
+
+    @classmethod
+    def examples(cls):
+        """Return no examples, which only the tool's own tests need."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file with a small change."""
+
+    file: str  # in the package, as "store/shard.py"
+    before: str
+    after: str
+
+    @property
+    def diff(self) -> str:
+        """Return the change as a unified diff."""
+        lines = (text.splitlines(keepends=True) for text in (self.before, self.after))
+        return "".join(difflib.unified_diff(*lines, f"a/featcache/{self.file}", f"b/featcache/{self.file}", n=2))
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Return the file and the lines that differ, by which a mutant is known wherever they stand."""
+        lines = self.diff.splitlines()[2:]
+        return (self.file, *(f"{line[0]} {line[1:].strip()}" for line in lines if line[0] in "+-" and line[1:].strip()))
+
+    def tests(self) -> Iterator[list[str]]:
+        """Yield what to ask, one after another: the quick tests of the room, those that name the file first; then more."""
+        room, stem = self.file.split("/")[0], Path(self.file).stem
+        near = FILES.get(self.file, f"tests/{room}")
+        found = sorted(map(str, (ROOT / near).glob("test_*.py"))) or [str(ROOT / near)]
+        found.sort(key=lambda file: stem not in Path(file).read_text("utf-8"))
+        yield ["-m", "not slow", *(str(Path(file).relative_to(ROOT)) for file in found)]
+        yield ["-m", "not slow", *(each for each in WIDER if each != near)]
+
+
+def annotated(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield where annotations begin and end: nothing runs them."""
+    for node in ast.walk(ast.parse(source)):
+        for each in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if each is not None:
+                yield (each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset)
+
+
+def chosen(count: int, rng: random.Random, only: str) -> list[Mutant]:
+    """Return so many mutants, each at another place: first a place is drawn, then what becomes of it."""
+    operators = {name: get_operator(name)() for name in operator_names() if OPERATORS.fullmatch(name)}
+    operators["DeleteStatement"] = DeleteStatement()
+    package = ROOT / "featcache"
+    files = [*(file for room in ROOMS for file in sorted((package / room).glob("*.py"))), *map(package.joinpath, FILES)]
+    places: dict[tuple[str, str, object], list[tuple[str, int]]] = {}
+    sources = {str(file.relative_to(package)): file.read_text("utf-8") for file in files if file.name != "__init__.py"}
+    for file, source in sources.items():
+        if not re.search(only, file):
+            continue
+        unused, seen = list(annotated(source)), Counter[str]()
+        for node in ast_nodes(get_ast(source)):
+            for name, operator in operators.items():
+                for begin, _ in operator.mutation_positions(node):
+                    if not any(first <= begin < last for first, last in unused):
+                        places.setdefault((file, name.partition("_")[0], begin), []).append((name, seen[name]))
+                    seen[name] += 1
+    found: list[Mutant] = []
+    for place in rng.sample(sorted(places), len(places)):
+        if len(found) == count:
+            break
+        name, number = rng.choice(places[place])
+        source = sources[place[0]]
+        with suppress(AttributeError, SyntaxError):  # an operator does not know every syntax that it finds
+            mutated = str(mutate_code(source, operators[name], number))
+            if ast.unparse(ast.parse(mutated)) != ast.unparse(ast.parse(source)):
+                found.append(Mutant(place[0], source, mutated))
+    return found
+
+
+def copied(folder: Path) -> Path:
+    """Copy what git knows, or would take, of the working tree."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def passed(copy: Path, tests: list[str], limit_s: float | None = None) -> bool:
+    """Return whether tests pass in a copy, within a limit."""
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        return running.wait(limit_s) in (0, 5)  # 5: there are none
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)  # also what the tests started
+        running.wait()
+
+
+def notice(copy: Path, mutant: Mutant, tests: list[str], limits_s: dict[frozenset[str], float] = {}) -> bool:  # noqa: B006
+    """Return whether tests notice a mutant; they have to pass without it, which also says how long they may take."""
+    which, started_s = frozenset(tests), time.monotonic()
+    if which not in limits_s:
+        if not passed(copy, tests):
+            raise SystemExit(f"without any change, these tests do not pass: {' '.join(tests)}")
+        limits_s[which] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - started_s))
+    path = copy / "featcache" / mutant.file
+    path.write_text(mutant.after, "utf-8")
+    try:
+        return not passed(copy, tests, limits_s[which])
+    finally:
+        path.write_text(mutant.before, "utf-8")
+
+
+def known_as_equivalent() -> set[tuple[str, ...]]:
+    """Return the keys of the mutants that change nothing that a test could see."""
+    blocks = EQUIVALENT.read_text("utf-8").split("\n\n") if EQUIVALENT.exists() else []
+    lines = ([line for line in block.splitlines() if not line.startswith("#")] for block in blocks)
+    return {tuple(each) for each in lines if each}
+
+
+def main() -> int:
+    """Run a sample, and return 1 where too few of it are noticed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=None, help="which ones; by default others each time")
+    parser.add_argument("--only", default="", help="only files that this regular expression finds, such as ^store/")
+    parser.add_argument("--near", action="store_true", help="ask only the tests of the room")
+    parser.add_argument("--least", type=float, default=0.9, help="the share that has to be noticed")
+    parser.add_argument("--jobs", type=int, default=2, help="how many are tried at once")
+    options = parser.parse_args()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    print(f"mutants: count {options.count}, seed {seed}", flush=True)
+    equivalent = known_as_equivalent()
+    drawn = chosen(options.count, random.Random(seed), options.only)
+    mutants = [each for each in drawn if each.key not in equivalent]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(options.jobs) as pool:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(options.jobs):
+            copies.put(copied(Path(folder) / str(number)))
+
+        def noticed(mutant: Mutant) -> bool:
+            copy = copies.get()
+            try:
+                return any(notice(copy, mutant, tests) for tests in list(mutant.tests())[: 1 if options.near else None])
+            finally:
+                copies.put(copy)
+
+        unnoticed = 0
+        for mutant, found in zip(mutants, pool.map(noticed, mutants), strict=True):
+            unnoticed += not found
+            print(
+                f"{'noticed' if found else 'NOT NOTICED'}: {mutant.file}", *([] if found else [mutant.diff]), flush=True
+            )
+    share = 1 - unnoticed / max(1, len(mutants))
+    print(
+        f"{len(mutants) - unnoticed} of {len(mutants)} mutants were noticed ({share:.0%}); "
+        f"{len(drawn) - len(mutants)} are known as equivalent; seed {seed}"
+    )
+    return int(share < options.least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
