@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from torch import nn
 
 from featcache.errors import FingerprintError
 from featcache.identity import digest
+from featcache.identity.code import class_code, function_code, is_library, is_named, module_code, name_of
 
 FACTOR = 2
 
@@ -135,3 +137,201 @@ def test_an_import_of_a_package_above_is_followed(tmp_path: Path, monkeypatch) -
     before = digest(user.subject)
     sys.modules["importing_above.helpers"].FACTOR = 3
     assert digest(user.subject) != before
+
+
+def abs(x: int) -> int:  # noqa: A001
+    return x * FACTOR
+
+
+def through_a_shadowed_builtin(x: int) -> int:
+    return abs(x)
+
+
+def through_builtins(x: list[int]) -> int:
+    return max(x) + len(x)
+
+
+def test_a_global_that_hides_a_builtin_is_followed_and_builtins_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(through_a_shadowed_builtin)
+    assert function_code(through_builtins, "it")[1] == {}
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
+    assert digest(through_a_shadowed_builtin) != before
+
+
+def test_a_name_that_stands_for_nothing_yet_counts_once_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def later(x: int) -> int:
+        return x * not_there_yet  # type: ignore[name-defined]  # noqa: F821
+
+    before = digest(later)
+    monkeypatch.setattr(sys.modules[__name__], "not_there_yet", 3, raising=False)
+    assert digest(later) != before
+
+
+def closing_over(value: Any) -> Callable[[], Any]:
+    def inner() -> Any:
+        return value, own
+
+    if value is None:
+        del value
+    own = 1
+    return inner
+
+
+def test_what_a_function_closes_over_counts_also_where_it_is_empty() -> None:
+    digests = {digest(closing_over(value)) for value in (None, 1, 2, "1")}
+    assert len(digests) == 4
+    assert function_code(closing_over(5), "it")[1] == {"value": 5, "own": 1}
+
+
+def test_a_function_that_calls_itself_has_an_identity() -> None:
+    def factorial(x: int) -> int:
+        return x * factorial(x - 1) if x else 1
+
+    assert function_code(factorial, "it")[1] == {}
+    assert digest(factorial) == digest(factorial)
+
+
+class Base:
+    def scaled(self, x: int) -> int:
+        return x * FACTOR
+
+
+class Meta(type):
+    factor = 2
+
+
+class WithMeta(metaclass=Meta):
+    pass
+
+
+class Static:
+    @staticmethod
+    def run(x: int) -> int:
+        return x * FACTOR
+
+
+class OfClass:
+    @classmethod
+    def run(cls, x: int) -> int:
+        return x * FACTOR
+
+
+class Read:
+    @property
+    def value(self) -> int:
+        return FACTOR
+
+
+class Once:
+    @functools.cached_property
+    def value(self) -> int:
+        return FACTOR
+
+
+class Kinds(Base):
+    plain = 5
+    cached = functools.cached_property(lambda self: FACTOR)
+
+
+class Written:
+    @property
+    def value(self) -> int:
+        return 1
+
+    @value.setter
+    def value(self, new: int) -> None:
+        self.new = new * FACTOR
+
+
+class Super(Base):
+    def scaled(self, x: int) -> int:
+        return super().scaled(x)
+
+
+@pytest.mark.parametrize("kind", [Base, Static, OfClass, Read, Once, Kinds, Written, Super])
+def test_what_the_methods_of_a_class_and_of_its_bases_name_is_followed(kind: type, monkeypatch) -> None:
+    before = digest(kind())
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
+    assert digest(kind()) != before
+
+
+def test_a_metaclass_a_base_and_a_class_attribute_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = class_code(WithMeta, "it")[1]
+    assert used == {"metaclass": Meta}
+    before = digest(WithMeta)
+    monkeypatch.setattr(Meta, "factor", 3)
+    assert digest(WithMeta) != before
+    assert class_code(Super, "it")[1] == {"base 0": Base}
+    assert {".plain": 5, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
+
+
+def test_code_is_called_by_its_own_name_and_that_of_a_package_by_its_module_too() -> None:
+    assert name_of(Kinds) == "Kinds"
+    assert name_of(through_a_lambda) == "through_a_lambda"
+    assert name_of(closing_over(1)) == "inner"
+    assert name_of(with_method_of_keyword_only_default(1).__class__) == "with_method_of_keyword_only_default.Scaled"
+    assert name_of(textwrap.dedent) == "textwrap:dedent"
+    assert name_of(nn.Linear) == "torch.nn.modules.linear:Linear"
+    assert name_of(textwrap) == "textwrap"
+    assert name_of(sys.modules[__name__]) == "test_code"
+    assert name_of(len) == "builtins:len"
+
+
+def test_code_of_packages_is_told_from_that_of_users() -> None:
+    for value in (textwrap, textwrap.dedent, nn.Linear, nn.Linear.forward, len, dict, pytest.fixture, digest):
+        assert is_library(value)
+    wrapped = functools.wraps(textwrap.dedent)(closing_over(2))
+    for value in (sys.modules[__name__], through_a_lambda, wrapped, Kinds, OfClass.run, closing_over(1), lambda: 1):
+        assert not is_library(value)
+    patched = type("Patched", (), {"__module__": "textwrap", "run": closing_over(1)})
+    assert not is_library(patched)
+    assert is_library(type("Patched", (), {"__module__": "textwrap"}))
+
+
+def test_a_thing_is_named_where_its_name_leads_to_it() -> None:
+    assert is_named(textwrap.dedent)
+    assert is_named(nn.Linear.forward)
+    assert not is_named(through_a_lambda)
+    stands_in = types.FunctionType(textwrap.dedent.__code__, {}, "dedent")
+    stands_in.__module__ = "textwrap"
+    assert not is_named(stands_in)
+    assert not is_named(5)
+
+
+def test_the_code_of_a_module_is_all_that_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = loaded(tmp_path, "a_module", {"user.py": "FACTOR = 2\ndef f(x): return x\n"}, monkeypatch)
+    tree, used = module_code(user, "it")
+    assert used == {"FACTOR": 2, "f": user.f}
+    before = digest(user)
+    user.FACTOR = 3
+    assert digest(user) != before
+    assert module_code(user, "it")[0] == tree
+
+
+def test_a_module_that_cannot_be_imported_for_lack_of_another_is_no_change_and_one_that_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "user.py": "def lacking(x):\n    from . import lacks\n    return lacks.f(x)\n\n\n"
+        "def failing(x):\n    from . import fails\n    return fails.f(x)\n",
+        "lacks.py": "import not_installed_anywhere\n",
+        "fails.py": "1 / 0\n",
+    }
+    user = loaded(tmp_path, "importing_badly", files, monkeypatch)
+    assert function_code(user.lacking, "it")[1] == {}
+    with pytest.raises(FingerprintError, match="importing importing_badly.fails failed: ZeroDivisionError"):
+        digest(user.failing)
+
+
+def test_what_a_function_imports_from_packages_is_not_followed() -> None:
+    def imports(x: str) -> Any:
+        import os.path
+
+        import numpy as np
+        from textwrap import dedent
+
+        from torch import nn as networks
+
+        return os.path.join(dedent(x), str(np.mean), str(networks))  # noqa: PTH118
+
+    assert function_code(imports, "it")[1] == {}

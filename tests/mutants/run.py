@@ -89,13 +89,13 @@ class Mutant:
         lines = self.diff.splitlines()[2:]
         return (self.file, *(f"{line[0]} {line[1:].strip()}" for line in lines if line[0] in "+-" and line[1:].strip()))
 
-    def tests(self) -> Iterator[list[str]]:
+    def tests(self, copy: Path) -> Iterator[list[str]]:
         """Yield what to ask, one after another: the quick tests of the room, those that name the file first; then more."""
         room, stem = self.file.split("/")[0], Path(self.file).stem
         near = FILES.get(self.file, f"tests/{room}")
-        found = sorted(map(str, (ROOT / near).glob("test_*.py"))) or [str(ROOT / near)]
-        found.sort(key=lambda file: stem not in Path(file).read_text("utf-8"))
-        yield ["-m", "not slow", *(str(Path(file).relative_to(ROOT)) for file in found)]
+        found = sorted((copy / near).glob("test_*.py")) or [copy / near]
+        found.sort(key=lambda file: stem not in file.read_text("utf-8"))
+        yield ["-m", "not slow", *(str(file.relative_to(copy)) for file in found)]
         yield ["-m", "not slow", *(each for each in WIDER if each != near)]
 
 
@@ -215,7 +215,7 @@ def main() -> int:
         def noticed(mutant: Mutant) -> bool:
             copy = copies.get()
             try:
-                return any(notice(copy, mutant, tests) for tests in list(mutant.tests())[: 1 if options.near else None])
+                return any(notice(copy, mutant, tests) for tests in list(mutant.tests(copy))[: 1 if options.near else None])
             finally:
                 copies.put(copy)
 
