@@ -139,7 +139,7 @@ def test_an_import_of_a_package_above_is_followed(tmp_path: Path, monkeypatch) -
     assert digest(user.subject) != before
 
 
-def abs(x: int) -> int:  # noqa: A001
+def abs(x: int) -> int:
     return x * FACTOR
 
 
@@ -319,17 +319,16 @@ def test_a_module_that_cannot_be_imported_for_lack_of_another_is_no_change_and_o
     }
     user = loaded(tmp_path, "importing_badly", files, monkeypatch)
     assert function_code(user.lacking, "it")[1] == {}
-    with pytest.raises(FingerprintError, match="importing importing_badly.fails failed: ZeroDivisionError"):
+    with pytest.raises(FingerprintError, match=r"importing importing_badly\.fails failed: ZeroDivisionError"):
         digest(user.failing)
 
 
 def test_what_a_function_imports_from_packages_is_not_followed() -> None:
     def imports(x: str) -> Any:
         import os.path
-
-        import numpy as np
         from textwrap import dedent
 
+        import numpy as np
         from torch import nn as networks
 
         return os.path.join(dedent(x), str(np.mean), str(networks))  # noqa: PTH118

@@ -13,7 +13,12 @@ from featcache.errors import CorruptError
 from featcache.identity.recipe import Difference
 
 RECIPE = Recipe(
-    "layer4", "abc", {"b": "2", "a": "1"}, (TensorSpec("layer4", (3, None), "float32"),), {"size": [4, 5]}, {"item": "x"}
+    "layer4",
+    "abc",
+    {"b": "2", "a": "1"},
+    (TensorSpec("layer4", (3, None), "float32"),),
+    {"size": [4, 5]},
+    {"item": "x"},
 )
 CHANGES: dict[str, Any] = {
     "cut": "layer3",
@@ -74,7 +79,9 @@ def test_a_recipe_of_another_version_or_that_is_something_else_is_refused() -> N
 
 def test_differences_are_named_with_the_way_to_them() -> None:
     assert RECIPE.differences(RECIPE) == []
-    new = replace(RECIPE, cut="layer3", weights={"a": "5", "c": "3"}, transform={"size": [4, 6]}, pool="mean", dtype="int8")
+    new = replace(
+        RECIPE, cut="layer3", weights={"a": "5", "c": "3"}, transform={"size": [4, 6]}, pool="mean", dtype="int8"
+    )
     assert RECIPE.differences(new) == [
         Difference("cut", "layer4", "layer3"),
         Difference("dtype", "float32", "int8"),

@@ -187,7 +187,9 @@ def test_the_way_to_what_is_refused_is_named() -> None:
     with pytest.raises(FingerprintError, match=r"^it\.part\['k'\]\[1\] is builtins:list_iterator, which has no"):
         identity(Holder(part={"k": [0, iter([])]}))
     with pytest.raises(FingerprintError, match=r"^it\.func\.b is "):
-        identity(functools.partial(functools.partial(len, b=iter([])).func, b=iter([])) and Holder(func=Holder(b=iter([]))))
+        identity(
+            functools.partial(functools.partial(len, b=iter([])).func, b=iter([])) and Holder(func=Holder(b=iter([])))
+        )
     with pytest.raises(FingerprintError, match=r"^it\.a is "):
         identity(functools.partial(len, a=iter([])))
 

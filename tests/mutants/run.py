@@ -215,7 +215,9 @@ def main() -> int:
         def noticed(mutant: Mutant) -> bool:
             copy = copies.get()
             try:
-                return any(notice(copy, mutant, tests) for tests in list(mutant.tests(copy))[: 1 if options.near else None])
+                return any(
+                    notice(copy, mutant, tests) for tests in list(mutant.tests(copy))[: 1 if options.near else None]
+                )
             finally:
                 copies.put(copy)
 
