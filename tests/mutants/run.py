@@ -89,14 +89,15 @@ class Mutant:
         lines = self.diff.splitlines()[2:]
         return (self.file, *(f"{line[0]} {line[1:].strip()}" for line in lines if line[0] in "+-" and line[1:].strip()))
 
-    def tests(self, copy: Path) -> Iterator[list[str]]:
+    def tests(self, copy: Path, near_only: bool) -> Iterator[list[str]]:
         """Yield what to ask, one after another: the quick tests of the room, those that name the file first; then more."""
         room, stem = self.file.split("/")[0], Path(self.file).stem
         near = FILES.get(self.file, f"tests/{room}")
         found = sorted((copy / near).glob("test_*.py")) or [copy / near]
         found.sort(key=lambda file: stem not in file.read_text("utf-8"))
         yield ["-m", "not slow", *(str(file.relative_to(copy)) for file in found)]
-        yield ["-m", "not slow", *(each for each in WIDER if each != near)]
+        if not near_only:
+            yield ["-m", "not slow", *(each for each in WIDER if each != near)]
 
 
 def annotated(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -170,19 +171,36 @@ def passed(copy: Path, tests: list[str], limit_s: float | None = None) -> bool:
         running.wait()
 
 
-def notice(copy: Path, mutant: Mutant, tests: list[str], limits_s: dict[frozenset[str], float] = {}) -> bool:  # noqa: B006
-    """Return whether tests notice a mutant; they have to pass without it, which also says how long they may take."""
-    which, started_s = frozenset(tests), time.monotonic()
-    if which not in limits_s:
-        if not passed(copy, tests):
-            raise SystemExit(f"without any change, these tests do not pass: {' '.join(tests)}")
-        limits_s[which] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - started_s))
-    path = copy / "featcache" / mutant.file
-    path.write_text(mutant.after, "utf-8")
-    try:
-        return not passed(copy, tests, limits_s[which])
-    finally:
-        path.write_text(mutant.before, "utf-8")
+class Workshop:
+    """Copies of the working tree, in each of which one mutant at a time is tried."""
+
+    def __init__(self, folder: Path, jobs: int, near: bool) -> None:
+        self.near = near
+        self.limits_s: dict[str, float] = {}
+        self.copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            self.copies.put(copied(folder / str(number)))
+
+    def noticed(self, mutant: Mutant) -> bool:
+        """Return whether any tests notice a mutant."""
+        copy = self.copies.get()
+        try:
+            return any(self._noticed(copy, mutant, tests) for tests in mutant.tests(copy, self.near))
+        finally:
+            self.copies.put(copy)
+
+    def _noticed(self, copy: Path, mutant: Mutant, tests: list[str]) -> bool:
+        which, started_s = " ".join(sorted(tests)), time.monotonic()
+        if which not in self.limits_s:
+            if not passed(copy, tests):
+                raise SystemExit(f"without any change, these tests do not pass: {which}")
+            self.limits_s[which] = max(SHORTEST_LIMIT_S, LIMIT_FACTOR * (time.monotonic() - started_s))
+        path = copy / "featcache" / mutant.file
+        path.write_text(mutant.after, "utf-8")
+        try:
+            return not passed(copy, tests, self.limits_s[which])
+        finally:
+            path.write_text(mutant.before, "utf-8")
 
 
 def known_as_equivalent() -> set[tuple[str, ...]]:
@@ -208,21 +226,9 @@ def main() -> int:
     drawn = chosen(options.count, random.Random(seed), options.only)
     mutants = [each for each in drawn if each.key not in equivalent]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(options.jobs) as pool:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(options.jobs):
-            copies.put(copied(Path(folder) / str(number)))
-
-        def noticed(mutant: Mutant) -> bool:
-            copy = copies.get()
-            try:
-                return any(
-                    notice(copy, mutant, tests) for tests in list(mutant.tests(copy))[: 1 if options.near else None]
-                )
-            finally:
-                copies.put(copy)
-
+        workshop = Workshop(Path(folder), options.jobs, options.near)
         unnoticed = 0
-        for mutant, found in zip(mutants, pool.map(noticed, mutants), strict=True):
+        for mutant, found in zip(mutants, pool.map(workshop.noticed, mutants), strict=True):
             unnoticed += not found
             print(
                 f"{'noticed' if found else 'NOT NOTICED'}: {mutant.file}", *([] if found else [mutant.diff]), flush=True

@@ -64,6 +64,10 @@ def test_ends_that_do_not_rise_to_the_end_of_the_text_are_refused(ends: list[int
     assert list(TextColumn.packed(np.frombuffer(b"abc", np.uint8), np.array([0, 2, 2, 3]))) == ["", "ab", "", "c"]
 
 
+def test_where_a_text_begins_and_ends_takes_four_bytes() -> None:
+    assert TextColumn.of(TEXTS).ends.dtype == np.uint32
+
+
 def test_texts_of_which_few_differ_are_numbers_of_sorted_texts() -> None:
     column = CodedColumn.of(["x", "a", "x", "m"])
     assert (column.table, column.codes.tolist(), column.codes.dtype) == (("a", "m", "x"), [2, 0, 2, 1], np.uint8)
