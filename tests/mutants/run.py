@@ -4,11 +4,8 @@ them the tests notice: in copies of the working tree, which itself is left alone
 from __future__ import annotations
 
 import argparse
-import ast
-import difflib
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -16,127 +13,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.operators.operator import Operator
-from cosmic_ray.plugins import get_operator, operator_names
-from parso.python.tree import Keyword
+from .changes import Mutant, chosen
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("identity", "samples", "store", "splitting")
-FILES = {"extraction/missing.py": "tests/extraction/test_missing.py", "training/rows.py": "tests/training/test_rows.py"}
+NEAR = {"extraction/missing.py": "tests/extraction/test_missing.py", "training/rows.py": "tests/training/test_rows.py"}
 # What is asked only about what the tests of the room itself let pass.
 WIDER = ("tests/hdf5", "tests/extraction", "tests/catalog", "tests/datasets", "tests/features", "tests/store")
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-# Of each operator, what people mix up; that a string cannot be divided is noticed by every test.
-OPERATORS = re.compile(
-    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_(FloorDiv|Add)|Div_Mul|FloorDiv_(Mul|Mod)|Mod_FloorDiv|Pow_Mul"
-    r"|RShift_LShift|LShift_RShift|BitOr_BitAnd|BitAnd_BitOr|BitXor_BitAnd)"
-    r"|ReplaceComparisonOperator_(?!\w+_Is(Not)?$|Is_|IsNot_)\w+|ReplaceComparisonOperator_(Is_IsNot|IsNot_Is)"
-    r"|ReplaceUnaryOperator_(USub_UAdd|Delete_\w+)|AddNot|Replace(True|False|And|Or|Break|Continue)With\w+"
-    r"|ExceptionReplacer|NumberReplacer|RemoveDecorator|ZeroIterationForLoop)"
-)
 SHORTEST_LIMIT_S, LIMIT_FACTOR = 60, 5
 
 
-class DeleteStatement(Operator):
-    """Leaves out a call, a change in place, or an error: what the operators of the tool never do."""
-
-    def mutation_positions(self, node):
-        """Yield where a statement can go."""
-        if node.type == "simple_stmt":
-            what = node.children[0]
-            changes = what.type == "expr_stmt" and str(getattr(what.children[1], "value", "=")) != "="
-            if what.type in ("atom_expr", "raise_stmt") or what == "raise" or changes:
-                yield what.start_pos, what.end_pos
-
-    def mutate(self, node, index):
-        """Return the statement as one that does nothing."""
-        node.children[0] = Keyword("pass", node.start_pos, prefix=node.get_first_leaf().prefix)
-        return node
-
-    @classmethod
-    def examples(cls):
-        """Return no examples, which only the tool's own tests need."""
-        return ()
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A file with a small change."""
-
-    file: str  # in the package, as "store/shard.py"
-    before: str
-    after: str
-
-    @property
-    def diff(self) -> str:
-        """Return the change as a unified diff."""
-        lines = (text.splitlines(keepends=True) for text in (self.before, self.after))
-        return "".join(difflib.unified_diff(*lines, f"a/featcache/{self.file}", f"b/featcache/{self.file}", n=2))
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        """Return the file and the lines that differ, by which a mutant is known wherever they stand."""
-        lines = self.diff.splitlines()[2:]
-        return (self.file, *(f"{line[0]} {line[1:].strip()}" for line in lines if line[0] in "+-" and line[1:].strip()))
-
-    def tests(self, copy: Path, near_only: bool) -> Iterator[list[str]]:
-        """Yield what to ask, one after another: the quick tests of the room, those that name the file first; then more."""
-        room, stem = self.file.split("/")[0], Path(self.file).stem
-        near = FILES.get(self.file, f"tests/{room}")
-        found = sorted((copy / near).glob("test_*.py")) or [copy / near]
-        found.sort(key=lambda file: stem not in file.read_text("utf-8"))
-        yield ["-m", "not slow", *(str(file.relative_to(copy)) for file in found)]
-        if not near_only:
-            yield ["-m", "not slow", *(each for each in WIDER if each != near)]
-
-
-def annotated(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Yield where annotations begin and end: nothing runs them."""
-    for node in ast.walk(ast.parse(source)):
-        for each in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if each is not None:
-                yield (each.lineno, each.col_offset), (each.end_lineno, each.end_col_offset)
-
-
-def chosen(count: int, rng: random.Random, only: str) -> list[Mutant]:
-    """Return so many mutants, each at another place: first a place is drawn, then what becomes of it."""
-    operators = {name: get_operator(name)() for name in operator_names() if OPERATORS.fullmatch(name)}
-    operators["DeleteStatement"] = DeleteStatement()
-    package = ROOT / "featcache"
-    files = [*(file for room in ROOMS for file in sorted((package / room).glob("*.py"))), *map(package.joinpath, FILES)]
-    places: dict[tuple[str, str, object], list[tuple[str, int]]] = {}
-    sources = {str(file.relative_to(package)): file.read_text("utf-8") for file in files if file.name != "__init__.py"}
-    for file, source in sources.items():
-        if not re.search(only, file):
-            continue
-        unused, seen = list(annotated(source)), Counter[str]()
-        for node in ast_nodes(get_ast(source)):
-            for name, operator in operators.items():
-                for begin, _ in operator.mutation_positions(node):
-                    if not any(first <= begin < last for first, last in unused):
-                        places.setdefault((file, name.partition("_")[0], begin), []).append((name, seen[name]))
-                    seen[name] += 1
-    found: list[Mutant] = []
-    for place in rng.sample(sorted(places), len(places)):
-        if len(found) == count:
-            break
-        name, number = rng.choice(places[place])
-        source = sources[place[0]]
-        with suppress(AttributeError, SyntaxError):  # an operator does not know every syntax that it finds
-            mutated = str(mutate_code(source, operators[name], number))
-            if ast.unparse(ast.parse(mutated)) != ast.unparse(ast.parse(source)):
-                found.append(Mutant(place[0], source, mutated))
-    return found
+def tests_for(mutant: Mutant, copy: Path, near_only: bool) -> Iterator[list[str]]:
+    """Yield what to ask, one after another: the quick tests of the room, those that name the file first; then more."""
+    room, stem = mutant.file.split("/")[0], Path(mutant.file).stem
+    near = NEAR.get(mutant.file, f"tests/{room}")
+    found = sorted((copy / near).glob("test_*.py")) or [copy / near]
+    found.sort(key=lambda file: stem not in file.read_text("utf-8"))
+    yield ["-m", "not slow", *(str(file.relative_to(copy)) for file in found)]
+    if not near_only:
+        yield ["-m", "not slow", *(each for each in WIDER if each != near)]
 
 
 def copied(folder: Path) -> Path:
@@ -185,7 +86,7 @@ class Workshop:
         """Return whether any tests notice a mutant."""
         copy = self.copies.get()
         try:
-            return any(self._noticed(copy, mutant, tests) for tests in mutant.tests(copy, self.near))
+            return any(self._noticed(copy, mutant, tests) for tests in tests_for(mutant, copy, self.near))
         finally:
             self.copies.put(copy)
 
