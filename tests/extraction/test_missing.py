@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featcache import FeatureStore, Recipe, TensorSpec
-from featcache.extraction.missing import describe, missing_rows, report_if_complete, samples_among
+from featcache.extraction.missing import ExtractReport, describe, missing_rows, report_if_complete, samples_among
 from featcache.extraction.slices import TaskSlice, task_count, task_numbers
 from featcache.samples import Samples, Snapshot
 from featcache.store import FeatureSet
@@ -110,6 +110,13 @@ def test_a_report_without_work_needs_all_views_too(store: FeatureStore) -> None:
     assert (report.cut, report.dataset, report.recipe) == ("0", "numbers", plain.recipe.fingerprint)
     assert (report.snapshot, report.views) == (samples.snapshot().digest, 2)
     assert (report.samples, report.reused, report.remaining, report.computed) == (6, 18, 0, 0)
+
+
+def test_a_report_begins_with_nothing_done() -> None:
+    report = ExtractReport("0", "numbers", "r", "s", 6)
+    assert (report.views, report.computed, report.reused, report.derived, report.skipped, report.remaining) == (0,) * 6
+    assert (report.size_bytes, report.elapsed_s, report.device, report.task) == (0, 0, None, None)
+    assert report.shards == report.skipped_samples == report.notes == []
 
 
 def test_a_report_counts_equal_samples_each(store: FeatureStore) -> None:

@@ -288,6 +288,38 @@ def test_code_of_packages_is_told_from_that_of_users() -> None:
     assert is_library(type("Patched", (), {"__module__": "textwrap"}))
 
 
+def test_code_without_a_file_is_of_the_package_that_made_it() -> None:
+    def made_by(name: str) -> Any:
+        names: dict[str, Any] = {"__name__": name}
+        exec("def f(x): return x", names)
+        return names["f"]
+
+    assert is_library(made_by("textwrap"))
+    assert not is_library(made_by("user"))
+    assert not is_library(made_by("__main__"))
+    assert is_library(importlib.import_module)
+    frozen = types.FunctionType(through_a_lambda.__code__.replace(co_filename="<frozen made>"), {"__name__": "user"})
+    assert is_library(frozen)
+
+
+def test_a_class_that_says_that_it_is_of_a_package_whose_module_is_not_loaded_is_of_that_package() -> None:
+    assert is_library(type("Made", (), {"__module__": "numpy.not_there"}))
+    assert not is_library(type("Made", (), {"__module__": "not_there.numpy"}))
+    assert not is_library(type("Made", (), {"__module__": "__main__"}))
+
+
+def test_a_method_from_elsewhere_is_no_part_of_its_class_though_its_line_would_be(tmp_path: Path, monkeypatch) -> None:
+    files = {
+        "user.py": "class T:\n    a = 1\n    b = 2\n    c = 3\n\n\ndef own(self):\n    return 1\n",
+        "helpers.py": "def call(self):\n    return 1\n",
+    }
+    user = loaded(tmp_path, "methods_from_elsewhere", files, monkeypatch)
+    helpers = importlib.import_module("methods_from_elsewhere.helpers")
+    user.T.run, user.T.own = helpers.call, user.own
+    used = class_code(user.T, "it")[1]
+    assert (used[".run"], used[".own"]) == (helpers.call, user.own)
+
+
 def test_a_thing_is_named_where_its_name_leads_to_it() -> None:
     assert is_named(textwrap.dedent)
     assert is_named(nn.Linear.forward)

@@ -54,7 +54,14 @@ def test_a_recipe_comes_back_from_json(field: str | None) -> None:
     again = Recipe.from_json(made.to_json())
     assert again == made
     assert again.fingerprint == made.fingerprint
-    assert again.to_json().endswith("}\n")
+
+
+def test_a_recipe_is_written_down_readably_in_one_order() -> None:
+    assert Recipe("a", "b", {"w": "1"}, (), None, "x", views=[1]).to_json() == (
+        '{\n "cut": "a",\n "decoding": "x",\n "dtype": "float32",\n "frontier": [],\n "numerics": "exact",\n'
+        ' "recipe_version": 1,\n "structure": "b",\n "transform": null,\n "views": [\n  1\n ],\n'
+        ' "weights": {\n  "w": "1"\n }\n}\n'
+    )
 
 
 @pytest.mark.parametrize("missing", ["recipe_version", *(set(CHANGES) - {"pool", "views", "derived_from"})])
@@ -92,4 +99,7 @@ def test_differences_are_named_with_the_way_to_them() -> None:
         Difference("weights.c", None, "3"),
     ]
     assert RECIPE.differences(replace(RECIPE, transform={"size": [4]})) == [Difference("transform.size", [4, 5], [4])]
+    assert RECIPE.differences(replace(RECIPE, transform={"size": [4, 5, 6]})) == [
+        Difference("transform.size", [4, 5], [4, 5, 6])
+    ]
     assert RECIPE.differences(replace(RECIPE, transform=None)) == [Difference("transform", {"size": [4, 5]}, None)]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import operator
 import re
 import types
@@ -96,6 +97,7 @@ WRITTEN: list[tuple[Any, Any]] = [
     (slice(1, None, 2), {"slice": [1, None, 2]}),
     (np.array([[1, None]], dtype=object), {"items": [1, None], "shape": [1, 2]}),
     (len, {"code": "builtins:len"}),
+    (math.sin, {"code": "math:sin"}),
     (np.add, {"code": "numpy:add"}),
     (np.mean, {"code": "numpy:mean"}),
     (json.dumps, {"code": "json:dumps"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,31 @@ def test_the_memo_comes_back_from_its_bytes_and_a_folder_of_the_same_names_is_an
     assert read(again, tmp_path / "x", "a") == (0, first)
     assert read(again, tmp_path / "y", "a") == (1, [encoded_id(b"two")])
     assert read(again, tmp_path / "x", "a") == (0, first)
+
+
+def test_a_memo_that_holds_objects_or_does_not_fit_together_is_an_empty_one() -> None:
+    def packed(**changes: np.ndarray) -> FileMemo:
+        given = {
+            "keys": np.array([b"k" * 16]),
+            "states": np.zeros((1, 4), np.int64),
+            "ids": np.zeros((1, 16), np.uint8),
+        }
+        out = io.BytesIO()
+        np.savez(out, **{"version": np.array(1), **given, **changes})
+        return FileMemo.from_bytes(out.getvalue() + hashlib.sha256(out.getvalue()).digest())
+
+    assert len(packed()._keys) == 1
+    for changes in (
+        {"keys": np.array([object()])},
+        {"keys": np.array([5])},
+        {"states": np.zeros((2, 4), np.int64)},
+        {"states": np.zeros((1, 3), np.int64)},
+        {"ids": np.zeros((2, 16), np.uint8)},
+        {"ids": np.zeros((1, 15), np.uint8)},
+        {"version": np.array(2)},
+        {"version": np.array(0)},
+    ):
+        assert len(packed(**changes)._keys) == 0, changes
 
 
 @pytest.mark.usefixtures("trusting")

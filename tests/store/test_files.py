@@ -188,6 +188,18 @@ def test_a_snapshot_is_written_again_only_where_it_is_damaged(store: StoreFiles,
     assert store.snapshot("d").digest == snapshot(1).digest
 
 
+def test_a_snapshot_that_gc_removes_before_it_is_the_latest_is_written_again(store: StoreFiles, monkeypatch) -> None:
+    write_bytes = type(store.storage).write_bytes
+
+    def removed_meanwhile(self, path: str, content: bytes) -> None:
+        write_bytes(self, path, content)
+        self.remove(f"snapshots/d/{snapshot(1).digest}.h5")
+
+    monkeypatch.setattr(type(store.storage), "write_bytes", removed_meanwhile)
+    store.save_snapshot(snapshot(1))
+    assert store.snapshot("d").digest == snapshot(1).digest
+
+
 def test_a_folder_that_is_no_store_is_refused_and_an_empty_one_becomes_one(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     folder.mkdir()
@@ -262,4 +274,9 @@ def test_a_name_that_could_lead_elsewhere_is_refused(store: StoreFiles, name: st
 
 def test_a_store_shows_where_it_is(store: StoreFiles, tmp_path: Path) -> None:
     assert repr(store) == f"StoreFiles({str(tmp_path / 'store')!r})"
+    feature_set = store.set(RECIPE)
+    before = repr(feature_set)
+    add(feature_set, 1)
+    feature_set.index()
+    assert repr(feature_set) == before
     assert repr(FeatureStore(store.url)).startswith("FeatureStore(")

@@ -23,6 +23,13 @@ def found(index: RowIndex, ids: np.ndarray, views: np.ndarray | int = 0) -> list
     return list(zip(present.tolist(), shards.tolist(), rows.tolist(), strict=True))
 
 
+def test_the_hash_of_a_row_stays_what_it_is_since_kept_indexes_hold_it() -> None:
+    keys = row_keys(np.arange(32, dtype=np.uint8).reshape(2, 16), np.array([0, 5]))
+    assert [hex(number) for number in keys.hashes.tolist()] == ["0x9c55f3250c13fc78", "0xdd9d41e3de0174d9"]
+    assert keys.halves.tolist() == np.arange(32, dtype=np.uint8).view("<u8")[1::2].tolist()
+    assert (keys.views.tolist(), keys.views.dtype) == ([0, 5], np.dtype("<u4"))
+
+
 def test_of_equal_rows_in_several_shards_the_first_counts() -> None:
     index = RowIndex.build([row_keys(ids_of(1, 2)), row_keys(ids_of(3, 2, 1)), row_keys(ids_of(4))])
     assert found(index, ids_of(1, 2, 3, 4, 5)) == [

@@ -103,3 +103,17 @@ def test_a_lease_is_touched_again_after_some_minutes(storage, tmp_path: Path, mo
     keep_alive(storage, "another")
     assert leases(tmp_path) == [path]
     del holder
+
+
+def test_a_forked_process_holds_nothing_of_its_parent(storage: LocalStorage, tmp_path: Path) -> None:
+    hold(storage, "one", holder := Holder())
+    (path,) = leases(tmp_path)
+    process = os.fork()
+    if not process:
+        del holder
+        gc.collect()
+        in_use(storage, "another")
+        os._exit(0 if leases(tmp_path) == [path] else 1)
+    assert os.waitpid(process, 0)[1] == 0
+    assert leases(tmp_path) == [path]
+    assert in_use(storage, "one")
