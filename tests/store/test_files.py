@@ -149,9 +149,11 @@ def test_the_recipe_stands_beside_the_first_shard_and_is_written_once(store: Sto
     assert store.recipes() == [RECIPE]
     (tmp_path / "store" / "sets" / "begun").mkdir()
     assert store.recipes() == [RECIPE]
-    path.write_text(RECIPE.to_json().replace('"0"', '"1"', 1))
-    with pytest.raises(CorruptError, match="does not match its name"):
-        store.recipes()
+    for name in ("0" * 32, "f" * 32):
+        path.parent.rename(tmp_path / "store" / "sets" / name)
+        with pytest.raises(CorruptError, match="does not match its name"):
+            store.recipes()
+        (tmp_path / "store" / "sets" / name).rename(path.parent)
 
 
 def snapshot(number: int, dataset: str = "d") -> Snapshot:

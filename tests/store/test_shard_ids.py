@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -42,38 +43,46 @@ def folder(tmp_path: Path) -> tuple[Path, str, list[Entry]]:
     store = FeatureStore(str(tmp_path / "store"))
     store.create()
     feature_set = store.set(RECIPE)
-    for first, rows in ((0, 200), (200, 2)):
-        ids = np.arange(16 * rows, dtype="<u2").reshape(-1, 16).astype(np.uint8) + np.uint8(first)
-        feature_set.add(ids, np.full(rows, 3), {"0": np.zeros((rows, 1000), np.float32)}, {})
+    for first, count in ((0, 200), (200, 2)):
+        ids = np.frombuffer(rows(first, count)[0], np.uint8).reshape(-1, 16)
+        feature_set.add(ids, np.full(count, 3), {"0": np.zeros((count, 1000), np.float32)}, {})
     return tmp_path / "store", feature_set.path, feature_set.shard_entries()
 
 
-def taken(storage: FarAway, path: str, entries: list[Entry]) -> dict[str, tuple[int, set[int]]]:
+def taken(storage: FarAway, path: str, entries: list[Entry]) -> dict[str, tuple[bytes, list[int]]]:
     found = ids_of(storage, path, entries, RECIPE.fingerprint)  # type: ignore[arg-type]
-    return {name: (len(ids), set(views.tolist())) for name, ids, views in found}
+    return {name: (ids.tobytes(), views.tolist()) for name, ids, views in found}
+
+
+def rows(first: int, count: int) -> tuple[bytes, list[int]]:
+    """Return the ids and views of a shard of the fixture."""
+    return bytes((first + number) % 256 for number in range(16 * count)), [3] * count
 
 
 def test_of_a_large_shard_only_the_start_is_read(folder: tuple[Path, str, list[Entry]]) -> None:
     root, path, entries = folder
     large = next(entry for entry in entries if entry.size_bytes > 2 * START_BYTES)
     small = next(entry for entry in entries if entry is not large)
-    expected = {large.name: (200, {3}), small.name: (2, {3})}
+    expected = {large.name: rows(0, 200), small.name: rows(200, 2)}
     far, near = FarAway(root), Near(root)
     assert taken(far, path, entries) == taken(near, path, entries) == expected
     assert (far.started, far.fetched) == ([f"{path}/{large.name}"], [f"{path}/{small.name}"])
     assert sorted(near.fetched) == sorted(f"{path}/{entry.name}" for entry in entries)
     alone = FarAway(root)
-    assert taken(alone, path, [large]) == {large.name: (200, {3})}
+    assert taken(alone, path, [large]) == {large.name: rows(0, 200)}
     assert alone.fetched == []
 
 
-@pytest.mark.parametrize("start_bytes", [1, 100, 2000])
-def test_where_the_start_does_not_suffice_the_whole_is_read(folder, monkeypatch, start_bytes: int) -> None:
+@pytest.mark.parametrize("start", ["nothing", "half of the ids", "all but the last view"])
+def test_where_the_start_does_not_suffice_the_whole_is_read(folder, monkeypatch, start: str) -> None:
     root, path, entries = folder
-    monkeypatch.setattr("featcache.store.shard_ids.START_BYTES", start_bytes)
     large = next(entry for entry in entries if entry.size_bytes > 2 * START_BYTES)
+    with h5py.File(root / path / large.name) as file:
+        ids, views = file["ids"].id.get_offset(), file["views"].id.get_offset()
+    sizes = {"nothing": 1, "half of the ids": ids + 1600, "all but the last view": views + 4 * 200 - 1}
+    monkeypatch.setattr("featcache.store.shard_ids.START_BYTES", sizes[start])
     far = FarAway(root)
-    assert taken(far, path, [large]) == {large.name: (200, {3})}
+    assert taken(far, path, [large]) == {large.name: rows(0, 200)}
     assert far.fetched == far.started == [f"{path}/{large.name}"]
 
 
