@@ -26,7 +26,7 @@ NEAR = {"extraction/missing.py": "tests/extraction/test_missing.py", "training/r
 # What is asked only about what the tests of the room itself let pass.
 WIDER = ("tests/hdf5", "tests/extraction", "tests/catalog", "tests/datasets", "tests/features", "tests/store")
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-SHORTEST_LIMIT_S, LIMIT_FACTOR = 60, 5
+SHORTEST_LIMIT_S, LIMIT_FACTOR = 60, 3
 
 
 def tests_for(mutant: Mutant, copy: Path, near_only: bool) -> Iterator[list[str]]:

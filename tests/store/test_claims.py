@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,15 @@ def test_a_claim_that_was_cut_short_holds_its_whole_keys(storage: LocalStorage) 
     assert claim(storage, ["set"], keys(0, 1), unit=9).rows.tolist() == [1]
 
 
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Wait for what another thread does."""
+    for _ in range(2000):
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def test_a_claim_is_touched_while_it_is_held_and_gone_afterwards(storage, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("featcache.store.claims.HEARTBEAT_S", 0.01)
     assert HEARTBEAT_S < EXPIRES_S / 3
@@ -121,11 +131,9 @@ def test_a_claim_is_touched_while_it_is_held_and_gone_afterwards(storage, tmp_pa
     (path,) = (tmp_path / "active" / "claims").iterdir()
     assert path.name.startswith(f"{owner_name()}~")
     os.utime(path, (1000, 1000))
-    while path.stat().st_mtime < 2000:
-        time.sleep(0.005)
+    assert comes_true(lambda: path.stat().st_mtime > 2000)
     made.release()
-    while any((tmp_path / "active" / "claims").iterdir()):
-        time.sleep(0.005)
+    assert comes_true(lambda: not any((tmp_path / "active" / "claims").iterdir()))
 
 
 def lock(storage: LocalStorage, owner: str, age_s: float) -> Path:
@@ -144,6 +152,7 @@ class Clock:
 
     def sleep(self, pause_s: float) -> None:
         self.pauses.append(pause_s)
+        assert len(self.pauses) < 10_000
         self.now_s += pause_s
 
     def put_in(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from featcache import FeatureStore
+from featcache.errors import StoreError
 from featcache.storages import LocalStorage, owner_name
+from featcache.store import uses
 from featcache.store.uses import EXPIRES_S, REFRESH_S, hold, in_use, keep_alive, last_uses
 
 
@@ -117,3 +121,48 @@ def test_a_forked_process_holds_nothing_of_its_parent(storage: LocalStorage, tmp
     assert os.waitpid(process, 0)[1] == 0
     assert leases(tmp_path) == [path]
     assert in_use(storage, "one")
+
+
+def test_the_end_of_the_process_takes_all_notes_away_but_not_while_another_thread_may_still_read(
+    storage: LocalStorage, tmp_path: Path
+) -> None:
+    hold(storage, "one", one := Holder())
+    hold(storage, "two", two := Holder())
+    going_on = threading.Event()
+    reader = threading.Thread(target=going_on.wait)
+    reader.start()
+    uses._end_early()
+    assert len(leases(tmp_path)) == 2
+    going_on.set()
+    reader.join()
+    uses._end_early()
+    assert leases(tmp_path) == []
+    del one, two
+    gc.collect()
+    assert not in_use(storage, "one")
+
+
+class ReadOnly(LocalStorage):
+    """A store that takes no notes."""
+
+    def touch(self, path: str) -> None:
+        raise StoreError("read-only")
+
+    def remove(self, path: str, unless: Callable[[], bool] | None = None) -> bool:
+        raise StoreError("read-only")
+
+
+def test_a_store_that_may_only_be_read_is_used_without_notes(
+    storage: LocalStorage, tmp_path: Path, monkeypatch
+) -> None:
+    only = ReadOnly(storage.url)
+    hold(only, "one", holder := Holder())
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 2 * REFRESH_S, time=time.time)
+    monkeypatch.setattr("featcache.store.uses.time", clock)
+    keep_alive(only, "one")
+    lease(storage, dead_owner(), 0)
+    assert not in_use(only, "one")
+    assert len(leases(tmp_path)) == 1
+    del holder
+    gc.collect()
+    assert not in_use(only, "another")
