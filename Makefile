@@ -44,7 +44,7 @@ check: $(STAMP)
 COUNT ?= 20
 LEAST ?= 0.9
 mutants: $(STAMP)
-	$(BIN)/python -m tests.mutants.run --count $(COUNT) --least $(LEAST) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.mutants.run --count $(COUNT) --least $(LEAST) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet zarr lmdb webdataset joblib
