@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 TOOLS := .venv-orchestrators
 
-.PHONY: setup orchestrators demo quick test check bench docs clean
+.PHONY: setup orchestrators demo quick test check mutants bench docs clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest --numprocesses 2 tests/test_readme.py tests/test_docs.py tests/test_docstrings.py tests/test_architecture.py
+
+# Small changes at random to the rooms that decide what is stale; SEED=… makes the same ones again.
+COUNT ?= 20
+LEAST ?= 0.9
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants.run --count $(COUNT) --least $(LEAST) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet zarr lmdb webdataset joblib

@@ -70,8 +70,8 @@ def claim(storage: Storage, sets: Sequence[str], keys: Array, unit: int, most: i
     with _locked(storage):
         taken: set[bytes] = set()
         others = 0
-        for described, claimed in _claims(storage):
-            if set(described["sets"]) & set(sets):
+        for others_sets, claimed in _claims(storage):
+            if others_sets & set(sets):
                 others += 1
                 taken.update(claimed.tolist())
         free = np.array([key not in taken for key in keys.tolist()], dtype=bool) if taken else np.ones(len(keys), bool)
@@ -89,10 +89,10 @@ def claim(storage: Storage, sets: Sequence[str], keys: Array, unit: int, most: i
 
 def claimed_sets(storage: Storage) -> set[str]:
     """Return the sets of which rows are being computed now."""
-    return {name for described, _ in _claims(storage) for name in described["sets"]}
+    return {name for sets, _ in _claims(storage) for name in sets}
 
 
-def _claims(storage: Storage) -> Iterator[tuple[dict[str, Any], Array]]:
+def _claims(storage: Storage) -> Iterator[tuple[set[str], Array]]:
     entries = storage.list(FOLDER)
     if not entries:
         return
@@ -103,11 +103,13 @@ def _claims(storage: Storage) -> Iterator[tuple[dict[str, Any], Array]]:
             with suppress(StoreError):
                 storage.remove(path)
             continue
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        # Whatever else lies there claims nothing.
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             header, _, content = storage.read_bytes(path).partition(b"\n")
             described = json.loads(header)
-            width = int(described["bytes"])
-            yield described, np.frombuffer(content[: len(content) // width * width], dtype=f"S{width}")
+            sets, width = {str(name) for name in described["sets"]}, int(described["bytes"])
+            claimed = np.frombuffer(content[: len(content) // width * width], dtype=f"S{width}")
+            yield sets, claimed
 
 
 def _storage_time_s(storage: Storage) -> float:

@@ -9,14 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import featcache
 from featcache import FeatureStore
+from featcache.catalog.gc import Garbage, _delete
 from featcache.errors import CorruptError, StoreError, UnknownNameError, UsageError
 from featcache.storages.owner import owner_name
+from featcache.store.claims import claim
+from featcache.store.uses import hold
 
 from ..conftest import CommandLine, SmallNet, TensorPairs
 
@@ -128,12 +132,48 @@ def test_what_a_living_process_works_with_is_kept_and_what_a_dead_one_did_is_not
 
 def test_features_that_are_at_hand_are_kept(three_sets, net, pairs) -> None:
     features = featcache.extract(net, pairs, three_sets, cut="stem", name="pairs")
-    three_sets.gc(delete=True)
+    for delete in (False, True):
+        kept = three_sets.gc(delete=delete).kept
+        assert [(each.recipe, each.reason) for each in kept] == [
+            (features.recipe.fingerprint, "a process that uses it")
+        ]
     assert cuts(three_sets) == {"stem"}
     assert features.numpy()[0].shape[0] == 50
     del features
     three_sets.gc(delete=True)
     assert cuts(three_sets) == set()
+
+
+class Reader:
+    """Uses a set as long as it lives."""
+
+
+def test_a_set_that_is_taken_into_use_after_gc_looked_is_kept(three_sets: FeatureStore, monkeypatch) -> None:
+    name, readers = fingerprint(three_sets, "block"), [Reader()]
+
+    def looked(store: FeatureStore, garbage: Garbage) -> bool:
+        hold(three_sets.storage, name, readers[0])
+        return _delete(store, garbage)
+
+    monkeypatch.setattr("featcache.catalog.gc._delete", looked)
+    kept = three_sets.gc(delete=True).kept
+    assert [(each.recipe, each.reason) for each in kept] == [(name, "a process began to use it")]
+    assert cuts(three_sets) == {"block"}
+    monkeypatch.undo()
+    readers.clear()
+    three_sets.gc(delete=True)
+    assert cuts(three_sets) == set()
+
+
+def test_a_set_of_which_rows_are_being_computed_is_kept(three_sets: FeatureStore) -> None:
+    name = fingerprint(three_sets, "tail")
+    held = claim(three_sets.storage, [name], np.array([b"%020d" % 0], dtype="S20"), unit=1)
+    for delete in (False, True):
+        assert [(each.recipe, each.reason) for each in three_sets.gc(delete=delete).kept] == [
+            (name, "a process that uses it")
+        ]
+    assert cuts(three_sets) == {"tail"}
+    held.release()
 
 
 def test_a_set_that_is_taken_into_use_while_it_is_deleted_is_put_back(three_sets: FeatureStore) -> None:

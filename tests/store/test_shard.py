@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as arrays
 import featcache
 from featcache import FeatureStore, Recipe, TensorSpec
 from featcache.errors import CorruptError
+from featcache.hdf5 import checksum
 from featcache.store.row_index import RowIndex, row_keys
-from featcache.store.shard import Shard
+from featcache.store.shard import Shard, read_ids
 from featcache.store.shard_writer import write_shard
 
 from ..conftest import TensorPairs
@@ -243,3 +244,61 @@ def test_rows_are_found_by_id_and_view_also_where_hashes_agree() -> None:
         (0, n) if n < 150 else (1, n - 100) for n in range(300)
     ]
     assert not index.find(ids, views + 7)[0].any()
+
+
+def test_a_shard_of_any_other_name_or_recipe_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, np.ones((2, 3, 2), np.float32))
+    for name in ("0" * 32, "f" * 32):
+        (tmp_path / f"{name}.h5").write_bytes(path.read_bytes())
+        with pytest.raises(CorruptError, match="do not match its name"):
+            Shard.open(tmp_path / f"{name}.h5", recipe())
+    for fingerprint in ("0" * 32, "f" * 32):
+        with pytest.raises(CorruptError, match="belongs to the recipe"):
+            read_ids(path, fingerprint)
+    ids, views = read_ids(path, recipe().fingerprint)
+    assert (ids.shape, views.tolist()) == ((2, 16), [0, 0])
+
+
+def test_each_block_is_checked_once_however_often_its_rows_are_read(tmp_path: Path, monkeypatch) -> None:
+    path = written(tmp_path, np.arange(6 * 50_000, dtype=np.float32).reshape(50_000, 3, 2))
+    shard = Shard.open(path, recipe())
+    size, checked = shard.blocks["layer1"], []
+    monkeypatch.setattr(
+        "featcache.store.shard.checksum", lambda values: checked.append(len(values)) or checksum(values)
+    )
+    shard.check(np.array([0, 1, size]))
+    assert checked == [size, size]
+    shard.check(np.array([2 * size - 1, size]))
+    assert len(checked) == 2
+    shard.check()
+    assert sum(checked) == 50_000
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_damage_is_named_by_the_rows_of_its_block_compressed_or_not(tmp_path: Path, compression: str | None) -> None:
+    values = np.random.default_rng(1).normal(size=(30_000, 3, 2)).astype(np.float32)
+    ids = np.random.default_rng(0).integers(0, 256, (len(values), 16), dtype=np.uint8)
+    views = np.zeros(len(values), "<u4")
+    digest = write_shard(tmp_path / "new", recipe(), ids, views, {"layer1": values}, {}, compression=compression)
+    path = (tmp_path / "new").rename(tmp_path / f"{digest}.h5")
+    shard = Shard.open(path, recipe())
+    assert shard.compression == compression
+    size = shard.blocks["layer1"]
+    rows = np.array([size + 5, 2, 29_999])
+    assert np.array_equal(shard.take("layer1", rows), values[rows])
+    assert np.array_equal(shard.decoded("layer1", rows), values[rows])
+    with h5py.File(path) as file:
+        stored = file["features/layer1"]
+        offset = stored.id.get_chunk_info(1).byte_offset if compression else stored.id.get_offset() + 24 * size
+    content = bytearray(path.read_bytes())
+    content[offset + 40] ^= 1
+    path.write_bytes(content)
+    damaged = Shard.open(path, recipe())
+    assert damaged.damaged_rows() == [(size, 2 * size)]
+    with pytest.raises(CorruptError, match=f"rows {size} to {2 * size - 1} "):
+        damaged.check()
+    if compression:
+        with pytest.raises(CorruptError, match=f"rows {size} to {2 * size - 1} "):
+            damaged.take("layer1", rows)
+    last = np.array([29_999])
+    assert np.array_equal(damaged.take("layer1", last), values[last])

@@ -1,0 +1,164 @@
+"""Which rows a head is trained on, and which it is judged by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import featcache
+from featcache.errors import HeadError, UsageError
+from featcache.training.rows import Division, divide
+from featcache.training.tasks import find_task
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Forty rows with targets of any kind."""
+
+    def __init__(self, targets: np.ndarray, classes: list[str] | None = None) -> None:
+        self.inputs, self.all_targets = torch.randn(40, 3, generator=torch.Generator().manual_seed(3)), targets
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
+        return self.inputs[index], self.all_targets[index]
+
+
+@pytest.fixture(scope="module")
+def features_of(tmp_path_factory: pytest.TempPathFactory):
+    """Return the features of forty rows with the given targets."""
+
+    def make(targets: np.ndarray, classes: list[str] | None = None) -> featcache.Features:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
+        return featcache.extract(model, Numbers(targets, classes), str(tmp_path_factory.mktemp("rows")), cut="0")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def features(features_of) -> featcache.Features:
+    """Forty rows of four classes, one class after the other."""
+    return features_of(np.arange(40) % 4, list("abcd"))
+
+
+def names(features: featcache.Features | None) -> list[int]:
+    """Return the numbers of the samples."""
+    return [] if features is None else [int(name) for name in features.names]
+
+
+def everything(made: Division) -> list[int]:
+    return sorted([*names(made.train), *names(made.validation), *names(made.test)])
+
+
+def divided(features: featcache.Features, share: float = 0.2, seed: int = 0, **options) -> Division:
+    return divide(features, share, seed, find_task(features), **options)
+
+
+@pytest.mark.parametrize("called", ["val", "valid", "validation"])
+def test_a_head_is_never_trained_on_a_validation_or_a_test_split(features, called: str) -> None:
+    splits = np.array(["train", "train", called, "test", ""] * 8)
+    made = divided(features.with_splits(splits))
+    assert names(made.train) == [row for row in range(40) if splits[row] in ("train", "")]
+    assert names(made.validation) == [row for row in range(40) if splits[row] == called]
+    assert names(made.test) == [row for row in range(40) if splits[row] == "test"]
+    assert made.weights is None
+
+
+def test_without_a_validation_split_a_share_of_each_class_is_kept_for_it_by_the_seed(features) -> None:
+    made = divided(features, 0.2, seed=3)
+    assert everything(made) == list(range(40))
+    assert made.test is None
+    kept, left = names(made.validation), names(made.train)
+    assert [sum(row % 4 == label for row in kept) for label in range(4)] == [2, 2, 2, 2]
+    assert (kept, left) == (sorted(kept), sorted(left))
+    assert names(divided(features, 0.2, seed=3).validation) == kept
+    assert names(divided(features, 0.2, seed=4).validation) != kept
+
+
+def test_a_share_of_nothing_or_a_validation_split_keeps_all_other_rows_for_training(features) -> None:
+    assert divided(features, 0.0).validation is None
+    assert len(divided(features, 0.0).train) == 40
+    made = divided(features.with_splits(["val"] * 4 + ["train"] * 36), 0.5)
+    assert (names(made.validation), len(made.train)) == ([0, 1, 2, 3], 36)
+
+
+def test_a_class_of_one_row_stays_in_training(features_of) -> None:
+    targets = np.arange(40) % 3
+    targets[17] = 3
+    features = features_of(targets, list("abcd"))
+    for seed in range(4):
+        made = divided(features, 0.25, seed)
+        assert 17 in names(made.train)
+        assert (len(made.train), len(made.validation)) == (30, 10)
+        assert everything(made) == list(range(40))
+
+
+def test_each_class_has_a_row_on_both_sides_or_the_rows_are_too_few(features) -> None:
+    eight = features.subset(np.arange(8))
+    assert [len(each) for each in (divided(eight, 0.1).train, divided(eight, 0.1).validation)] == [4, 4]
+    for few, share in ((np.arange(7), 0.1), (np.arange(40), 0.95)):
+        with pytest.raises(HeadError, match=f"{len(few)} training rows of 4 classes are too few to keep {share:.0%}"):
+            divided(features.subset(few), share)
+    assert len(divided(features, 0.9).train) == 4
+
+
+def test_rows_of_values_are_kept_by_chance(features_of) -> None:
+    features = features_of(np.linspace(0, 1, 40))
+    made = divided(features, 0.2, seed=3)
+    assert (len(made.train), len(made.validation)) == (32, 8)
+    assert everything(made) == list(range(40))
+    assert names(made.validation) == sorted(names(made.validation)) != list(range(8))
+    assert names(divided(features, 0.2, seed=4).validation) != names(made.validation)
+    assert len(divided(features, 0.001).validation) == 1
+    assert len(divided(features.subset(np.arange(2)), 0.5).train) == 1
+    for few, share in (([0], 0.5), ([0, 1], 0.9)):
+        with pytest.raises(HeadError, match=f"{len(few)} training rows are too few to keep {share:.0%}"):
+            divided(features.subset(np.array(few)), share)
+
+
+def test_rows_without_training_split_or_of_a_single_class_are_refused(features, features_of) -> None:
+    with pytest.raises(HeadError, match=r"no training rows: all are in \['test', 'val'\]"):
+        divided(features.with_splits(["val", "test"] * 20))
+    only = features.with_splits(["train" if row % 4 == 2 else "test" for row in range(40)])
+    with pytest.raises(HeadError, match="only one class, 'c'"):
+        divided(only)
+    divided(features.with_splits(["train" if row % 4 > 1 else "test" for row in range(40)]))
+    maps = np.full((40, 4, 4), 255)
+    for value, said in ((255, "none"), (1, "'b'")):
+        maps[0, 0, 0] = value
+        features = features_of(maps, ["a", "b"])
+        with pytest.raises(HeadError, match=f"only one class, {said}"):
+            divide(features, 0.0, 0, find_task(features, "dense", 255))
+    maps[0, 0, 1] = 0
+    features = features_of(maps, ["a", "b"])
+    assert len(divide(features, 0.0, 0, find_task(features, "dense", 255)).train) == 40
+
+
+def test_the_weights_of_training_rows_have_the_mean_one_and_follow_their_rows(features) -> None:
+    given = np.arange(40, dtype=np.int64)
+    made = divided(features.with_splits(["test"] * 10 + ["train"] * 30), 0.2, sample_weights=given)
+    rows = np.array(names(made.train))
+    assert rows.min() >= 10
+    assert np.allclose(made.weights, rows / rows.mean())
+    assert len(divided(features, sample_weights=[0.0] * 4 + [1.0] * 36).train) == 32
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ([1.0] * 39, "must be 40 numbers"),
+        (np.ones((40, 1)), "must be 40 numbers"),
+        ([-1e-9] + [1.0] * 39, "must be 40 numbers"),
+        ([float("nan")] + [1.0] * 39, "must be 40 numbers"),
+        ([float("inf")] + [1.0] * 39, "must be 40 numbers"),
+        (["many"] * 40, "must be numbers"),
+        ([0.0] * 40, "0 for every training row"),
+    ],
+)
+def test_weights_that_are_none_are_refused(features, given: object, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        divided(features, sample_weights=given)
