@@ -71,15 +71,25 @@ def private_copy(item: Any) -> Any:
     if is_image(item):
         return _private_image(item)
     if isinstance(item, Mapping):
-        made: Any = copy.copy(item)
-        for name, value in item.items():
-            if (own := private_copy(value)) is not value:
-                made[name] = own
-        return made
+        return _private_mapping(item)
     if isinstance(item, (tuple, list)):
         parts = [private_copy(part) for part in item]
-        return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
+        try:
+            return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
+        except TypeError:  # a class that is made otherwise
+            return tuple(parts) if isinstance(item, tuple) else parts
     return bytes(item) if isinstance(item, bytearray) else item
+
+
+def _private_mapping(item: Mapping[Any, Any]) -> Any:
+    values = {name: private_copy(value) for name, value in item.items()}
+    try:
+        made: Any = copy.copy(item)
+        for name, value in values.items():
+            made[name] = value
+    except TypeError:  # one that cannot be changed
+        return values
+    return made
 
 
 def _private_image(image: Any) -> Any:

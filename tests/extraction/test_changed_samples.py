@@ -413,3 +413,20 @@ def test_a_dataset_that_lists_ids_but_does_not_say_what_it_reads_is_refused(net,
 
     with pytest.raises(DataError, match=r"Listing lists .* has no read\(index\)"):
         featcache.extract(net, Listing(torch.randn(2, 3, 12, 12), torch.zeros(2)), str(tmp_path / "s"), cut="block")
+
+
+def test_a_row_is_not_compared_with_what_its_sample_has_become(net, made, pairs, tmp_path) -> None:
+    class Fourth(TensorPairs):
+        """A dataset one item of which is another one when it is fetched for the fourth time."""
+
+        fetched = 0
+
+        def __getitem__(self, index: int):
+            value, target = super().__getitem__(index)
+            self.fetched += index == 9
+            return (value + 1 if index == 9 and self.fetched == 4 else value), target
+
+    data, store = Fourth(pairs.inputs, pairs.targets_of), str(tmp_path / "s")
+    assert featcache.extract(made, data, store).report.computed == 50
+    with pytest.raises(StaleError, match="item 9 changed after it was listed, so its row cannot be compared"):
+        featcache.FeatureStore(store).recompute(made, data, 50)

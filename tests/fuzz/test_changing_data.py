@@ -30,7 +30,7 @@ from PIL import Image
 
 import featcache
 from featcache.datasets import open_dataset
-from featcache.errors import FeatCacheError
+from featcache.errors import DataError, FeatCacheError
 from featcache.identity import content_id, encoded_id
 from featcache.samples import file_memo
 
@@ -319,6 +319,14 @@ def check_rows(world: World, prefix: featcache.Split, store: Path) -> set[bytes]
     return set(found)
 
 
+def opens(world: World) -> bool:
+    """Whether what is left can be used at all: a folder of a class may have lost all its files."""
+    try:
+        return len(world.dataset()) > 0
+    except DataError:
+        return False
+
+
 edits = st.tuples(
     st.sampled_from(["replace", "rewrite", "restore", "swap", "truncate", "remove"]),
     st.integers(0, FILES - 1),
@@ -349,14 +357,13 @@ def test_whatever_is_edited_at_whichever_read_no_row_lies_under_another_contents
                 extract(world, prefix, store, on_error=on_error)
             check_rows(world, prefix, store)
             file_memo.RACY_NS = grace_ns
-            if not world.now():
+            if not world.now() or not opens(world):
                 return
             # Once nothing is edited, a run or two have every row.
-            with suppress():
-                extract(world, prefix, store, on_error="skip")
-                report = extract(world, prefix, store, on_error="skip")
-                assert report.changed == 0
-                assert check_rows(world, prefix, store) >= world.now()
+            extract(world, prefix, store, on_error="skip")
+            report = extract(world, prefix, store, on_error="skip")
+            assert report.changed == 0
+            assert check_rows(world, prefix, store) >= world.now()
         finally:
             file_memo.RACY_NS = grace_ns
             shutil.rmtree(scratch)
