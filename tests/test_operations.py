@@ -12,7 +12,11 @@ HERE = Path(__file__).parent
 TEXT = (HERE.parent / "docs" / "operations.md").read_text(encoding="utf-8")
 
 PROVEN = {
-    1: ["extraction/test_invalidation_fuzz.py::test_random_edits_recompute_what_changed_and_serve_nothing_stale"],
+    1: [
+        "extraction/test_invalidation_fuzz.py::test_random_edits_recompute_what_changed_and_serve_nothing_stale",
+        "extraction/test_changed_samples.py::test_the_command_says_which_samples_changed_and_exits_3",
+        "fuzz/test_changing_data.py::test_whatever_is_edited_at_whichever_read_no_row_lies_under_another_contents_id",
+    ],
     2: ["extraction/test_invalidation.py::test_an_edit_that_keeps_size_and_modification_time_is_seen"],
     3: ["extraction/test_invalidation.py::test_a_transform_that_cannot_be_fingerprinted_is_refused_with_what_to_do"],
     4: ["store/test_durability.py::test_an_extraction_killed_at_random_moments_loses_nothing_and_shows_nothing_torn"],

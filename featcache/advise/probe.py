@@ -12,7 +12,7 @@ import numpy as np
 from ..catalog import FeatureStore
 from ..codecs import Stored, takes_stored
 from ..errors import DataError, UsageError
-from ..extraction import extract
+from ..extraction import extract, refuse_changed
 from ..features import Features
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
@@ -236,6 +236,7 @@ def probe(
         store_budget=store_budget, engine=engine, workers=workers, on_error=on_error, progress=progress,
         **chosen.options(),
     )  # fmt: skip
+    refuse_changed(features.report for features in made.values())
     rows_of = chosen_rows(made[names[0]], most_samples, seed)
     shifts = _shifts(about, batch_size, device)
     found: list[ProbeRow] = []

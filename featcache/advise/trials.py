@@ -12,7 +12,7 @@ import torch
 
 from ..catalog import FeatureStore
 from ..codecs import Stored
-from ..extraction import extract, stored_row_bytes
+from ..extraction import extract, refuse_changed, stored_row_bytes
 from ..features import Features
 from ..heads import fit_head, train_heads
 from ..machine import pick_device
@@ -143,6 +143,7 @@ class Trials:
                 splits, about.samples, self.store, device=self.device, progress=self.progress, **self.extraction,
                 **self.stored.options(),
             )  # fmt: skip
+            refuse_changed(features.report for features in made.values())
             each_s = (time.perf_counter() - started_s) / len(group)
             for name, split in zip(group, splits, strict=True):
                 features = made[name]

@@ -104,6 +104,11 @@ def _compare(
     buffer = ShardBuffer(replace(recipe, dtype="float32"), len(rows))
     with on_device(split.model, device), exact_numerics():
         for batch in source.batches([rows]):
+            if batch.changed:
+                raise StaleError(
+                    f"{batch.changed[0].name} changed after it was listed, so its row cannot be compared with a fresh one. Run "
+                    "again once nothing writes to the data."
+                )
             if len(batch.rows):
                 frontier = source.compute(batch.inputs, [split])[0]
                 buffer.append(batch.rows, HostCopy(buffer.pooled(frontier)).result())

@@ -9,6 +9,7 @@ import click
 from .logs import log_as_json
 from .options import command, configured_cuts, cut_option, project_options, the_project
 from .output import count, duration, print_json, print_line, print_table, progress_bar, size
+from .status import STALE
 
 if TYPE_CHECKING:
     from ..extraction import ExtractReport, MissingTask
@@ -49,8 +50,8 @@ def extract_command(
     engine: str,
     task: str | None,
     **options: Any,
-) -> None:
-    """Compute the features that are missing, and store them.
+) -> int:
+    """Compute the features that are missing, and store them; exit 3 if samples changed meanwhile.
 
     Rows that are there are reused; an extraction that was killed goes on at its last whole shard. With several --cut
     each makes its own set, in one pass over the data. What can be derived from a cached set at a shallower cut is.
@@ -63,7 +64,7 @@ def extract_command(
         log_as_json()
     if plan_only:
         _list_tasks(project.missing_tasks(cuts, on_error=on_error), as_json)
-        return
+        return 0
     with progress_bar() as progress:
         reports = project.extract_cuts(
             cuts, workers=workers, on_error=on_error, engine=engine, task=task, progress=progress
@@ -77,6 +78,7 @@ def extract_command(
         print_line(f"bound by: {bound.part} ({100 * bound.share:.0f} %). To go faster, {bound.advice}.")
     if as_json:
         print_json(reports)
+    return STALE if any(report.changed for report in reports) else 0
 
 
 def _list_tasks(tasks: list[MissingTask], as_json: bool) -> None:
@@ -97,11 +99,13 @@ def _describe(report: ExtractReport, store: str) -> None:
         done += f", {report.remaining:,} left to other tasks than {report.task}"
     if report.skipped:
         done += f", {report.skipped:,} skipped"
+    if report.changed:
+        done += f", {report.changed:,} changed"
     if report.computed or report.derived:
         rate = (report.computed + report.derived) / max(report.elapsed_s, 1e-9)
         done += f" in {duration(report.elapsed_s)} on {report.device} ({rate:,.0f} samples/s, {size(report.size_bytes)} written)"
     else:
-        done += f" in {duration(report.elapsed_s)}: nothing to compute"
+        done += f" in {duration(report.elapsed_s)}: nothing {'stored' if report.changed else 'to compute'}"
     print_line(f"{done}. Set {report.recipe} in {store}.")
     for note in report.notes:
         print_line(f"note: {note}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..identity import content_id
 from ..samples import FileMemo
-from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
+from .media import DECODING, IMAGES, SOUNDS, kind_of, read_media
 from .options import parse_options, split_name
 from .table import Table, pick, read_table
 from .targets import encode_targets, no_targets, target_of
@@ -82,8 +83,23 @@ class FileTable(_Rows):
             )
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.read(index)[1](), target_of(self.targets, index)
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a file's content, and a function that decodes what was read."""
+        with self._at_line(index):
+            found, decoded = read_media(self.kind, Path(self._path(index)))
+
+        def item() -> Any:
+            with self._at_line(index):
+                return decoded()
+
+        return found, item
+
+    @contextmanager
+    def _at_line(self, index: int) -> Iterator[None]:
         try:
-            return open_media(self.kind, Path(self._path(index))), target_of(self.targets, index)
+            yield
         except UnreadableSampleError as error:
             raise UnreadableSampleError(f"{self.table} line {self.lines[index]}: {error}") from error
 
@@ -109,12 +125,20 @@ class TextTable(_Rows):
         self.decoding = DECODING["text"]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self._text(index), target_of(self.targets, index)
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a text, and a function that gives it."""
+        text = self._text(index)
+        return content_id(text), lambda: text
+
+    def _text(self, index: int) -> Any:
         parts = tuple(texts[index] for texts in self.texts)
-        return parts[0] if len(parts) == 1 else parts, target_of(self.targets, index)
+        return parts[0] if len(parts) == 1 else parts
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the texts (samples, 16)."""
-        ids = b"".join(content_id(self[row][0]) for row in range(len(self)))
+        ids = b"".join(content_id(self._text(row)) for row in range(len(self)))
         return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
 
 

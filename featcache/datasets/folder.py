@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError
 from ..samples import FileMemo
-from .media import DECODING, IMAGES, SOUNDS, kind_of, open_media
+from .media import DECODING, IMAGES, SOUNDS, kind_of, read_media
 
 __all__ = ["FolderDataset"]
 
@@ -71,7 +71,11 @@ class FolderDataset:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return open_media(self.kind, self.root / self.names[index]), int(self.targets[index])
+        return self.read(index)[1](), int(self.targets[index])
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a file's content, and a function that decodes what was read."""
+        return read_media(self.kind, self.root / self.names[index])
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
         """Return the ids of the files' contents (samples, 16)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..extras import need
 from ..identity import content_id
 from ..samples import FileMemo
 from .csv import TARGETS, TEXTS
-from .media import DECODING, decode, open_media
+from .media import DECODING, encoded, read_media
 from .options import parse_options, split_name
 from .table import pick
 from .targets import encode_targets, no_targets, target_of
@@ -59,28 +59,35 @@ class HuggingFaceSamples:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.read(index)[1](), target_of(self.targets, index)
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a row's encoded content, and a function that decodes what was read."""
         part, row = self._place(index)
         value = self._parts[part][row][self.column]
         where = f"{self.spec} {self.names[index]}"
         if value is None:
             raise UnreadableSampleError(f"{where} has no value in the column {self.column!r}")
-        return self._item(value, where), target_of(self.targets, index)
+        if self.kind == "text":
+            text = str(value)
+            return content_id(text), lambda: text
+        if value["bytes"] is None:
+            return read_media(self.kind, Path(value["path"]))
+        return encoded(self.kind, value["bytes"], where)
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the encoded contents (samples, 16), which files of this content have, too."""
         memo = memo or FileMemo()
         return np.concatenate([self._part_ids(part, memo) for part in self._parts])
 
-    def _item(self, value: Any, where: str) -> Any:
-        if self.kind == "text":
-            return str(value)
-        if value["bytes"] is None:
-            return open_media(self.kind, Path(value["path"]))
-        return decode(self.kind, value["bytes"], where)
-
     def _part_ids(self, part: Any, memo: FileMemo) -> Array:
         if self.kind == "text":
-            ids = b"".join(content_id(str(value)) for value in _column(part, self.column))
+            ids = b"".join(
+                memo.unreadable_id(f"{part._fingerprint}:{self.column}:{row}")
+                if value is None
+                else content_id(str(value))
+                for row, value in enumerate(_column(part, self.column))
+            )
             return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
         first = part[0][self.column]
         if first is not None and first["bytes"] is None:
@@ -97,7 +104,9 @@ class HuggingFaceSamples:
             return content
 
         if not files:  # held in memory, where nothing says whether they changed
-            memo = FileMemo()
+            forgotten = FileMemo()
+            forgotten.unread = memo.unread
+            memo = forgotten
         # Rows may be in another order in another selection of the same files, so the fingerprint is part of their name.
         return memo.part_ids(files, [f"{part._fingerprint}:{self.column}:{row}" for row in range(len(part))], read)
 

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ..errors import MissingDependencyError, UnreadableSampleError
+from ..identity import encoded_id
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DECODING", "IMAGES", "SOUNDS", "TEXTS", "decode", "kind_of", "open_image", "open_media"]
+__all__ = [
+    "DECODING",
+    "IMAGES",
+    "SOUNDS",
+    "TEXTS",
+    "decode",
+    "encoded",
+    "kind_of",
+    "open_image",
+    "open_media",
+    "read_media",
+]
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SOUNDS = (".wav", ".flac")
@@ -38,13 +52,24 @@ def kind_of(name: str) -> str | None:
 
 def open_media(kind: str, path: Path) -> Any:
     """Return the item in a file; raises ``UnreadableSampleError`` for one that is damaged or not there."""
+    return decode(kind, _content(path), path)
+
+
+def read_media(kind: str, path: Path) -> tuple[bytes, Callable[[], Any]]:
+    """Return the id of a file's content, and a function that decodes what was read, as ``SourceDataset.read`` does."""
+    return encoded(kind, _content(path), path)
+
+
+def encoded(kind: str, content: bytes, where: object) -> tuple[bytes, Callable[[], Any]]:
+    """Return the id of some content, and a function that decodes it, as ``SourceDataset.read`` does."""
+    return encoded_id(content), partial(decode, kind, content, where)
+
+
+def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return decode(kind, file, path)
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise UnreadableSampleError(f"{path} is not there (any more)") from error
-    except UnreadableSampleError:
-        raise
     except OSError as error:
         raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
 
@@ -54,18 +79,18 @@ def open_image(path: Path) -> Any:
     return open_media("image", path)
 
 
-def decode(kind: str, content: bytes | BinaryIO, where: object) -> Any:
+def decode(kind: str, content: bytes, where: object) -> Any:
     """Return a PIL image in RGB, a sound as (float32 tensor (samples,), sample rate), or a text.
 
     Raises ``UnreadableSampleError`` for what is damaged.
     """
-    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    file = io.BytesIO(content)
     if kind == "image":
         return _image(file, where)
     if kind == "sound":
         return _sound(file, where)
     try:
-        return file.read().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnreadableSampleError(f"{where} is not text in UTF-8 ({error})") from error
 

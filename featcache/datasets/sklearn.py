@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,14 @@ class SklearnImages:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.read(index)[1](), int(self.targets[index])
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of an image's pixels, and a function that makes the image of them."""
         from PIL import Image
 
-        return Image.fromarray(self.pixels[index]).convert("RGB"), int(self.targets[index])
+        pixels = self.pixels[index].copy()
+        return content_id(pixels), lambda: Image.fromarray(pixels).convert("RGB")
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
         """Return the ids of the images' pixels (samples, 16)."""

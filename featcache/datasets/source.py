@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,6 +89,31 @@ class SourceDataset(Protocol):
         -------
         numpy.ndarray, shape (samples, 16), uint8
             The ids.
+        """
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Read one sample, and say what was read.
+
+        An extraction reads a sample only here, once: a row belongs to the bytes that it was computed from, even where
+        somebody writes to them meanwhile.
+
+        Parameters
+        ----------
+        index : int
+            The number of the sample.
+
+        Returns
+        -------
+        sample_id : bytes
+            The 16-byte id of what was read, made as ``sample_ids`` makes it.
+        item : callable
+            A function that makes the item of what was read, and reads nothing more. It raises ``UnreadableSampleError``
+            for what is damaged.
+
+        Raises
+        ------
+        UnreadableSampleError
+            If there is nothing to read.
         """
 
 

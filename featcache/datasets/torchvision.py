@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from ..errors import (
     one_line,
 )
 from ..identity import content_id
-from ..samples import FileMemo
-from .media import DECODING, kind_of, open_media
+from ..samples import FileMemo, private_copy
+from .media import DECODING, kind_of, read_media
 from .options import parse_options, split_name
 from .targets import encode_targets, target_of
 
@@ -68,10 +68,14 @@ class TorchvisionSamples:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        target = target_of(self.targets, index)
+        return self.read(index)[1](), target_of(self.targets, index)
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a file's content or of the image itself, and a function that gives what was read."""
         if self._files is not None:
-            return open_media("image", self._files[index]), target
-        return self._item(index), target
+            return read_media("image", self._files[index])
+        item = private_copy(self._item(index))
+        return content_id(item), lambda: item
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the files' contents, or of the images themselves where there are no files (samples, 16)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError, UnreadableSampleError, UsageError
 from ..samples import FileMemo
-from .media import DECODING, decode, kind_of
+from .media import DECODING, encoded, kind_of
 from .options import SPLITS, parse_options
 from .patterns import find_files
 from .targets import encode_targets, no_targets, target_of
@@ -72,12 +72,16 @@ class TarSamples:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.read(index)[1](), target_of(self.targets, index)
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of a member's content, and a function that decodes what was read."""
         where = f"{self._samples[index].tar}: {self._samples[index].key}.{self._inputs[index]}"
         try:
-            content = self._samples[index].read(self._inputs[index])
+            content = self._read(index)
         except OSError as error:
             raise UnreadableSampleError(f"{where} cannot be read any more ({error})") from error
-        return decode(self.kind, content, where), target_of(self.targets, index)
+        return encoded(self.kind, content, where)
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the members' contents (samples, 16), which files of this content have, too."""

@@ -17,7 +17,7 @@ from .extract import (
 )
 from .fill import DEFAULT_SHARD_BYTES as DEFAULT_SHARD_BYTES
 from .job import Destination as Destination, ExtractJob as ExtractJob
-from .missing import report_if_complete as report_if_complete
+from .missing import refuse_changed as refuse_changed, report_if_complete as report_if_complete
 from .numerics import PrefixRunner as PrefixRunner
 from .request import (
     Request as Request,

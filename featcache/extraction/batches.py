@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError
 from ..machine import to_device, transferred, usable_cores
-from ..samples import Samples, Unreadable, length_of
+from ..samples import Changed, Samples, Unreadable, length_of
 from .numerics import PrefixRunner
 
 if TYPE_CHECKING:
@@ -30,15 +30,21 @@ RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 @dataclass
 class Batch:
-    """A batch on its way: which rows (position in the snapshot, view) it holds, and which could not be read.
+    """A batch on its way: which rows (position in the snapshot, view) it holds, and which could not be read or changed.
 
     ``inputs`` may hold more rows than are named: it is filled up to the size that all batches have.
     """
 
     rows: Array
     inputs: Inputs
-    unreadable: list[Unreadable]
+    unreadable: list[Unreadable] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
     decode_s: float = 0.0
+
+    @property
+    def seen(self) -> int:
+        """Return how many rows have had their turn, computed or not."""
+        return len(self.rows) + len(self.unreadable) + len(self.changed)
 
 
 class Batches(Protocol):
@@ -87,11 +93,11 @@ class SampleBatches:
         def pinned() -> Iterator[Any]:
             for batches in loader:
                 for batch in batches:
-                    told = (batch.unreadable, batch.decode_s)
+                    told = (batch.unreadable, batch.changed, batch.decode_s)
                     yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, told
 
-        for rows, inputs, (unreadable, decode_s) in transferred(pinned(), self.device):
-            yield Batch(rows, inputs, unreadable, decode_s)
+        for rows, inputs, told in transferred(pinned(), self.device):
+            yield Batch(rows, inputs, *told)
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
@@ -133,22 +139,32 @@ class _Windows:
 
 
 class _InputDataset(Dataset[Any]):
-    """The model inputs of a snapshot's rows; one that cannot be read comes back as what went wrong."""
+    """The model inputs of a snapshot's rows; one that cannot be read, or is another by now, comes back as what went wrong."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.positions = samples.positions()
         self.ids = samples.snapshot().ids
+        self.unread = samples.unread
 
     def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any, float]:
-        number, view = row
-        position = int(self.positions[number])
         started_s = time.perf_counter()
+        return row, self._input(*row), time.perf_counter() - started_s
+
+    def _input(self, number: int, view: int) -> Any:
+        position, listed = int(self.positions[number]), self.ids[number].tobytes()
+        name = self.samples.label(position)
         try:
-            value = self.samples.input(position, view, self.ids[number].tobytes())
+            found, item = self.samples.read(position)
         except OSError as error:  # UnreadableSampleError is one
-            value = Unreadable(number, self.samples.label(position), str(error))
-        return row, value, time.perf_counter() - started_s
+            kind = Unreadable if listed in self.unread else Changed
+            return kind(number, name, str(error))
+        if found != listed:
+            return Changed(number, name, "its content is another one than when it was listed")
+        try:
+            return self.samples.seen(item(), view, listed)
+        except OSError as error:
+            return Unreadable(number, name, str(error))
 
 
 @dataclass
@@ -164,9 +180,8 @@ class _Collate:
     ragged: bool
 
     def __call__(self, items: list[tuple[tuple[int, int], Any, float]]) -> list[Batch]:
-        """Return the batches of items of ``_InputDataset``; the first carries what could not be read."""
-        readable = [(row, value) for row, value, _ in items if not isinstance(value, Unreadable)]
-        unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
+        """Return the batches of items of ``_InputDataset``; the first carries what is not in them."""
+        readable = [(row, value) for row, value, _ in items if not isinstance(value, (Unreadable, Changed))]
         batches = []
         if self.ragged:
             groups: dict[Any, list[Any]] = {}
@@ -176,16 +191,18 @@ class _Collate:
                 for start in range(0, len(group), self.batch_size):
                     batches.append(self._batch(group[start : start + self.batch_size]))
         elif readable:
+            self.samples.check_alike([value for _, value in readable])
             batches.append(self._batch(readable + [readable[-1]] * (self.batch_size - len(readable)), len(readable)))
         if not batches:
-            batches.append(Batch(np.empty((0, 2), dtype=np.int64), None, []))
-        batches[0].unreadable = unreadable
+            batches.append(Batch(np.empty((0, 2), dtype=np.int64), None))
+        batches[0].unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
+        batches[0].changed = [value for _, value, _ in items if isinstance(value, Changed)]
         batches[0].decode_s = sum(seconds for _, _, seconds in items)
         return batches
 
     def _batch(self, items: list[tuple[tuple[int, int], Any]], count: int | None = None) -> Batch:
         rows = np.array([row for row, _ in items[:count]], dtype=np.int64).reshape(-1, 2)
-        return Batch(rows, self.samples.batch([value for _, value in items]), [])
+        return Batch(rows, self.samples.batch([value for _, value in items]))
 
 
 def default_workers(samples: Samples, count: int, device: torch.device) -> int:

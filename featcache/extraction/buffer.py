@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from ..codecs import Pool, load_codec
+from ..errors import DataError
 from ..hdf5 import Ragged
 from ..identity import Recipe
+from ..tensorspec import TensorSpec
 
 __all__ = ["ShardBuffer"]
 
@@ -53,6 +55,7 @@ class ShardBuffer:
         arrays = {}
         for spec in self.recipe.frontier:
             tensor = features[spec.name][: len(rows)]
+            self._check_shape(spec, tuple(tensor.shape[1:]))
             arrays[spec.name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         bad = _unstorable_rows(arrays, self._codec.largest)
         if bad.any():
@@ -70,6 +73,15 @@ class ShardBuffer:
         self._rows[start:stop] = rows
         self._count = stop
         return [int(place) for place in np.flatnonzero(bad)]
+
+    def _check_shape(self, spec: TensorSpec, found: tuple[int, ...]) -> None:
+        """Raise ``DataError`` for features that are not what was recorded: numpy would stretch some of them."""
+        if (found[1:] if spec.ragged else found) != spec.value_shape:
+            shape = TensorSpec(spec.name, found, spec.dtype)
+            raise DataError(
+                f"the features {spec.name!r} of some samples have the shape {shape}, not {spec} as those on which the network "
+                "was recorded. Give a transform that makes all inputs equally large, or one with `ragged = True`."
+            )
 
     def arrays(self) -> tuple[dict[str, Array | Ragged], dict[str, Array]]:
         """Return the encoded features of all rows, and the scales that decode them, both by tensor name."""

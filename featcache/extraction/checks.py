@@ -12,6 +12,7 @@ from ..errors import SplitError
 from ..machine import is_out_of_memory
 from ..samples import pieces
 from ..splitting import difference, first_difference, rounding
+from .batches import any_finite
 
 if TYPE_CHECKING:
     from ..splitting import Split
@@ -52,6 +53,9 @@ class BatchChecks:
         if self._seen & (self._seen - 1):
             return
         known = names()
+        if not any_finite(pieces(inputs, len(known))[0]):
+            self._seen -= 1  # samples that prove nothing are refused or skipped one by one
+            return
         first = self._seen == 1
         if first:
             self._check_suffixes(inputs, len(known), splits, frontiers)

@@ -68,7 +68,7 @@ class CachedBatches:
                 padded = np.concatenate([chosen, np.repeat(chosen[-1:], count - len(chosen))])
                 values = cached.gather(padded)
                 inputs = {name: values[name].to(dtype) for name, dtype in self._dtypes.items()}
-                yield Batch(rows[chosen], to_device(inputs, self.device), [])
+                yield Batch(rows[chosen], to_device(inputs, self.device))
 
     def compute(self, inputs: Frontier, splits: Sequence[Split]) -> list[Frontier]:
         """Return what crosses the deeper cut."""

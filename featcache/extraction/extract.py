@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,8 +13,8 @@ from ..progress import ProgressCallback, silent
 from ..quantity import parse_size
 from ..store import StoreFiles, check_name
 from .fill import DEFAULT_SHARD_BYTES, FillOptions, fill, missing_tasks as tasks_of
-from .missing import ExtractReport
-from .request import make_request, remember_files, samples_of, stored_from
+from .missing import ExtractReport, changed_in_words
+from .request import forget_changed, make_request, remember_files, samples_of, stored_from
 from .slices import MissingTask, TaskSlice
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def extract(
     -------
     Features or dict of str to Features
         The features, in the dataset's order. With a list of cuts or several splits, a dict of features by cut.
-        ``Features.report`` says what was done.
+        ``Features.report`` says what was done. A sample that changed after it was listed has no row: the report counts
+        it, and a warning names it.
 
     Raises
     ------
@@ -200,6 +202,10 @@ def extract(
         made[recipe.cut] = Features.join(
             sets[0], request.snapshot, report, sets[1] if request.views else None, request.views
         )
+    changed = [each for report, _ in filled for each in report.changed_samples]
+    if changed:
+        forget_changed(request, files, changed)
+        warnings.warn(changed_in_words(changed), stacklevel=2)
     several = isinstance(model, Sequence) or not (cut is None or isinstance(cut, str))
     return made if several else next(iter(made.values()))
 

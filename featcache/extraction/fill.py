@@ -259,12 +259,14 @@ class _Filling:
         with closing(receipts) if isinstance(receipts, Generator) else nullcontext():
             for receipt in receipts:
                 job.notes += [note for note in receipt.notes if note not in job.notes]
+                changed = {self.request.snapshot.ids[each.position].tobytes(): each for each in receipt.changed}
                 for number in numbers:
                     self.cuts[number].timings.add(receipt.timings)
+                    self.cuts[number].changed |= changed
                 for target, shard, size_bytes in zip(targets, receipt.shards, receipt.size_bytes, strict=True):
                     target.add_shard(shard, size_bytes)
                     self._note_steps(target, size_bytes, receipt.computed)
-                self._advance((receipt.computed + len(receipt.skipped)) * len(targets))
+                self._advance((receipt.computed + len(receipt.skipped) + len(receipt.changed)) * len(targets))
 
     def _advance(self, rows: int) -> None:
         self.done = min(self.done + rows, self.total)

@@ -15,9 +15,9 @@ import torch
 
 from ..errors import NonFiniteError, SplitError, UnreadableSampleError
 from ..machine import DeviceClock, Flight, Timings, exact_numerics, is_out_of_memory, on_device
-from ..samples import Snapshot, Unreadable, pieces
+from ..samples import Changed, Snapshot, Unreadable, pieces
 from ..store import FeatureSet
-from .batches import Batch, Batches, any_finite
+from .batches import Batch, Batches
 from .buffer import ShardBuffer
 from .checks import BatchChecks
 from .provenance import surroundings
@@ -60,8 +60,17 @@ class Receipt:
     computed: int
     size_bytes: tuple[int, ...]
     skipped: tuple[Unreadable, ...] = ()
+    changed: tuple[Changed, ...] = ()
     notes: tuple[str, ...] = ()
     timings: Timings = field(default_factory=Timings)
+
+
+@dataclass
+class _LeftOut:
+    """The samples of a task that get no row."""
+
+    skipped: list[Unreadable] = field(default_factory=list)
+    changed: list[Changed] = field(default_factory=list)
 
 
 @dataclass
@@ -121,7 +130,7 @@ class ExtractJob:
                 ]
                 took = Timings()
                 try:
-                    skipped = self._fill(task, buffers, batches, took)
+                    left_out = self._fill(task, buffers, batches, took)
                 except SplitError:  # what was computed by the same unsound way does not stay
                     if waiting is not None:
                         waiting.result()
@@ -130,19 +139,17 @@ class ExtractJob:
                 except BaseException:
                     if waiting is not None:
                         waiting.result()
-                    self._commit(task, buffers, [], took)
+                    self._commit(task, buffers, _LeftOut(), took)
                     raise
                 if waiting is not None:
                     yield _awaited(waiting)
-                waiting = writer.submit(self._commit, task, buffers, skipped, took)
+                waiting = writer.submit(self._commit, task, buffers, left_out, took)
             if waiting is not None:
                 yield _awaited(waiting)
 
-    def _fill(
-        self, task: Task, buffers: list[ShardBuffer], batches: Iterator[Batch], took: Timings
-    ) -> list[Unreadable]:
+    def _fill(self, task: Task, buffers: list[ShardBuffer], batches: Iterator[Batch], took: Timings) -> _LeftOut:
         splits = [self.destinations[each].split for each in task.destinations]
-        skipped: list[Unreadable] = []
+        left_out = _LeftOut()
         flight: Flight | None = None
         seen = 0
         while seen < len(task.rows):
@@ -150,9 +157,10 @@ class ExtractJob:
             batch = next(batches)
             took.wait_s += time.perf_counter() - started_s
             took.decode_s += batch.decode_s
-            seen += len(batch.rows) + len(batch.unreadable)
+            seen += batch.seen
             self._report_unreadable(batch)
-            skipped += batch.unreadable
+            left_out.skipped += batch.unreadable
+            left_out.changed += batch.changed
             started = None
             if len(batch.rows):
                 clock = DeviceClock(self.device)
@@ -161,18 +169,16 @@ class ExtractJob:
                 started = Flight(batch, pooled, clock)
             # On a GPU the last batch is copied and stored while this one is computed.
             if flight is not None:
-                skipped += self._keep(buffers, splits, flight, took)
+                left_out.skipped += self._keep(buffers, splits, flight, took)
             flight = started
         if flight is not None:
-            skipped += self._keep(buffers, splits, flight, took)
-        return skipped
+            left_out.skipped += self._keep(buffers, splits, flight, took)
+        return left_out
 
     def _forward(self, batch: Batch, splits: Sequence[Split]) -> list[Frontier]:
         frontiers = self._computed(batch.inputs, splits)
-        few = pieces(batch.inputs, len(batch.rows))[0]
-        if any_finite(few):  # samples that prove nothing are refused or skipped one by one
-            assert self._checks is not None
-            self._checks.check(batch.inputs, splits, frontiers, lambda: [self._name(row) for row in batch.rows[:, 0]])
+        assert self._checks is not None
+        self._checks.check(batch.inputs, splits, frontiers, lambda: [self._name(row) for row in batch.rows[:, 0]])
         return frontiers
 
     def _name(self, position: int) -> str:
@@ -223,11 +229,11 @@ class ExtractJob:
                 f"{first.name} cannot be read: {first.reason.rstrip('.')}. Mend or remove it, or use --on-error skip."
             )
 
-    def _commit(self, task: Task, buffers: list[ShardBuffer], skipped: list[Unreadable], took: Timings) -> Receipt:
+    def _commit(self, task: Task, buffers: list[ShardBuffer], left_out: _LeftOut, took: Timings) -> Receipt:
         started_s = time.perf_counter()
         shards: list[str | None] = []
         sizes = []
-        noted = {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in skipped}
+        noted = {self.snapshot.ids[bad.position].tobytes().hex(): (bad.name, bad.reason) for bad in left_out.skipped}
         for number, buffer in zip(task.destinations, buffers, strict=True):
             feature_set = self.destinations[number].feature_set
             shard, rows = None, buffer.rows
@@ -245,12 +251,20 @@ class ExtractJob:
             if self.compression is not None and shard is not None:
                 size_bytes = feature_set.storage.fetch(f"{feature_set.path}/{shard}").stat().st_size
             sizes.append(size_bytes)
-        computed = len(task.rows) - len(skipped)
+        computed = len(task.rows) - len(left_out.skipped) - len(left_out.changed)
         took.write_s += time.perf_counter() - started_s
         words = tuple(self.notes)
         log.info("task %d: %d rows", task.number, computed, extra={"event": "task", "shards": shards, **asdict(took)})
         return Receipt(
-            task.number, task.destinations, tuple(shards), computed, tuple(sizes), tuple(skipped), words, took
+            task.number,
+            task.destinations,
+            tuple(shards),
+            computed,
+            tuple(sizes),
+            tuple(left_out.skipped),
+            tuple(left_out.changed),
+            words,
+            took,
         )
 
     def _withdraw(self) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..errors import StaleError
 from ..machine import Timings
-from ..samples import Samples, Snapshot, Unreadable
+from ..samples import Changed, Samples, Snapshot, Unreadable
 from ..store import FeatureSet, RowIndex, row_keys
 
-__all__ = ["ExtractReport", "describe", "missing_rows", "report_if_complete", "samples_among"]
+__all__ = [
+    "ExtractReport",
+    "changed_in_words",
+    "describe",
+    "missing_rows",
+    "refuse_changed",
+    "report_if_complete",
+    "samples_among",
+]
 
 Array = np.ndarray[Any, Any]
+NAMED = 3  # samples in a line about them
 
 
 @dataclass
@@ -46,6 +56,8 @@ class ExtractReport:
         The samples that were derived from another cached set.
     skipped : int
         The samples that could not be read.
+    changed : int
+        The samples that changed after they were listed. They have no row; the next extraction computes what they are then.
     size_bytes : int
         The bytes that were written.
     elapsed_s : float
@@ -62,6 +74,8 @@ class ExtractReport:
         Where the time went. Cuts that are computed in one pass share it.
     skipped_samples : list of Unreadable
         The samples that could not be read, each with its ``position``, ``name`` and ``reason``.
+    changed_samples : list of Changed
+        The samples that changed, each with its ``position``, ``name`` and ``reason``.
     notes : list of str
         Remarks, such as from where rows were derived.
     """
@@ -76,6 +90,7 @@ class ExtractReport:
     reused: int = 0
     derived: int = 0
     skipped: int = 0
+    changed: int = 0
     size_bytes: int = 0
     elapsed_s: float = 0.0
     device: str | None = None
@@ -84,6 +99,7 @@ class ExtractReport:
     shards: list[str] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
     skipped_samples: list[Unreadable] = field(default_factory=list)
+    changed_samples: list[Changed] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -125,18 +141,53 @@ def among_skipped(snapshot: Snapshot, rows: Array, skipped: Collection[str]) -> 
     return np.array([snapshot.ids[position].tobytes().hex() in skipped for position in rows[:, 0].tolist()], dtype=bool)
 
 
-def describe(samples: Samples, feature_set: FeatureSet, augmented: FeatureSet | None, views: int) -> ExtractReport:
-    """Return a report in which every row that is there counts as reused."""
+def changed_in_words(changed: Iterable[Changed]) -> str:
+    """Return in one line which samples changed, and what to do; each sample is named once."""
+    names = list(dict.fromkeys(each.name for each in changed))
+    named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    one = len(names) == 1
+    return (
+        f"{len(names)} sample{'' if one else 's'} changed after {'it was' if one else 'they were'} listed and "
+        f"{'has' if one else 'have'} no row: {named}. Run again once nothing writes to the data."
+    )
+
+
+def refuse_changed(reports: Iterable[ExtractReport]) -> None:
+    """Raise ``StaleError`` where rows are missing because samples changed while they were extracted."""
+    changed = [each for report in reports for each in report.changed_samples]
+    if changed:
+        raise StaleError(changed_in_words(changed))
+
+
+def describe(
+    samples: Samples,
+    feature_set: FeatureSet,
+    augmented: FeatureSet | None,
+    views: int,
+    changed: Mapping[bytes, Changed] | None = None,
+) -> ExtractReport:
+    """Return a report in which every row that is there counts as reused; ``changed`` are samples by what they were."""
     snapshot = samples.snapshot()
     present = feature_set.present(snapshot.ids)
+    of_views = [augmented.present(snapshot.ids, view) for view in range(1, views + 1)] if augmented is not None else []
     recipe = feature_set.recipe
     count = len(snapshot) + len(samples.unreadable)
     report = ExtractReport(recipe.cut, snapshot.dataset, recipe.fingerprint, snapshot.digest, count, views)
     report.reused = int(present.sum())
-    if augmented is not None:
-        report.reused += sum(int(augmented.present(snapshot.ids, view).sum()) for view in range(1, views + 1))
+    report.reused += sum(int(each.sum()) for each in of_views)
+    if changed:
+        # Also samples of the same content that did not change: the row of all of them was to be computed from one.
+        lacking = ~np.logical_and.reduce([present, *of_views])
+        for position in np.flatnonzero(lacking).tolist():
+            cause = changed.get(snapshot.ids[position].tobytes())
+            if cause is not None:
+                name = samples.label(int(samples.positions()[position]))
+                report.changed_samples.append(Changed(position, name, cause.reason))
+    report.changed = len(report.changed_samples)
     reasons = feature_set.skipped() if not present.all() else {}
-    for position in np.flatnonzero(~present).tolist():
+    without_row = ~present
+    without_row[[each.position for each in report.changed_samples]] = False
+    for position in np.flatnonzero(without_row).tolist():
         noted = reasons.get(snapshot.ids[position].tobytes().hex())
         if noted is None:
             report.remaining += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from ..datasets import open_dataset
 from ..errors import UsageError
 from ..identity import Recipe
 from ..progress import ProgressCallback, silent
-from ..samples import FileMemo, Samples, Snapshot, load_augment, refuse_random
+from ..samples import Changed, FileMemo, Samples, Snapshot, load_augment, refuse_random
 from ..store import StoreFiles
 from .derivable import lossy_recipe
 from .example import Example, example_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Request",
+    "forget_changed",
     "make_recipe",
     "make_request",
     "remember_files",
@@ -52,10 +53,20 @@ def remembered_snapshot(
 
 def remember_files(samples: Samples, store: StoreFiles) -> None:
     """Keep in a store, if it exists yet, the ids of the files that were read."""
-    memo = samples.memo
+    _keep_memo(samples, samples.memo, store)
+
+
+def _keep_memo(samples: Samples, memo: FileMemo | None, store: StoreFiles) -> None:
     if memo is not None and memo.hashed and store.storage.exists("store.json"):
         store.storage.write_bytes(_memo_path(samples), memo.to_bytes())
         memo.hashed = 0
+
+
+def forget_changed(request: Request, store: StoreFiles, changed: Iterable[Changed]) -> None:
+    """See to it that the samples are listed anew when they are asked for next, and files that changed are read again."""
+    memo, ids = request.samples.memo, request.snapshot.ids
+    request.samples.forget({ids[each.position].tobytes() for each in changed})
+    _keep_memo(request.samples, memo, store)
 
 
 def _memo_path(samples: Samples) -> str:
@@ -143,12 +154,14 @@ def make_request(
     before anything is written.
     """
     refuse_random(samples)
-    splits = tuple(_splits(model, cut, samples))
-    recipes = tuple(make_recipe(split, samples, stored) for split in splits)
+    splits, guess = _splits(model, cut, samples), samples.ragged
     snapshot = remembered_snapshot(samples, store, skip_unreadable=skip_unreadable, progress=progress)
+    if samples.ragged != guess:
+        splits = _splits(model, cut, samples)
+    recipes = tuple(make_recipe(split, samples, stored) for split in splits)
     if stored.from_lossy:
         recipes = tuple(lossy_recipe(recipe, store) for recipe in recipes)
-    return Request(samples, snapshot, stored, splits, recipes)
+    return Request(samples, snapshot, stored, tuple(splits), recipes)
 
 
 def _splits(

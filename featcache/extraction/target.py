@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..machine import Timings
-from ..samples import Samples
+from ..samples import Changed, Samples
 from ..store import FeatureSet
 from .missing import ExtractReport, describe, missing_rows, samples_among
 from .request import Request, views_recipe
@@ -57,6 +57,7 @@ class CutTargets:
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
+    changed: dict[bytes, Changed] = field(default_factory=dict)  # by the id that they had when they were listed
 
     @property
     def sets(self) -> list[FeatureSet]:
@@ -70,7 +71,7 @@ class CutTargets:
     def report(self, samples: Samples, views: int, device: str) -> ExtractReport:
         """Return what was done at this cut."""
         sets, snapshot = self.sets, samples.snapshot()
-        report = describe(samples, sets[0], sets[1] if len(sets) > 1 else None, views)
+        report = describe(samples, sets[0], sets[1] if len(sets) > 1 else None, views, self.changed)
         for target in self.targets:
             new = samples_among(snapshot, target.made, target.feature_set)
             derived = samples_among(snapshot, target.derived, target.feature_set)

@@ -194,7 +194,7 @@ def train_freezing(
     >>> head.split.cut
     '1'
     """
-    from ..extraction import extract
+    from ..extraction import extract, refuse_changed
     from ..splitting import as_now
     from .schedule import behind, parse_schedule, run_stages, schedule_options
 
@@ -212,7 +212,9 @@ def train_freezing(
         if stage.cut not in made:
             assert before is not None
             trained = splits[stage.cut].rebind(before.model)
-            made[stage.cut] = trained, extract(trained, dataset, store, **settings)
+            extracted = extract(trained, dataset, store, **settings)
+            refuse_changed([extracted.report])
+            made[stage.cut] = trained, extracted
         return made[stage.cut]
 
     chosen = schedule_options(options)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..backbones import load_backbone
 from ..codecs import pooled_spec
 from ..errors import DataError
-from ..extraction import example_of, extract
+from ..extraction import example_of, extract, refuse_changed
 from ..samples import Samples, load_transform
 from ..splitting import Split, split
 
@@ -153,6 +153,8 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         ------
         DataError
             If the samples cannot be used.
+        StaleError
+            If samples changed meanwhile, so that they have no features.
         StoreError
             If the store cannot be used.
         sklearn.exceptions.NotFittedError
@@ -166,6 +168,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
             dtype=self.dtype,
         )  # fmt: skip
         self.report_ = features.report
+        refuse_changed([features.report])
         vectors: Array = features.numpy()[0]
         return vectors
 

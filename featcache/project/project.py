@@ -334,6 +334,8 @@ class Project:
         else:
             self.store.save_snapshot(snapshot)
         self._note_cut(cuts[-1])
+        if any(report is not None and report.changed for report in reports.values()):
+            self.__dict__.pop("snapshot", None)  # what the data hold is looked at again
         done = [report for report in reports.values() if report is not None]
         for report in done:
             report.elapsed_s, report.task = time.perf_counter() - started_s, chosen
@@ -544,4 +546,5 @@ class Project:
             stored = stored_example(self.store.set(recipe))
             if stored is not None:
                 return stored
+        self.snapshot  # noqa: B018  # which shows whether samples vary in length
         return example_of(self.samples)

@@ -8,12 +8,14 @@ from .augment import load_augment
 from .columns import CodedColumn, TextColumn
 from .file_memo import FileMemo
 from .random_check import refuse_random
-from .samples import Samples, Unreadable
+from .reading import Changed, Unreadable, private_copy
+from .samples import Samples
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .stacking import length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
+    "Changed",
     "CodedColumn",
     "FileMemo",
     "Samples",
@@ -24,6 +26,7 @@ __all__ = [
     "load_augment",
     "load_transform",
     "pieces",
+    "private_copy",
     "read_snapshot",
     "refuse_random",
     "stack_inputs",

@@ -7,7 +7,7 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,14 @@ State = tuple[int, int, int, int]
 class FileMemo:
     """Known file ids; ``ids`` reads only files that are new or changed. ``hashed`` counts those since it was last set to 0.
 
+    ``unread`` are the ids that it gave to what it could not read.
+
     The change time (ctime) is remembered too: unlike size and modification time, no program can set it back.
     """
 
     def __init__(self) -> None:
         self.hashed = 0
+        self.unread: set[bytes] = set()
         self._keys = np.empty(0, dtype="S16")
         self._states = np.empty((0, 4), dtype=np.int64)
         self._ids = np.empty((0, 16), dtype=np.uint8)
@@ -85,6 +88,18 @@ class FileMemo:
             lambda _: _joint_state(files),
         )
 
+    def unreadable_id(self, place: str) -> bytes:
+        """Return the id of what cannot be read at a place, which no content has, and note that it was given."""
+        made = hashlib.sha256(b"featcache: unreadable\0" + os.fsencode(place)).digest()[:16]
+        self.unread.add(made)
+        return made
+
+    def forget(self, ids: Collection[bytes]) -> None:
+        """Read the files again that were taken for some ids."""
+        wrong = np.isin(self._ids.view("V16").reshape(-1), np.array(list(ids), dtype="V16"))
+        self._keys, self._states, self._ids = self._keys[~wrong], self._states[~wrong], self._ids[~wrong]
+        self.hashed += int(wrong.sum())  # so that it is kept without them
+
     def _known_or_read(
         self,
         places: Sequence[str],
@@ -106,7 +121,7 @@ class FileMemo:
             try:
                 content = read(row)
             except OSError:
-                ids[row] = np.frombuffer(_unreadable_id(places[row]), dtype=np.uint8)
+                ids[row] = np.frombuffer(self.unreadable_id(places[row]), dtype=np.uint8)
                 continue
             ids[row] = np.frombuffer(content, dtype=np.uint8)
             self.hashed += 1
@@ -128,10 +143,6 @@ class FileMemo:
 
 def _key(path: str) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
-
-
-def _unreadable_id(path: str) -> bytes:
-    return hashlib.sha256(b"featcache: unreadable\0" + os.fsencode(path)).digest()[:16]
 
 
 def _joint_state(paths: Sequence[str]) -> State:

@@ -25,9 +25,12 @@ def refuse_random(samples: Samples) -> None:
         raise DataError(f"the dataset {samples.name!r} is empty: it needs at least one sample.")
     for position in samples.spread():
         try:
-            fetched = [samples.raw(position)[0] for _ in range(2)]
+            (before, first), (after, second) = samples.read(position), samples.read(position)
+            fetched = [first(), second()]
         except OSError:
             continue  # an unreadable sample is named when its turn comes
+        if before != after and hasattr(samples.dataset, "sample_ids"):
+            continue  # its file is being written, which is no chance
         if _differ(fetched) or _draws(partial(samples.raw, position)):
             raise DataError(
                 f"{samples.label(position)} of {samples.name!r} differs when it is fetched twice: the dataset draws random "
@@ -42,7 +45,9 @@ def refuse_random(samples: Samples) -> None:
                     "augmentation in it cannot be cached. Use a deterministic transform, and give the random part as "
                     "--augment with --views."
                 )
-        if samples.augment is not None and _differ([samples.input(position, 1, b"example") for _ in range(2)]):
+        if samples.augment is not None and _differ(
+            [samples.seen(samples.raw(position)[0], 1, b"example") for _ in range(2)]
+        ):
             raise DataError(
                 f"the augmentation gives another view of {samples.label(position)} each time it is seeded equally: it "
                 "draws from a generator of its own. Let it draw from Python's, numpy's or torch's global generator."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,23 +18,15 @@ from ..progress import ProgressCallback, ProgressEvent, silent
 from .augment import view_of
 from .columns import CodedColumn, TextColumn
 from .file_memo import FileMemo
+from .reading import Unreadable, declared_id, read_item
 from .snapshot import Snapshot
 from .stacking import TargetStack, length_of, stack_inputs
 from .transforms import apply
 
-__all__ = ["Samples", "Unreadable"]
+__all__ = ["Samples"]
 
 Array = np.ndarray[Any, Any]
 TWICE = 8  # samples that are fetched again to find what is random
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A sample that could not be read, and why."""
-
-    position: int
-    name: str
-    reason: str
 
 
 @dataclass
@@ -45,7 +37,8 @@ class _Taken:
     positions: Sequence[int] | Array | None = None
     memo: FileMemo | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
-    ragged: dict[int, bool] = field(default_factory=dict)  # by transform
+    unread: frozenset[bytes] = frozenset()  # the ids of what could not be read, which have no content
+    lengths: set[Any] = field(default_factory=set)  # of all items, where they were hashed one by one
 
 
 class Samples:
@@ -62,17 +55,23 @@ class Samples:
                 f"a map-style dataset is needed, with __len__ and __getitem__; {type(dataset).__name__} is none. "
                 "Wrap it in one, or use a data specification such as folder:PATH."
             )
+        if hasattr(dataset, "sample_ids") and not hasattr(dataset, "read"):
+            raise DataError(
+                f"{type(dataset).__name__} lists the ids of its samples by sample_ids(memo), but has no read(index), which "
+                "gives the id and the item of what is read: add it (docs/extending.md), or leave sample_ids out."
+            )
         self.dataset = dataset
         self.transform = transform
         self.augment: Callable[[Any], Any] | None = None
         self.view_seed = 0
         self.name = name or getattr(dataset, "name", None) or _slug(type(dataset).__name__)
         self._taken = _Taken()
+        self._ragged: tuple[Snapshot | None, bool] | None = None
 
     def transformed(self, transform: Callable[[Any], Any] | None) -> Samples:
         """Return the same samples with a transform; they share the snapshot, since it is taken before the transform."""
         other = copy.copy(self)
-        other.transform = transform
+        other.transform, other._ragged = transform, None
         return other
 
     def augmented(self, augment: Callable[[Any], Any] | None, seed: int = 0) -> Samples:
@@ -117,13 +116,26 @@ class Samples:
             )
         return item[0], item[1]
 
-    def input(self, position: int, view: int = 0, sample_id: bytes = b"") -> Any:
-        """Return what the backbone gets to see of a sample, or of one of its random views (from 1 on)."""
-        value = self.raw(position)[0]
+    def read(self, position: int) -> tuple[bytes, Callable[[], Any]]:
+        """Return the id of what a sample holds now, and a function that makes the item of just that.
+
+        Raises ``OSError`` where the sample cannot be read; the function does for what is damaged.
+        """
+        if hasattr(self.dataset, "sample_ids"):
+            found: tuple[bytes, Callable[[], Any]] = self.dataset.read(position)
+            return found
+        return read_item(self.dataset, lambda place: self.raw(place)[0], position)
+
+    def input(self, position: int) -> Any:
+        """Return what the backbone gets to see of a sample as it is now."""
+        return self.seen(self.raw(position)[0])
+
+    def seen(self, item: Any, view: int = 0, sample_id: bytes = b"") -> Any:
+        """Return what the backbone gets to see of an item, or of one of its random views (from 1 on)."""
         if view:
             assert self.augment is not None
-            value = view_of(value, self.augment, sample_id, view, self.view_seed)
-        return value if self.transform is None else apply(self.transform, value)
+            item = view_of(item, self.augment, sample_id, view, self.view_seed)
+        return item if self.transform is None else apply(self.transform, item)
 
     def batch(self, inputs: list[Any]) -> Any:
         """Return inputs stacked into a batch; see ``stack_inputs``."""
@@ -131,23 +143,43 @@ class Samples:
 
     @property
     def ragged(self) -> bool:
-        """Return whether samples vary in length: the transform says so, or a few samples show it."""
+        """Return whether samples vary in length, whatever their order: the transform says so, or their contents show it.
+
+        Items that nothing transforms show it while they are hashed, all of them. Else a few inputs do, those whose ids
+        come first, and ``check_alike`` guards the others. Until the snapshot is taken it is a guess from a few inputs.
+        """
         declared = getattr(self.transform, "ragged", None)
-        if declared is None:
-            declared = self._taken.ragged.get(id(self.transform))
-        if declared is None:
-            lengths = {length_of(each) for each in self.some_inputs()}
-            declared = len(lengths) > 1 and None not in lengths
-            self._taken.ragged[id(self.transform)] = declared
-        return bool(declared)
+        if declared is not None:
+            return bool(declared)
+        taken = self._taken
+        if self._ragged is None or self._ragged[0] is not taken.snapshot:
+            lengths = taken.lengths if self.transform is None else set()
+            lengths = lengths or {length_of(each) for each in self.some_inputs()}
+            self._ragged = taken.snapshot, len(lengths) > 1 and None not in lengths
+        return self._ragged[1]
+
+    def check_alike(self, inputs: list[Any]) -> None:
+        """Raise ``DataError`` where inputs vary in length, though the samples that were looked at do not."""
+        if getattr(self.transform, "ragged", None) is None and len({length_of(each) for each in inputs}) > 1:
+            raise DataError(
+                f"some samples of {self.name!r} vary in length, but those that were looked at do not: lengths "
+                f"{', '.join(sorted({str(length_of(each)) for each in inputs})[:4])}. Let the transform say so with an "
+                "attribute `ragged = True`, or make all inputs equally long."
+            )
 
     def some_inputs(self) -> list[Any]:
         """Return what the backbone gets to see of a few samples from all over the dataset."""
         found = []
-        for position in self.spread():
+        for position in self.spread() if self._taken.snapshot is None else self._by_content():
             with suppress(OSError):  # an unreadable sample is named when its turn comes
                 found.append(self.input(position))
         return found
+
+    def _by_content(self) -> list[int]:
+        """Return the positions of a few samples that are the same ones in every order of the samples."""
+        leading = np.ascontiguousarray(self.snapshot().ids[:, :8]).view(">u8").reshape(-1)
+        _, first = np.unique(leading, return_index=True)
+        return [int(self.positions()[number]) for number in first[:TWICE].tolist()]
 
     def spread(self) -> list[int]:
         """Return the positions of a few samples from all over the dataset, to try things on."""
@@ -173,6 +205,11 @@ class Samples:
         return self._taken.unreadable
 
     @property
+    def unread(self) -> frozenset[bytes]:
+        """Return the ids in the snapshot that stand for files that could not be read when they were listed."""
+        return self._taken.unread
+
+    @property
     def memo(self) -> FileMemo | None:
         """Return what is remembered of the samples' files, None unless they are files that were hashed with a memo."""
         return self._taken.memo
@@ -193,9 +230,7 @@ class Samples:
             if len(self.dataset) == 0:
                 raise DataError(f"the dataset {self.name!r} is empty: it needs at least one sample.")
             if hasattr(self.dataset, "sample_ids"):
-                ids = self.dataset.sample_ids(memo)
-                targets = np.asarray(self.dataset.targets)
-                taken.positions, taken.memo = range(len(ids)), memo
+                ids, targets, taken.positions = self._listed(memo)
             else:
                 ids, targets, taken.positions = self._hash_items(skip_unreadable, progress)
             taken.snapshot = Snapshot(
@@ -207,6 +242,18 @@ class Samples:
                 _classes(self.dataset),
             )
         return taken.snapshot
+
+    def forget(self, changed: Collection[bytes]) -> None:
+        """Take the snapshot anew when it is asked for next, and read the files again whose ids are no longer right."""
+        if self._taken.memo is not None:
+            self._taken.memo.forget(changed)
+        vars(self._taken).update(vars(_Taken()))
+
+    def _listed(self, memo: FileMemo | None) -> tuple[Array, Array, Sequence[int]]:
+        self._taken.memo, memo = memo, memo or FileMemo()
+        ids = self.dataset.sample_ids(memo)
+        self._taken.unread = frozenset(memo.unread)
+        return ids, np.asarray(self.dataset.targets), range(len(ids))
 
     def _aligned(self, attribute: str) -> Iterator[str] | None:
         values = getattr(self.dataset, attribute, None)
@@ -223,7 +270,7 @@ class Samples:
         for position in range(count):
             try:
                 value, target = self.raw(position)
-                ids += _declared_id(self.dataset.sample_id(position)) if named else content_id(value)
+                ids += declared_id(self.dataset.sample_id(position)) if named else content_id(value)
             except OSError as error:
                 if not skip_unreadable:
                     raise DataError(
@@ -233,6 +280,7 @@ class Samples:
                 self.unreadable.append(Unreadable(position, self.label(position), str(error)))
                 continue
             targets.add(target)
+            self._taken.lengths.add(length_of(value))
             progress(ProgressEvent("hash", position + 1, count, "samples"))
         if not ids:
             raise DataError(
@@ -248,12 +296,6 @@ def _identified(value: Any, noun: str) -> Any:
         return identity(value)
     except FingerprintError as error:
         raise FingerprintError(f"the {noun} cannot be fingerprinted: {error}") from error
-
-
-def _declared_id(value: Any) -> bytes:
-    if isinstance(value, bytes) and len(value) == 16:
-        return value
-    return content_id(value)
 
 
 def _classes(dataset: Any) -> list[str] | None:

@@ -62,6 +62,15 @@ class DatasetSourceContract:
             content = content_id(dataset[position][0])
             assert items.setdefault(ids[position].tobytes(), content) == content
 
+    def test_what_is_read_has_the_listed_id_and_is_the_item(self) -> None:
+        """Reading a sample gives the id that listing gave, and the item of what was read."""
+        dataset = open_dataset(self.spec)
+        ids = dataset.sample_ids(None)
+        for position in range(min(len(dataset), LOOKED_AT)):
+            found, item = dataset.read(position)
+            assert found == ids[position].tobytes()
+            assert content_id(item()) == content_id(dataset[position][0])
+
     def test_it_goes_to_worker_processes_and_into_a_recipe(self) -> None:
         """A dataset pickles, and what it says of decoding is JSON."""
         dataset = open_dataset(self.spec)

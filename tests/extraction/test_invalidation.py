@@ -268,6 +268,7 @@ class Pictures:
     def __len__(self): return 2
     def __getitem__(self, index): return Image.new("RGB", (8, 8), (SHADE, index, 0)), index
     def sample_ids(self, memo=None): return np.arange(32, dtype=np.uint8).reshape(2, 16)
+    def read(self, index): return self.sample_ids()[index].tobytes(), lambda: self[index][0]
 
 def make(): return Pictures()
 """

@@ -10,7 +10,7 @@ from torch import nn
 
 import featcache
 from featcache import FeatureStore
-from featcache.errors import HeadError
+from featcache.errors import DataError, HeadError
 
 
 class Encoder(nn.Module):
@@ -243,3 +243,43 @@ def test_the_order_of_keyword_inputs_does_not_matter(encoder) -> None:
     assert torch.equal(frontier["attention_mask"], examples[0]["attention_mask"])
     with torch.no_grad():
         assert torch.equal(one.suffix(frontier), encoder(**examples[0]))
+
+
+class FewOdd(torch.utils.data.Dataset):
+    """Token ids of one length but for a few, in a given order; without their mask, which a transform may add."""
+
+    def __init__(self, order: list[int], odd: tuple[int, ...], masked: bool = True) -> None:
+        self.order, self.odd, self.masked = order, odd, masked
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int):
+        number = self.order[index]
+        length = 9 if number in self.odd else 6
+        tokens = torch.from_numpy(np.random.default_rng(number).integers(0, 40, length))
+        return with_mask(tokens) if self.masked else tokens, number % 3
+
+
+def with_mask(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def test_one_sample_of_another_length_makes_samples_vary_wherever_it_stands(encoder, tmp_path) -> None:
+    order, store = list(range(60)), str(tmp_path / "s")
+    for turned in (order, order[::-1], order[37:] + order[:37]):
+        features = featcache.extract(encoder, FewOdd(turned, (37,)), store, cut="layers.1", batch_size=16)
+        assert features.ragged
+        lengths = {features[row][0]["attention_mask"].sum().item(): row for row in range(60)}
+        assert turned[lengths[9]] == 37
+    assert (features.report.computed, features.report.reused) == (0, 60)
+    alike = featcache.extract(encoder, FewOdd(order, ()), str(tmp_path / "alike"), cut="layers.1")
+    assert not alike.ragged
+
+
+@pytest.mark.parametrize("odd", [(3,), (2, 3)])
+def test_lengths_that_a_transform_makes_and_no_sample_that_is_looked_at_has_are_refused(encoder, tmp_path, odd) -> None:
+    for number, turned in enumerate((list(range(60)), list(range(60))[::-1])):
+        texts, store = FewOdd(turned, odd, masked=False), str(tmp_path / str(number))
+        with pytest.raises(DataError, match=r"vary in length.*`ragged = True`|have the shape 9×16, not 6×16"):
+            featcache.extract(encoder, texts, store, cut="layers.1", batch_size=2, transform=with_mask)

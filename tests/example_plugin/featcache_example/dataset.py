@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,25 @@ class Stripes:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.read(index)[1](), int(self.targets[index])
+
+    def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
+        # An image follows from its number, so that is its content; a file would be read here, and its bytes hashed.
+        return hashlib.sha256(f"stripes {index}".encode()).digest()[:16], lambda: self._drawn(index)
+
+    def _drawn(self, index: int) -> Any:
         from PIL import Image
 
         noise = np.random.default_rng(index).integers(0, 60, (40, 40, 3))
         noise[::2] += 190
         lying = np.clip(noise, 0, 255).astype(np.uint8)
-        return Image.fromarray(lying.swapaxes(0, 1).copy() if self.targets[index] else lying), int(self.targets[index])
+        return Image.fromarray(lying.swapaxes(0, 1).copy() if self.targets[index] else lying)
 
     def sample_ids(self, memo: Any = None) -> np.ndarray[Any, Any]:
-        # An image follows from its number, so that is its content; files would be hashed, by way of the memo.
-        ids = [hashlib.sha256(f"stripes {number}".encode()).digest()[:16] for number in range(len(self))]
-        return np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, 16)
+        # Files would be hashed by way of the memo, which knows those that did not change.
+        return np.frombuffer(b"".join(self.read(number)[0] for number in range(len(self))), dtype=np.uint8).reshape(
+            -1, 16
+        )
 
 
 def open_stripes(argument: str, name: str) -> Stripes:
