@@ -121,12 +121,12 @@ class _Copies:
                     values[name] = self.value(value)
 
     def value(self, value: Any) -> Any:
-        known = self.done.get(id(value))
-        if known is not None:
-            return known
         kind: Any = type(value)
         if kind in PLAIN:
             return value
+        known = self.done.get(id(value))
+        if known is not None:
+            return known
         if kind in (dict, OrderedDict, list, tuple):
             return self.container(value)
         if isinstance(value, nn.Module):
@@ -153,6 +153,8 @@ class _Copies:
             parts = tuple(map(self.value, value))
             return value if all(one is other for one, other in zip(parts, value, strict=True)) else parts
         made = self.done[id(value)] = type(value)()
+        if not value:
+            return self.settled(value, made, self.shares)
         if isinstance(value, list):
             made.extend(map(self.value, value))
             same = self.shares and all(one is other for one, other in zip(made, value, strict=True))

@@ -37,15 +37,18 @@ class Modes:
 def overrides_modes(model: nn.Module) -> bool:
     """Return whether some module does more than usual in ``train`` or ``eval``."""
     return any(
-        getattr(module.train, "__func__", None) is not nn.Module.train
-        or getattr(module.eval, "__func__", None) is not nn.Module.eval
-        for module in model.modules()
-    )
+        kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+        for kind in {type(module) for module in model.modules()}
+    ) or any("train" in vars(module) or "eval" in vars(module) for module in model.modules())
 
 
 def set_mode(model: nn.Module, training: bool) -> None:
     """Call the model's own ``train`` or ``eval``; parameters that it freezes stay as they are, for they are the caller's."""
-    trained = [(each, each.requires_grad) for each in model.parameters()] if overrides_modes(model) else []
+    if not overrides_modes(model):  # what nn.Module.train does, in less time
+        for module in model.modules():
+            module.__dict__["training"] = training
+        return
+    trained = [(each, each.requires_grad) for each in model.parameters()]
     if training:
         model.train()
     else:
