@@ -28,7 +28,10 @@ RACES = {
         ("cold.py", "--rows 1500000", "--rows 200000"),
         ("blockshuffle.py", "", "--seeds 2"),
     ],
-    "Extraction and numerics": [("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3")],
+    "Extraction and numerics": [
+        ("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3"),
+        ("checks.py", "", "--images 256"),
+    ],
     "Training": [("training.py", "", "--rounds 3")],
     "Nothing to do": [("nothing_to_do.py", "", "--files 20000")],
     "Scale": [("scale.py", "", "--rows 10000 100000")],

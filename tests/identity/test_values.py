@@ -130,7 +130,11 @@ WRITTEN: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "expected"), WRITTEN, ids=[repr(value)[:40] for value, _ in WRITTEN])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    WRITTEN,
+    ids=[f"{type(value).__name__}-{number}" for number, (value, _) in enumerate(WRITTEN)],
+)
 def test_a_value_is_written_down_as(value: Any, expected: Any) -> None:
     found = identity(value)
     assert found == expected
