@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 import logging
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import HeadError, UsageError, one_line
 from ..heads import EstimatorLayer, HeadNetwork, TrainedHead, differing_layers
+from ..splitting import deep_copy
 from ..training import output_tensor
 from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra, whole_file
 
@@ -100,7 +100,7 @@ def export_head(
         else:
             given = head.split.example_inputs if inputs is None else inputs
             keywords = tuple(given) if isinstance(given, Mapping) else None
-            network = _Scores(copy.deepcopy(head.model).cpu().eval(), head, keywords)
+            network = _Scores(deep_copy(head.model).cpu().eval(), head, keywords)
             values = tuple(given.values()) if isinstance(given, Mapping) else tuple(given)
             _write_program(network, _on_cpu(values), chosen, temporary, report)
         report.size_bytes = temporary.stat().st_size
@@ -154,7 +154,7 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
 
         save_file(state, path)
         loaded = load_file(path)
-    copy.deepcopy(head.model).load_state_dict(loaded, strict=True)
+    deep_copy(head.model).load_state_dict(loaded, strict=True)
     if head.head != "suffix":
         report.notes.append(
             "a head on pooled features is not part of the original model: the names begin with backbone, head"
@@ -164,7 +164,7 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
         return
     changed = differing_layers(state, model)
     if not changed:
-        copy.deepcopy(model).load_state_dict(loaded, strict=True)
+        deep_copy(model).load_state_dict(loaded, strict=True)
         report.notes.append(f"loads into {type(model).__name__} as it is, with strict=True")
     else:
         report.notes.append(

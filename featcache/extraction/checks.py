@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchChecks"]
 
+MOST_ALONE = 16  # rows of the first batch that are computed alone; the others in small groups
 FEW = 4  # rows of a later batch
 # Relative to the row's scale: in a batch of another size, kernels round in another way.
 ROW_TOLERANCE = {"exact": 2e-5, "fast": 1e-4, "bf16": 0.06}
@@ -60,8 +61,9 @@ class BatchChecks:
         if first:
             self._check_suffixes(inputs, len(known), splits, frontiers)
         rows = list(range(len(known)))[::-1]
-        chosen = rows if first else rows[:: max(1, len(rows) // FEW)][:FEW]
-        for group in _groups(chosen):
+        alone = _spread(rows, MOST_ALONE if first else FEW)
+        together = [row for row in rows if row not in alone] if first and len(rows) > MOST_ALONE else alone
+        for group in [[row] for row in alone] + _groups(together):
             self._check_rows(inputs, group, splits, frontiers, known)
         if first and len(known) == 1:
             self._seen = 0  # one row has no neighbours: the next batch is asked, too
@@ -124,13 +126,19 @@ class BatchChecks:
         return 0.0 if whole else max(ROW_TOLERANCE[self.source.numerics], least, rounding(values.dtype))
 
 
+def _spread(rows: list[int], most: int) -> list[int]:
+    """Return at most so many of the rows, from all over them, with the first and the last one."""
+    places = {round(number * (len(rows) - 1) / max(1, most - 1)) for number in range(most)}
+    return rows if len(rows) <= most else [rows[place] for place in sorted(places)]
+
+
 def _groups(rows: list[int]) -> list[list[int]]:
-    """Return rows in groups of 1, 2, 3 and so on: each in another order, company and size of batch."""
+    """Return rows in groups of 2, 3, 4 and so on: each in another order, company and size of batch."""
     groups: list[list[int]] = []
     start = 0
     while start < len(rows):
-        groups.append(rows[start : start + len(groups) + 1])
-        start += len(groups)
+        groups.append(rows[start : start + len(groups) + 2])
+        start += len(groups) + 1
     return groups
 
 

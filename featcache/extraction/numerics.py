@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import SplitError
 from ..samples import pieces
-
-if TYPE_CHECKING:
-    from ..splitting import Split
+from ..splitting import Split, deep_copy, prefixes
 
 __all__ = ["PrefixRunner"]
 
@@ -61,7 +58,7 @@ class PrefixRunner:
         """Return a copy of the model whose prefix runs faster, proven on a batch; the model itself where none is."""
         model = splits[0].model
         inputs = pieces(inputs, TRIED_ROWS)[0]
-        ordered = _in_channels_last(copy.deepcopy(model))
+        ordered = _in_channels_last(deep_copy(model))
         expected, given = _run(model, inputs, splits), _channels_last(inputs)
         for candidate in (_folded(ordered, inputs), ordered):
             try:
@@ -73,14 +70,12 @@ class PrefixRunner:
 
 
 def _run(model: nn.Module, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
-    from ..splitting import prefixes
-
     return prefixes(splits, inputs, model)
 
 
 def _folded(model: nn.Module, inputs: Any) -> nn.Module:
     """Return a copy of the model whose BatchNorms are in the convolutions before them, where they follow one."""
-    model = copy.deepcopy(model)
+    model = deep_copy(model)
     calls: list[tuple[str, nn.Module, Any, Any]] = []
     names = {module: name for name, module in model.named_modules()}
     hooks = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from ..errors import HeadError
 from ..machine import seeded
-from ..splitting import Split
+from ..splitting import Split, deep_copy
 from ..tensorspec import is_channels_last
 from .linear import HeadNetwork
 
@@ -66,7 +65,7 @@ def _own(frontier: torch.Tensor | Mapping[str, torch.Tensor], name: str | None) 
 
 def dense_network(split: Split, classes: int, size: tuple[int, int], seed: int) -> HeadNetwork:
     """Return a copy of the backbone with a new linear layer at each place of its features."""
-    copied = split.rebind(copy.deepcopy(split.model))
+    copied = split.rebind(deep_copy(split.model))
     maps = Maps(split.cut)
     shapes = {spec.name: [2 if each is None else each for each in spec.shape] for spec in split.frontier}
     channels = maps({name: torch.empty((2, *shape), device="meta") for name, shape in shapes.items()}).shape[1]

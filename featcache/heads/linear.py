@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from ..codecs import Pool, pooled_spec
 from ..machine import seeded
-from ..splitting import Split
+from ..splitting import Split, deep_copy
 
 __all__ = ["HeadNetwork", "linear_head", "pooled_network", "pooled_width"]
 
@@ -39,7 +38,7 @@ def pooled_width(split: Split, pool: Pool) -> int:
 
 def pooled_network(split: Split, pool_kind: str, classes: int, seed: int) -> HeadNetwork:
     """Return a copy of the backbone with a new linear layer on pooled features."""
-    copied = split.rebind(copy.deepcopy(split.model))
+    copied = split.rebind(deep_copy(split.model))
     pool = Pool(pool_kind, split.cut)
     return HeadNetwork(copied, pool, linear_head(pooled_width(split, pool), classes, seed))
 

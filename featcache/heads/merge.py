@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
-from ..splitting import Split, as_now, weight_digests
+from ..splitting import Split, as_now, deep_copy, weight_digests
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS
 from .trained import TrainedHead
@@ -71,7 +70,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
             return load_head(where, model).model
         (model,) = as_now([model])
         check_backbone("the head", head.recipe, model.cut, model.structure, model.weights)
-        return copy.deepcopy(head.model).eval()
+        return deep_copy(head.model).eval()
     if isinstance(head, TrainedHead):
         kind, recipe = head.head, head.recipe
         tensors = {head.built.stored_at + name: value for name, value in head.built.stored.state_dict().items()}
@@ -86,7 +85,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
             f"a {kind} head is not part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
         )
     _check_weights(where, recipe, model)
-    merged = copy.deepcopy(model)
+    merged = deep_copy(model)
     for name in differing_layers(tensors, merged):
         _make_room(merged, name, tensors)
     state = merged.state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import fx, nn
 
 from ..errors import HeadError, UsageError, near_names
 from ..machine import seeded, to_device
-from ..splitting import Split
+from ..splitting import Split, deep_copy
 from ..training import output_tensor
 
 __all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]
@@ -37,7 +36,7 @@ def last_layers(split: Split, classes: int) -> tuple[str, ...]:
 
 def _renewed(split: Split, classes: int, seed: int, device: torch.device | None) -> tuple[Split, tuple[str, ...]]:
     with torch.inference_mode(False):  # tensors made under it could not be trained
-        model = copy.deepcopy(split.model)
+        model = deep_copy(split.model)
         trial = split.rebind(model)
         frontier = _example_frontier(trial)
         for names in _last_layers(trial, frontier):

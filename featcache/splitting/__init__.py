@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .blame import first_difference
 from .candidates import Cut, cuts
-from .clone import skeleton
+from .clone import deep_copy, skeleton
 from .compare import difference, rounding
 from .fold import fold
 from .middle import middle
@@ -19,6 +19,7 @@ __all__ = [
     "as_now",
     "check_all",
     "cuts",
+    "deep_copy",
     "difference",
     "first_difference",
     "fold",

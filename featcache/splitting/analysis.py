@@ -96,11 +96,12 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     if runs.resized is not None:
         _same_path(cut, run, runs.resized, end, "another length")
     inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
-    tainted = _tainted(run, end, _seeds(run, end, _main_inputs(model, run), inputs))
+    seeds = _seeds(run, end, _main_inputs(model, run), inputs)
+    tainted = _tainted(run, end, seeds)
     _refuse_escapes(cut, run, end, tainted)
     needed = _needed(run, end, tainted)
     carried = sorted((needed | also) & inputs - tainted)
-    answered = _tainted(run, end, inputs - set(carried))
+    answered = _tainted(run, end, seeds | inputs - set(carried))
     crossing = _consumed_behind(run, end) & answered
     own = refs_in(run.modules[cut_call].outputs)
     ordered = sorted(crossing, key=lambda number: (number not in own, own.index(number) if number in own else number))

@@ -6,6 +6,7 @@ other threads may run the model meanwhile, and nothing has to be restored.
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 import weakref
@@ -19,7 +20,7 @@ from torch import nn
 
 from .modes import Modes, overrides_modes, set_mode
 
-__all__ = ["own_modes", "skeleton"]
+__all__ = ["deep_copy", "own_modes", "skeleton"]
 
 STRUCTURAL = {"_parameters", "_buffers", "_modules"}
 MOST_PARTS = 1000  # of a container: beyond, it is a table of values, and copying it takes longer than a training step
@@ -46,6 +47,14 @@ def skeleton(
     if training is not None:
         set_mode(copied, training)
     return copied
+
+
+def deep_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of ``model`` that shares no parameter, buffer or module with it.
+
+    ``copy.deepcopy`` leaves functions as they are: a closure of the copy would run the original's modules.
+    """
+    return skeleton(model, None, own_buffers=True, own_parameters=True)
 
 
 def own_modes(model: nn.Module) -> Modes:
@@ -104,7 +113,7 @@ class _Copies:
 
     def parameter(self, parameter: nn.Parameter | None) -> nn.Parameter | None:
         if parameter is not None and id(parameter) not in self.done:
-            self.done[id(parameter)] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            self.done[id(parameter)] = copy.deepcopy(parameter)
         return None if parameter is None else self.done[id(parameter)]
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from ..errors import SplitError, UnknownCutError, UsageError, near_names, one_li
 from ..machine import on_device
 from ..tensorspec import TensorSpec
 from .analysis import CutAnalysis, analyse
-from .clone import skeleton
+from .clone import deep_copy, skeleton
 from .compare import compare
 from .examples import Examples, examples
 from .flat import Program, build_flat, flat_graph, guard_graph
@@ -246,7 +245,7 @@ class Split:
         return GuardedSuffix(model, self._analysis, flat, build_flat(model, guards, self.frontier), recorded)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Split:
-        return self.rebind(copy.deepcopy(self.model, memo))
+        return self.rebind(memo.setdefault(id(self.model), deep_copy(self.model)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Recorded calls do not pickle; the recording is made again where the split is needed.

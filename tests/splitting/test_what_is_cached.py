@@ -73,6 +73,25 @@ def test_the_other_tower_is_cached_and_not_computed_in_every_step() -> None:
     assert not any(name.startswith("text") for name, _ in made.suffix.named_parameters())
 
 
+class ByTask(nn.Module):
+    """Embeds a side input before the cut, and looks at it again behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.task, self.fc = nn.Embedding(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        return self.fc(x * self.task(task) + (task == 1)[:, None])
+
+
+def test_the_cuts_own_output_is_cached_also_where_it_comes_of_a_side_input(tmp_path: Path) -> None:
+    model, x, task = ByTask().eval(), torch.randn(6, 4), torch.tensor([0, 1, 2, 2, 1, 0])
+    data = [((x[row], task[row]), row % 2) for row in range(6)]
+    features = featcache.extract(model, data, str(tmp_path), cut="task", batch_size=4)
+    assert torch.equal(torch.from_numpy(features.numpy()[0]["task"]), hooked(model, "task", x, task))
+
+
 class Attention(nn.Module):
     """A skip around the last block, so that what crosses the cut is not only a module's output."""
 
