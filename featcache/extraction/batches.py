@@ -75,6 +75,7 @@ class SampleBatches:
     def __init__(self, samples: Samples, batch_size: int, workers: int, device: torch.device, numerics: str) -> None:
         self.samples, self.batch_size, self.workers, self.device = samples, batch_size, workers, device
         self.numerics, self._prefixes = numerics, PrefixRunner(numerics)
+        self._followed = set[tuple[tuple[int, ...], ...]]()
 
     def batches(self, runs: Sequence[Array]) -> Iterator[Batch]:
         """Yield the batches of each run of rows (k, 2), run by run."""
@@ -101,7 +102,15 @@ class SampleBatches:
 
     def compute(self, inputs: Inputs, splits: Sequence[Split]) -> list[dict[str, torch.Tensor]]:
         """Return what crosses the cut of each split."""
-        return self._prefixes.run(inputs, splits)
+        return self._prefixes.run(inputs, splits, self._is_to_be_followed(inputs, splits))
+
+    def _is_to_be_followed(self, inputs: Inputs, splits: Sequence[Split]) -> bool:
+        """Return whether the path may be another one than that of the batches before."""
+        tensors = inputs.values() if isinstance(inputs, dict) else inputs
+        sizes = tuple(tuple(each.shape[1:]) for each in tensors)
+        new = self.samples.ragged and sizes not in self._followed
+        self._followed.add(sizes)
+        return new or any(split.guards for split in splits)
 
     def check(
         self, inputs: Inputs, splits: Sequence[Split], frontiers: Sequence[dict[str, torch.Tensor]]

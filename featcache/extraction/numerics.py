@@ -36,11 +36,13 @@ class PrefixRunner:
     def __reduce__(self) -> tuple[Any, ...]:
         return PrefixRunner, (self.numerics,)  # what was prepared belongs to the models of this process
 
-    def run(self, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
-        """Return what crosses the cut of each split."""
+    def run(self, inputs: Any, splits: Sequence[Split], follow: bool = False) -> list[Frontier]:
+        """Return what crosses the cut of each split; with ``follow``, after a look at whether the path was recorded."""
         model = splits[0].model
         if self.numerics == "exact":
-            return _run(model, inputs, splits)
+            return prefixes(splits, inputs, model, follow)
+        if follow:
+            prefixes(splits, inputs, model, follow)
         made = self._models.get(id(model))
         if made is None:
             made = self._models[id(model)] = self._prepared(inputs, splits)

@@ -8,8 +8,9 @@ from torch import nn
 
 from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
+from .following import Path, path_of
 from .inputs import forward_names
-from .record import ModuleCall, Ref, Run, Runs
+from .runs import ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
 __all__ = ["CutAnalysis", "analyse"]
@@ -30,6 +31,7 @@ class CutAnalysis:
     state_before: frozenset[str]
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
     guards: tuple[str, ...]  # inputs whose content decides on the path, or on a size: beside the main one, masks mostly
+    paths: tuple[Path, ...]  # that were recorded before the cut, where the inputs or their length may decide on it
     writes_state: bool  # whether the model writes into buffers, or tensors of its own, before the cut
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
     training_inputs: frozenset[int] = frozenset()  # inputs that are used behind the cut in training mode only
@@ -114,6 +116,18 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     open_calls = ancestors(run, cut_call)
     post = {call.name for position, call in enumerate(run.modules) if is_behind(run, position, cut_call)}
     pre = {call.name for call in run.modules} - post - {run.modules[position].name for position in open_calls}
+    guards = _guards(run, end, inputs)
+    paths: tuple[Path, ...] = ()
+    states = _state_names(run, range(end))
+    if guards or runs.resized is not None:
+        paths = (
+            path_of(run, [other, runs.changed, *([runs.resized] if runs.resized else [])], end, frozenset(answered)),
+        )
+    for alone in runs.alone if guards else ():
+        found = max((call.end for call in alone.modules if call.name == cut), default=0)
+        fed = _seeds(alone, found, _main_inputs(model, alone), inputs) | inputs - set(carried)
+        paths += (path_of(alone, [], found, frozenset(_tainted(alone, found, fed))),)
+        states |= _state_names(alone, range(found))
     return CutAnalysis(
         cut,
         runs,
@@ -123,9 +137,10 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
         tuple(made),
         frozenset(pre),
         frozenset(run.modules[position].name for position in open_calls),
-        frozenset(_state_names(run, range(end))),
+        frozenset(states),
         frozenset(number for call in run.calls[end:] for number in call.writes),
-        _guards(run, end, inputs),
+        guards,
+        paths,
         any(run.origins[number][0] in ("state", "constant") for call in run.calls[:end] for number in call.writes),
     )
 
@@ -205,7 +220,7 @@ def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
     while True:
         before = len(tainted)
         for call in run.calls[:end]:
-            if tainted.intersection(call.reads):
+            if tainted.intersection(call.content_reads):
                 tainted.update(call.makes, call.writes)
             elif tainted.intersection(call.writes):
                 tainted.update(call.makes)
@@ -257,8 +272,8 @@ def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
         if call.escapes:
             needed.update(number for number in call.reads if number not in tainted)
     for call in reversed(run.calls[:end]):
-        if needed.intersection((*call.makes, *call.writes)) and not tainted.intersection(call.reads):
-            needed.update(call.reads)
+        if needed.intersection((*call.makes, *call.writes)) and not tainted.intersection(call.content_reads):
+            needed.update(call.content_reads)
     return needed
 
 

@@ -12,7 +12,8 @@ from .analysis import module_of
 from .clone import skeleton
 from .compare import difference, rounding
 from .inputs import Call, batch_of
-from .record import Ref, Run, record
+from .record import record
+from .runs import Ref, Run
 from .splitting import Split
 
 __all__ = ["first_difference"]

@@ -14,8 +14,8 @@ from .analysis import analyse
 from .examples import examples
 from .nearest import candidate_names
 from .randomness import quiet
-from .record import Run
 from .recording import recorded
+from .runs import Run
 
 __all__ = ["Cut", "cuts"]
 
@@ -146,6 +146,7 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
 
     counter = Counter()  # type: ignore[no-untyped-call]
     args, kwargs = call
+    running = skeleton(model, own_buffers=True)
     with torch.no_grad(), quiet(), counter, Positions():
-        skeleton(model, own_buffers=True)(*args, **kwargs)
+        running(*args, **kwargs)
     return [*before, total]

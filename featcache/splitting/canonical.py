@@ -2,7 +2,8 @@
 
 The path of a forward pass can depend on masks, lengths and other side inputs, and what it computes on how long the
 samples are. Row 0 is full and row 1 is half masked where there is a mask; other whole numbers beside the main input are
-ones; the length is one of a fixed list. Values of the main input stay as they are, since no path may depend on them.
+ones in row 0 and zeros in row 1; the length is one of a fixed list. Values of the main input stay as they are, since no path
+may depend on them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
     wanted = None if resized is None else _growing(_sizes(model, two), _sizes(model, resized))
     # A padding mask tells what is left out, an attention mask what is kept.
     masked = (1, 0) if any("pad" in name.lower() for name, _ in named_tensors(two, model)) else (0, 1)
-    for length, value, each in itertools.product(LENGTHS if any(varying) else (None,), (1, 0, None), masked):
-        form = _Form(tuple(sides), tuple(varying), value, each)
+    for length, values, each in itertools.product(
+        LENGTHS if any(varying) else (None,), ((1, 0), (1, 1), (0, 0), None), masked
+    ):
+        form = _Form(tuple(sides), tuple(varying), values, each)
         made = form.of(two, length)
         shorter = None if length is None else form.of(two, round(SHORTER * length))
         if not _runs(model, made):
@@ -54,9 +57,9 @@ class _Form:
     """How the tensors of a call are made canonical: what each is, and in which dimensions it varies in length."""
 
     def __init__(
-        self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], value: int | None, masked: int
+        self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], values: tuple[int, int] | None, masked: int
     ) -> None:
-        self.sides, self.varying, self.value, self.masked = sides, varying, value, masked
+        self.sides, self.varying, self.values, self.masked = sides, varying, values, masked
 
     def of(self, call: Call, length: int | None) -> Call:
         places: Iterator[tuple[str, tuple[int, ...]]] = iter(zip(self.sides, self.varying, strict=True))
@@ -78,7 +81,10 @@ class _Form:
             mask = torch.full_like(tensor, 1 - self.masked)
             mask[1, ..., -(-mask.shape[-1] // 2) :] = self.masked
             return mask
-        return tensor if side != "other" or self.value is None else torch.full_like(tensor, self.value)
+        if side != "other" or self.values is None:
+            return tensor
+        one, other = (torch.full_like(row, value) for row, value in zip(tensor, self.values, strict=True))
+        return torch.stack([one, other])
 
 
 def _side_inputs(model: nn.Module, call: Call) -> list[str]:

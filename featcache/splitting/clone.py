@@ -10,7 +10,7 @@ import copy
 import functools
 import types
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -136,7 +136,7 @@ class _Copies:
         known = self.done.get(id(value))
         if known is not None:
             return known
-        if kind in (dict, OrderedDict, list, tuple):
+        if kind in CONTAINERS:
             return self.container(value)
         if isinstance(value, nn.Module):
             return self.module(value)
@@ -161,11 +161,16 @@ class _Copies:
         if isinstance(value, tuple):
             parts = tuple(map(self.value, value))
             return value if all(one is other for one, other in zip(parts, value, strict=True)) else parts
-        made = self.done[id(value)] = type(value)()
+        made = self.done[id(value)] = copy.copy(value)
         if not value:
             return self.settled(value, made, self.shares)
-        if isinstance(value, list):
-            made.extend(map(self.value, value))
+        if isinstance(value, (set, deque)):
+            made.clear()
+            members = list(map(self.value, value))
+            (made.extend if isinstance(made, deque) else made.update)(members)
+            same = self.shares and all(one is other for one, other in zip(members, value, strict=True))
+        elif isinstance(value, list):
+            made[:] = map(self.value, value)
             same = self.shares and all(one is other for one, other in zip(made, value, strict=True))
         else:
             for key, part in value.items():
@@ -217,6 +222,7 @@ class _Copies:
             self.shares = before
 
 
+CONTAINERS = {dict, OrderedDict, defaultdict, Counter, list, tuple, set, deque}
 PLAIN = {type(None), bool, int, float, str, bytes, torch.dtype, torch.device, type}
 
 

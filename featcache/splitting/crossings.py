@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
-from .record import Ref, Run, Runs
+from .runs import Ref, Run, Runs
 
 __all__ = ["Crossing", "ancestors", "crossing_of", "input_name", "refs_in"]
 

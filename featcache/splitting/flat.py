@@ -25,7 +25,7 @@ from .analysis import CutAnalysis, behind, fed_by_inputs, is_behind
 from .clone import own_modes
 from .containers import PLAIN, NotFlatError, held
 from .crossings import Crossing, ancestors
-from .record import Call, ModuleCall, Ref
+from .runs import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "FlatSuffix", "NotFlatError", "Program", "build_flat", "flat_graph", "guard_graph"]
 
@@ -208,6 +208,14 @@ class _Builder:
         self._results(self._node(mine, *others), mine.outputs)
 
     def _node(self, mine: Call, *others: Call) -> fx.Node:
+        first = mine.reads[0] if mine.reads else -1
+        if mine.name.startswith("Tensor.new_") and first in self.analysis.answered and first not in self.nodes:
+            # Only the type and the device of that tensor matter.
+            type_of: dict[str, Any] = {"dtype": self.run.objects[first].dtype, "device": self.device}
+            self.nodes[first] = self.graph.call_function(torch.empty, (0,), type_of)
+            made = self._node(mine, *others)
+            del self.nodes[first]
+            return made
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         if mine.name in DROPOUTS and kwargs.get("training") is False:
             # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.

@@ -64,6 +64,8 @@ def _is_frozen_module(module: nn.Module, prefix: str, trainable: set[str] | None
     if names and (trainable is None or trainable.intersection(names)):
         return False
     for part in module.modules():
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+            return False  # who knows what these do in training mode
         if isinstance(part, RANDOM) and getattr(part, "p", 1) > 0:
             return False
         if isinstance(part, NORMALISED) and (part.training or not part.track_running_stats):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ESCAPES", "call_name", "is_metadata", "is_sized_by_content"]
+__all__ = ["ESCAPES", "call_name", "is_content_free", "is_metadata", "is_sized_by_content"]
 
 # What these return says how a tensor is laid out, not what is in it.
 METADATA = {
@@ -38,6 +38,16 @@ SIZED_BY_ARGUMENTS = {
     "new_zeros", "new_ones", "new_empty", "new_full", "view", "reshape", "expand", "repeat", "tile", "narrow", "split", "chunk",
     "unflatten", "unfold", "tensor_split", "resize_", "repeat_interleave",
 }  # fmt: skip
+
+# What is in these does not depend on what is in their first argument.
+CONTENT_FREE = {
+    "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "zeros_like", "ones_like", "empty_like", "full_like",
+}  # fmt: skip
+
+
+def is_content_free(name: str) -> bool:
+    """Return whether the content of a call's first argument does not matter, only its size, dtype and device."""
+    return name.rpartition(".")[2] in CONTENT_FREE
 
 
 def is_sized_by_content(name: str, args: Any, kwargs: Any) -> bool:

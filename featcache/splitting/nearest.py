@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import FeatCacheError
 from .analysis import analyse
 from .examples import Examples
-from .record import Run, Runs
+from .runs import Run, Runs
 from .structure import structure_digest
 from .training_path import with_training_path
 from .trial import refuse_mixed_rows

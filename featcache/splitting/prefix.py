@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch.utils import _pytree as pytree
 from ..errors import SplitError
 from .analysis import CutAnalysis
 from .crossings import Crossing, refs_in
-from .names import call_name, is_metadata
-from .record import ModuleCall, StopAtCutError
+from .following import Follower
+from .names import call_name, is_content_free, is_metadata
+from .runs import ModuleCall, StopAtCutError
 from .trees import tensors_in
 
 __all__ = ["at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
@@ -30,9 +33,16 @@ def run_prefix(
 
 
 def run_prefixes(
-    running: nn.Module, analyses: Sequence[CutAnalysis], args: tuple[Any, ...], kwargs: dict[str, Any]
+    running: nn.Module,
+    analyses: Sequence[CutAnalysis],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    follow: bool = False,
 ) -> list[dict[str, torch.Tensor]]:
-    """Return what crosses each of several cuts of one recorded model, from a single run up to the last of them."""
+    """Return what crosses each of several cuts of one recorded model, from a single run up to the last of them.
+
+    With ``follow``, ``SplitError`` is raised where the run takes a path that was not recorded.
+    """
     found: dict[int, torch.Tensor] = {}
     reached: dict[str, dict[str, torch.Tensor]] = {}
     given = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))  # numbered as in the recording
@@ -48,8 +58,9 @@ def run_prefixes(
 
     for analysis in analyses:
         pick_up(analysis, found, running, {}, partial(reach, analysis))
+    follower = _follower(running, analyses, given) if follow else nullcontext()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), follower:
             if all(analysis.hookable for analysis in analyses):
                 running(*args, **kwargs)
             else:
@@ -59,8 +70,20 @@ def run_prefixes(
                     running(*args, **kwargs)
     except StopAtCutError:
         pass
+    if isinstance(follower, Follower):
+        follower.check()
     # A cut that was not reached has no entry: what it lacks is named.
     return [reached.get(analysis.cut) or taken(analysis, {}) for analysis in analyses]
+
+
+def _follower(running: nn.Module, analyses: Sequence[CutAnalysis], given: list[Any]) -> Any:
+    deepest = max(analyses, key=lambda each: each.end)
+    if not deepest.paths:
+        return nullcontext()
+    carried = {deepest.run.origins[each.number][1] for each in deepest.crossings if each.carried}
+    fed = [each for each in given if isinstance(each, torch.Tensor)]
+    cached = [each for place, each in enumerate(given) if isinstance(each, torch.Tensor) and place not in carried]
+    return Follower(running, deepest.cut, deepest.paths, cached, fed)
 
 
 def taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool = False) -> dict[str, torch.Tensor]:
@@ -181,7 +204,7 @@ def matching_call(analysis: CutAnalysis, position: int, name: str, cached: bool)
     """
     for place in range(position, analysis.end):
         call = analysis.run.calls[place]
-        answered = not analysis.answered.isdisjoint((*call.reads, *call.makes, *call.writes))
+        answered = not analysis.answered.isdisjoint(call.touches)
         if call.name == name and (answered or not cached):
             return place
         if answered:
@@ -207,8 +230,11 @@ class _Capture(TorchFunctionMode):
                 self.wanted.setdefault(call, []).append((leaf, crossing.number))
         self.position = 0
         carried = {self.analysis.run.origins[each.number][1] for each in self.analysis.crossings if each.carried}
-        # By identity, and kept, so that no other tensor gets it.
-        self.cached = {id(each): each for place, each in enumerate(given) if place not in carried}
+        # By identity; a tensor that is gone leaves, so that its memory does, too.
+        kept = {id(each): each for place, each in enumerate(given) if place not in carried}
+        self.cached = weakref.WeakValueDictionary(
+            {number: each for number, each in kept.items() if isinstance(each, torch.Tensor)}
+        )
 
     def leave_alone(self, running: nn.Module) -> None:
         """Be off in modules in which nothing is wanted: a mode on the stack switches off torch's fast paths."""
@@ -241,7 +267,8 @@ class _Capture(TorchFunctionMode):
         name = call_name(func)
         if is_metadata(name):
             return result
-        cached = any(id(each) in self.cached for each in tensors_in((args, kwargs)))
+        given = args[1:] if is_content_free(name) else args
+        cached = any(id(each) in self.cached for each in tensors_in((given, kwargs)))
         if cached:
             self.cached.update((id(each), each) for each in tensors_in(result))
         if self.position < self.analysis.end:

@@ -1,11 +1,13 @@
-"""torch's random generators: left as they were, and read to see who draws from them."""
+"""Random generators: left as they were, and torch's read to see who draws from them."""
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 __all__ = ["generators", "quiet", "seed_all"]
@@ -23,19 +25,25 @@ def generators() -> list[torch.Generator]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave the state of torch's random generators as it was; one thread at a time, for there is one state for all."""
+    """Leave the state of torch's, numpy's and Python's random generators as it was.
+
+    One thread at a time, for there is one state for all.
+    """
     with ONE_AT_A_TIME:
         yield from _quiet()
 
 
 def _quiet() -> Iterator[None]:
     states = [(generator, generator.get_state()) for generator in generators()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         yield
     finally:
         for generator, state in states:
             generator.set_state(state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
         if mps is not None:
             torch.mps.set_rng_state(mps)
 
@@ -47,5 +55,7 @@ def seed_all(seed: int) -> None:
     """
     for generator in generators():
         generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,119 +11,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ..errors import SplitError
 from .clone import skeleton
-from .names import ESCAPES, call_name, is_metadata, is_sized_by_content
+from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
+from .runs import Call, ModuleCall, Ref, Run
 from .trees import tensors_in
 
-__all__ = ["Call", "ModuleCall", "Ref", "Run", "Runs", "StopAtCutError", "record"]
-
-
-class StopAtCutError(Exception):
-    """Ends a forward pass at the cut; never leaves this package."""
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of a run, by the number of the object that it is."""
-
-    number: int
-
-
-@dataclass
-class Call:
-    """One torch call: its arguments and results, tensors replaced by references."""
-
-    function: Callable[..., Any]
-    name: str
-    args: Any
-    kwargs: Any
-    outputs: Any
-    reads: tuple[int, ...]
-    makes: tuple[int, ...]
-    writes: tuple[int, ...]  # what it changed in place: arguments, and all that share memory with them
-    parent: int  # the innermost module call that it ran in, by position; -1 outside of all
-    time: int
-    draws: bool = False  # random numbers
-    sized: bool = False  # the size of the result may depend on the content of an argument
-    context: tuple[Any, ...] = ()  # what an enclosing autocast or inference mode of the model does
-
-    @property
-    def switches_gradients(self) -> bool:
-        """Return whether the model turns gradients on or off here."""
-        return self.name.endswith("_set_grad_enabled")
-
-    @property
-    def escapes(self) -> bool:
-        """Return whether a Python value that depends on the content of a tensor came out."""
-        return self.name.rpartition(".")[2] in ESCAPES and bool(self.reads)
-
-    @property
-    def decides(self) -> bool:
-        """Return whether a Python value, or a size, came out that depends on the content of a tensor."""
-        return self.escapes or self.sized
-
-
-@dataclass
-class ModuleCall:
-    """One call of a module: the range of torch calls that ran in it, its arguments and results."""
-
-    name: str
-    begin: int
-    parent: int  # position in the run's list, -1 for the model itself
-    args: Any
-    kwargs: Any
-    end: int = -1
-    outputs: Any = None
-    nth: int = 0
-    time: int = 0
-    context: tuple[Any, ...] = ()
-
-
-@dataclass
-class Run:
-    """What a forward pass did. Objects are numbered in the order in which they were first seen."""
-
-    batch: int
-    inputs: Any  # (args, kwargs) with references
-    calls: list[Call] = field(default_factory=list)
-    modules: list[ModuleCall] = field(default_factory=list)
-    outputs: Any = None
-    returned: frozenset[int] = frozenset()  # also those inside of objects that are not containers
-    objects: list[torch.Tensor] = field(default_factory=list)
-    origins: list[tuple[Any, ...]] = field(
-        default_factory=list
-    )  # ("input", n) ("state", name) ("constant",) ("call", n, leaf)
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-
-    def release(self) -> None:
-        """Let go of all tensors but constants; what is still needed of the others is their dtype and shape."""
-        for number, origin in enumerate(self.origins):
-            if origin[0] != "constant":
-                self.objects[number] = torch.empty(0, dtype=self.objects[number].dtype, device="meta")
-
-
-@dataclass(frozen=True)
-class Runs:
-    """The recorded runs of one model: the example, a larger batch, other values, and another length where samples vary in it."""
-
-    run: Run
-    larger: Run
-    changed: Run
-    resized: Run | None = None
-    warm: nn.Module | None = None  # what was run before and recorded then
-
-    def __post_init__(self) -> None:
-        # Other threads may draw meanwhile; a call that draws does so in every run.
-        for mine, larger, changed in zip(self.run.calls, self.larger.calls, self.changed.calls, strict=False):
-            mine.draws &= larger.draws and changed.draws
-
-    def release(self) -> None:
-        """Let go of all tensors but constants."""
-        object.__setattr__(self, "warm", None)
-        for each in (self.run, self.larger, self.changed, self.resized):
-            if each is not None:
-                each.release()
+__all__ = ["record"]
 
 
 class _Recorder(TorchFunctionMode):
@@ -137,6 +31,7 @@ class _Recorder(TorchFunctionMode):
         self.time = 0
         self.counts: Counter[str] = Counter()
         self.memories: dict[int, list[int]] = {}  # objects by the memory that they are views of
+        self.versions: dict[int, int] = {}  # of each object, behind the last call that was seen
         self.nesting = _autocast_nesting()
         self.generators = generators()
 
@@ -151,6 +46,7 @@ class _Recorder(TorchFunctionMode):
             self.run.origins.append(origin)
             self.run.shapes.append(tuple(tensor.shape))
             self.memories.setdefault(_memory(tensor), []).append(known)
+            self.versions[known] = _version(tensor)
         return known
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
@@ -178,7 +74,7 @@ class _Recorder(TorchFunctionMode):
         if is_metadata(name):
             return func(*args, **kwargs)
         (args_tree, kwargs_tree), reads = self.referred((args, kwargs))
-        versions = [_version(self.run.objects[number]) for number in reads]
+        versions = [self.version(number) for number in reads]
         states = [generator.get_state() for generator in self.generators]
         position = len(self.run.calls)
         context = self.context(reads)
@@ -196,6 +92,7 @@ class _Recorder(TorchFunctionMode):
         shared = (self.memories[_memory(self.run.objects[number])] for number in changed)
         writes = tuple(dict.fromkeys([*changed, *(number for numbers in shared for number in numbers)]))
         outputs, made = self.referred(result, ("call", position))
+        self.versions.update((number, _version(self.run.objects[number])) for number in (*reads, *writes))
         makes = tuple(number for number in made if self.run.origins[number][:2] == ("call", position))
         self.time += 1
         parent = self.open[-1] if self.open else -1
@@ -206,6 +103,16 @@ class _Recorder(TorchFunctionMode):
             )
         )  # fmt: skip
         return result
+
+    def version(self, number: int) -> int:
+        """Return the version of an object; raises ``SplitError`` where it was changed by a call that was not seen."""
+        found = _version(self.run.objects[number])
+        if found != self.versions[number]:
+            raise SplitError(
+                "the model changes a tensor in code that torch does not show (a function that is compiled by torch.jit, or an "
+                "extension): what it computes has no fingerprint, so its features cannot be cached. Use the Python function."
+            )
+        return found
 
     def context(self, reads: tuple[int, ...] = ()) -> tuple[Any, ...]:
         found: tuple[Any, ...] = ("inference",) if torch.is_inference_mode_enabled() else ()
@@ -292,6 +199,8 @@ def record(
     with torch.no_grad(), quiet(), recorder:
         outputs = running(*args, **kwargs)
     run.outputs, _ = recorder.referred(outputs)
+    for number in range(len(run.objects)):
+        recorder.version(number)
     run.returned = frozenset(recorder.number(tensor) for tensor in tensors_in(outputs))
     return run
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 
@@ -10,7 +12,8 @@ from .clone import skeleton
 from .compare import compare
 from .examples import Examples
 from .randomness import quiet
-from .record import Runs, record
+from .record import record
+from .runs import Run, Runs
 from .trial import refuse_changing_modes, refuse_lazy, refuse_scripted
 
 __all__ = ["recorded"]
@@ -30,11 +33,16 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
         with torch.no_grad(), quiet():
             first = running(*given.two[0], **given.two[1])
             second = running(*given.two[0], **given.two[1])
+            for call in (given.three, given.resized):
+                if call is not None:
+                    running(*call[0], **call[1])
+        run = record(running, *given.two, 2)
         runs = Runs(
-            record(running, *given.two, 2),
+            run,
             record(running, *given.three, 3),
             record(running, *given.other, 2),
             None if given.resized is None else record(running, *given.resized, 2),
+            _alone(running, given) if any(call.decides for call in run.calls) else (),
             running,
         )
     except (SplitError, UsageError):
@@ -51,3 +59,12 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
             "it draws random numbers or keeps state, so its features cannot be cached."
         )
     return runs
+
+
+def _alone(running: nn.Module, given: Examples) -> tuple[Run, ...]:
+    """Return a recorded run of each row alone: where all of a batch is full, or masked, another path may be taken."""
+    found = []
+    for row in (0, 1):
+        with suppress(Exception):  # some networks need several rows
+            found.append(record(running, *given.one(row), 1))
+    return tuple(found)

@@ -18,9 +18,9 @@ from .analysis import CutAnalysis, state_behind
 from .clone import own_modes, skeleton
 from .crossings import refs_in
 from .modes import set_mode
-from .names import call_name, is_metadata
+from .names import call_name, is_content_free, is_metadata
 from .prefix import at_end_of_call, matching_call, pick_up, taken
-from .record import Call, Ref, StopAtCutError
+from .runs import Call, Ref, StopAtCutError
 from .trees import tensors_in
 
 __all__ = ["ReplaySuffix"]
@@ -190,7 +190,10 @@ class _Answers(TorchFunctionMode):
             return func(torch.empty(0, device=self.device))
         if self.passing or is_metadata(name):
             return func(*args, **kwargs)
-        cached = any(tensor.is_meta or id(tensor) in self.cached for tensor in tensors_in((args, kwargs)))
+        if is_content_free(name) and args and args[0].is_meta:
+            args = (torch.empty_like(args[0], device=self.device), *args[1:])  # the model may keep what it makes
+        given = args[1:] if is_content_free(name) else args
+        cached = any(tensor.is_meta or id(tensor) in self.cached for tensor in tensors_in((given, kwargs)))
         call = self._next(name, cached)
         if call is None and cached:
             return self._placeholders(func, name, args, kwargs)

@@ -22,9 +22,9 @@ from .inputs import Call
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .randomness import quiet
-from .record import Runs
 from .recording import recorded
 from .replay import ReplaySuffix
+from .runs import Runs
 from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
@@ -117,6 +117,11 @@ class Split:
     def flat(self) -> bool:
         """Whether the suffix is an ordinary torch.fx graph. Otherwise it replays the model's own code."""
         return self._graph is not None
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The names of the inputs whose content decides on the path before the cut, such as masks."""
+        return self._analysis.guards
 
     @property
     def side_inputs(self) -> tuple[str, ...]:
@@ -363,16 +368,19 @@ def _is_same(split: Split, runs: Runs) -> bool:
     return structure_digest(analysis) == split.structure and program_digest(analysis) == split._program
 
 
-def prefixes(splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = None) -> list[dict[str, torch.Tensor]]:
+def prefixes(
+    splits: Sequence[Split], inputs: Inputs, model: nn.Module | None = None, follow: bool = False
+) -> list[dict[str, torch.Tensor]]:
     """Return what crosses the cut of each split, by name, from a single run of the model.
 
+    With ``follow``, ``SplitError`` is raised where the model takes a path before the cut that was not recorded.
     The splits must come from one call of ``split_at``. ``model`` is another instance of theirs that is run instead.
     """
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
     analyses = [each._analysis for each in splits]
     writes_state = any(each.writes_state for each in analyses)
     running = skeleton(splits[0].model if model is None else model, own_buffers=writes_state)
-    return run_prefixes(running, analyses, args, kwargs)
+    return run_prefixes(running, analyses, args, kwargs, follow)
 
 
 def check_all(

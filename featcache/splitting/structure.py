@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._library.custom_ops import OPDEFS
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
-from .record import Ref, Run
+from .runs import Ref, Run
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
 
@@ -34,7 +35,8 @@ def structure_digest(analysis: CutAnalysis) -> str:
                 "number), so rows cannot be cached."
             )
     crossing = [[_place(analysis.run, each.number), each.spec.to_dict()] for each in analysis.crossings]
-    return digest_json({"calls": lines, "crossing": crossing})[:32]
+    others = [[step.to_list() for step in path] for path in analysis.paths[1:]]
+    return digest_json({"calls": lines, "crossing": crossing, **({"paths": others} if others else {})})[:32]
 
 
 def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
@@ -52,8 +54,18 @@ def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
         encoded = _arguments(analysis, run, *trees)
         # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
         context = [part for part in mine.context if part != "inference"]
-        lines.append([mine.name, *encoded, *([["context", *context]] if context else [])])
+        more = [["context", *context]] if context else []
+        more += [["code", identity(each)] for each in _python_body(mine.function)]
+        lines.append([mine.name, *encoded, *more])
     return lines
+
+
+def _python_body(function: Any) -> list[Any]:
+    """Return the Python function behind an operator that was made with torch.library.custom_op."""
+    schema = getattr(function, "_schema", None)
+    name = getattr(schema, "name", None) or getattr(function, "_qualified_op_name", None)
+    made = OPDEFS.get(str(name))
+    return [] if made is None else [made._init_fn]
 
 
 def program_digest(analysis: CutAnalysis) -> str:
@@ -66,7 +78,8 @@ def program_digest(analysis: CutAnalysis) -> str:
     for call in run.calls:
         trees = ((call.args, call.kwargs),) * 3
         context = [part for part in call.context if part != "inference"]
-        lines.append([call.name, *_arguments(analysis, run, *trees), context])
+        code = [identity(each) for each in _python_body(call.function)]
+        lines.append([call.name, *_arguments(analysis, run, *trees), context, *code])
     return digest_json({"calls": lines, "returned": [_place(run, number) for number in sorted(run.returned)]})[:32]
 
 

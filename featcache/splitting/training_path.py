@@ -15,7 +15,8 @@ from .clone import own_modes
 from .inputs import Call
 from .prefix import at_end_of_call
 from .randomness import quiet, seed_all
-from .record import Ref, Run, record
+from .record import record
+from .runs import Ref, Run
 
 __all__ = ["with_training_path"]
 

@@ -141,12 +141,19 @@ def test_each_way_to_change_what_a_model_computes_is_another_recipe(dense: Dense
     assert len(set(found.values())) == len(found), found.keys()
 
 
+SEEN: list[torch.Size] = []
+
+
+def look(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    SEEN.append(output.shape)
+
+
 def test_hooks_that_only_look_and_names_of_classes_are_no_change(dense: Dense) -> None:
     before = structure_and_weights(dense)
-    seen: list[torch.Size] = []
-    handle = dense.second.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    SEEN.clear()
+    handle = dense.second.register_forward_hook(look)
     assert structure_and_weights(dense) == before
-    assert seen
+    assert SEEN
     handle.remove()
     assert structure_and_weights(type("Renamed", (Dense,), {})().eval()) != before  # other weights
     renamed = type("Renamed", (Dense,), {})()

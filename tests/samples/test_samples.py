@@ -104,6 +104,9 @@ def test_a_dataset_that_knows_all_its_ids_is_asked_with_the_memo() -> None:
             self.memo = memo
             return np.arange(48, dtype=np.uint8).reshape(3, 16)
 
+        def read(self, index: int) -> tuple[bytes, Any]:
+            return bytes(16), lambda: self[index]
+
     memo, dataset = FileMemo(), Files()
     samples = Samples(dataset, name="files")
     assert samples.memo is None
@@ -247,5 +250,5 @@ def test_whether_samples_are_ragged_is_looked_at_once_and_past_what_cannot_be_re
 def test_a_view_is_augmented_before_the_transform_and_the_plain_one_is_not() -> None:
     samples = Samples(Letters(), bytes.upper).augmented(lambda letter: letter + b"-x")
     assert samples.input(2) == b"C"
-    assert samples.input(2, 1, b"id") == b"C-X"
-    assert Samples(Letters()).augmented(lambda letter: letter + b"-x").input(2, 2, b"id") == b"c-x"
+    assert samples.seen(b"c", 1, b"id") == b"C-X"
+    assert Samples(Letters()).augmented(lambda letter: letter + b"-x").seen(b"c", 2, b"id") == b"c-x"
