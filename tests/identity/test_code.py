@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import sys
@@ -204,6 +205,10 @@ class WithMeta(metaclass=Meta):
     pass
 
 
+class Abstract(metaclass=abc.ABCMeta):  # noqa: B024
+    pass
+
+
 class Static:
     @staticmethod
     def run(x: int) -> int:
@@ -262,6 +267,7 @@ def test_a_metaclass_a_base_and_a_class_attribute_count(monkeypatch: pytest.Monk
     monkeypatch.setattr(Meta, "factor", 3)
     assert digest(WithMeta) != before
     assert class_code(Super, "it")[1] == {"base 0": Base}
+    assert class_code(Abstract, "it")[1] == {}  # that of a package is known by the tree
     assert {".plain": 5, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
 
 
