@@ -339,3 +339,27 @@ def test_a_damaged_row_is_refused_when_it_is_loaded_and_others_are_not(tmp_path:
             shard.load("layer1", np.array([size + 9]), np.array([0]), out, False)
     shard.load("layer1", np.array([2 * size]), np.array([0]), out, False)
     assert np.array_equal(out[0], values[2 * size])
+
+
+def test_each_of_several_tensors_is_checked_also_where_another_one_was(tmp_path: Path) -> None:
+    specs = tuple(TensorSpec(name, (3, 2), "float32") for name in ("a", "b"))
+    two = Recipe("a", "structure", {"w": "1"}, specs, None, {})
+    values = {
+        name: np.random.default_rng(number).normal(size=(5, 3, 2)).astype(np.float32)
+        for number, name in enumerate("ab")
+    }
+    ids = np.arange(80, dtype=np.uint8).reshape(5, 16)
+    digest = write_shard(tmp_path / "new", two, ids, np.zeros(5, "<u4"), values, {})
+    path = (tmp_path / "new").rename(tmp_path / f"{digest}.h5")
+    content = bytearray(path.read_bytes())
+    content[content.index(values["b"].tobytes())] ^= 1
+    path.write_bytes(content)
+    rows = np.arange(5)
+    for loaded in (False, True):
+        shard = Shard.open(path, two)
+        if loaded:
+            shard.load("a", rows, rows, np.zeros((5, 3, 2), np.float32), False)
+        assert shard.damaged_rows() == [(0, 5)]
+        for asked in (rows, None):
+            with pytest.raises(CorruptError, match="rows 0 to 4"):
+                shard.check(asked)
