@@ -233,6 +233,16 @@ class Once:
         return FACTOR
 
 
+class Hashed:
+    def __hash__(self) -> int:
+        return FACTOR
+
+
+class Compared:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Compared)
+
+
 class Kinds(Base):
     plain = 5
     cached = functools.cached_property(lambda self: FACTOR)
@@ -253,7 +263,7 @@ class Super(Base):
         return super().scaled(x)
 
 
-@pytest.mark.parametrize("kind", [Base, Static, OfClass, Read, Once, Kinds, Written, Super])
+@pytest.mark.parametrize("kind", [Base, Hashed, Static, OfClass, Read, Once, Kinds, Written, Super])
 def test_what_the_methods_of_a_class_and_of_its_bases_name_is_followed(kind: type, monkeypatch) -> None:
     before = digest(kind())
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
@@ -267,6 +277,7 @@ def test_a_metaclass_a_base_and_a_class_attribute_count(monkeypatch: pytest.Monk
     monkeypatch.setattr(Meta, "factor", 3)
     assert digest(WithMeta) != before
     assert class_code(Super, "it")[1] == {"base 0": Base}
+    assert ".__hash__" not in class_code(Compared, "it")[1]
     assert class_code(Abstract, "it")[1] == {}  # that of a package is known by the tree
     assert {".plain": 5, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
 
