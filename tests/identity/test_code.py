@@ -245,6 +245,7 @@ class Compared:
 
 class Kinds(Base):
     plain = 5
+    unset = None
     cached = functools.cached_property(lambda self: FACTOR)
 
 
@@ -279,7 +280,7 @@ def test_a_metaclass_a_base_and_a_class_attribute_count(monkeypatch: pytest.Monk
     assert class_code(Super, "it")[1] == {"base 0": Base}
     assert ".__hash__" not in class_code(Compared, "it")[1]
     assert class_code(Abstract, "it")[1] == {}  # that of a package is known by the tree
-    assert {".plain": 5, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
+    assert {".plain": 5, ".unset": None, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
 
 
 def test_code_is_called_by_its_own_name_and_that_of_a_package_by_its_module_too() -> None:
