@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib
 import sys
@@ -204,6 +205,10 @@ class WithMeta(metaclass=Meta):
     pass
 
 
+class Abstract(metaclass=abc.ABCMeta):  # noqa: B024
+    pass
+
+
 class Static:
     @staticmethod
     def run(x: int) -> int:
@@ -228,8 +233,19 @@ class Once:
         return FACTOR
 
 
+class Hashed:
+    def __hash__(self) -> int:
+        return FACTOR
+
+
+class Compared:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Compared)
+
+
 class Kinds(Base):
     plain = 5
+    unset = None
     cached = functools.cached_property(lambda self: FACTOR)
 
 
@@ -248,7 +264,7 @@ class Super(Base):
         return super().scaled(x)
 
 
-@pytest.mark.parametrize("kind", [Base, Static, OfClass, Read, Once, Kinds, Written, Super])
+@pytest.mark.parametrize("kind", [Base, Hashed, Static, OfClass, Read, Once, Kinds, Written, Super])
 def test_what_the_methods_of_a_class_and_of_its_bases_name_is_followed(kind: type, monkeypatch) -> None:
     before = digest(kind())
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3)
@@ -262,7 +278,9 @@ def test_a_metaclass_a_base_and_a_class_attribute_count(monkeypatch: pytest.Monk
     monkeypatch.setattr(Meta, "factor", 3)
     assert digest(WithMeta) != before
     assert class_code(Super, "it")[1] == {"base 0": Base}
-    assert {".plain": 5, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
+    assert ".__hash__" not in class_code(Compared, "it")[1]
+    assert class_code(Abstract, "it")[1] == {}  # that of a package is known by the tree
+    assert {".plain": 5, ".unset": None, "base 0": Base}.items() <= class_code(Kinds, "it")[1].items()
 
 
 def test_code_is_called_by_its_own_name_and_that_of_a_package_by_its_module_too() -> None:

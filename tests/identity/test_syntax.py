@@ -62,6 +62,15 @@ def test_texts_within_an_f_string_are_one_text_however_they_are_cut() -> None:
     assert len({digest_of(f"f'{text}'") for text in ("a{x}", "b{x}", "{x}a", "a{x}a", "{x}{x}", "{x!r}", "{x:a}")}) == 7
 
 
+def test_texts_beside_each_other_that_are_no_f_string_are_told_apart() -> None:
+    for one, other in (
+        ("{1: 'a', 2: 'bc'}", "{1: 'ab', 2: 'c'}"),
+        ("x or 'a' or 'bc'", "x or 'ab' or 'c'"),
+        ("['a', 'bc']", "['ab', 'c']"),
+    ):
+        assert digest_of(one) != digest_of(other)
+
+
 def loaded(folder: Path, source: str) -> types.ModuleType:
     """Return a module with this source; its file is another one each time."""
     path = folder / f"m{len(list(folder.iterdir()))}.py"

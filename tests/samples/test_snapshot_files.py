@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import CorruptError
-from featcache.samples import Snapshot, read_snapshot, write_snapshot
+from featcache.samples import CodedColumn, Snapshot, TextColumn, read_snapshot, write_snapshot
 
 IDS = np.arange(48, dtype=np.uint8).reshape(3, 16)
 SNAPSHOT = Snapshot("d", IDS, ["a", "bc", ""], np.array([1, 0, 2]), ["train", "", "test"], ["x", "y", "z"])
@@ -32,6 +32,7 @@ def written(folder: Path, snapshot: Snapshot, name: str | None = None) -> Path:
 def test_the_digest_of_a_snapshot_stays_what_it_is() -> None:
     assert SNAPSHOT.digest == "4aa36e70f0e6a103a7248d23d8086c8e"
     assert len(SNAPSHOT) == 3
+    assert (type(SNAPSHOT.names), type(SNAPSHOT.splits)) == (TextColumn, CodedColumn)
 
 
 def test_the_digest_covers_all_that_a_snapshot_holds_but_the_datasets_name() -> None:

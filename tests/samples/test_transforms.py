@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from featcache.errors import DataError, UnknownNameError, UsageError
-from featcache.samples import load_augment
+from featcache.samples import load_augment, load_transform
 from featcache.samples.augment import view_of
 from featcache.samples.transforms import apply
 
@@ -92,3 +93,28 @@ def test_a_view_leaves_the_generators_as_they_were_also_after_an_error() -> None
     with pytest.raises(ValueError, match="no such thing"):
         view_of(5, failing("no such thing"), b"a" * 16, 1, 0)
     assert drawn(0) == expected
+
+
+def test_a_transform_is_the_backbones_own_or_made_by_a_function(tmp_path: Path) -> None:
+    own: Any = SimpleNamespace(spec="own", make_transform=lambda size: ("own", size))
+    none: Any = SimpleNamespace(spec="none", make_transform=None)
+    for spec in (None, "default"):
+        assert load_transform(spec, 40, own) == ("own", 40)
+        assert load_transform(spec, None, own) == ("own", None)
+        assert load_transform(spec, None, none) is None
+        with pytest.raises(UsageError, match="none knows no transform for --image-size 40"):
+            load_transform(spec, 40, none)
+    (tmp_path / "t.py").write_text(
+        "def sized(image_size=5):\n    return lambda value: image_size\n\n\n"
+        "def plain():\n    return str\n\n\ndef wrong():\n    return 5\n"
+    )
+    for size, expected in ((None, 5), (40, 40)):
+        made: Any = load_transform(f"{tmp_path}/t.py:sized", size, own)
+        assert made(None) == expected
+    assert load_transform(f"{tmp_path}/t.py:plain", None, none) is str
+    with pytest.raises(UsageError, match="takes no image_size, so --image-size 40"):
+        load_transform(f"{tmp_path}/t.py:plain", 40, own)
+    with pytest.raises(UsageError, match="returned int"):
+        load_transform(f"{tmp_path}/t.py:wrong", None, own)
+    with pytest.raises(UsageError, match="'defualt' is not a transform"):
+        load_transform("defualt", None, own)

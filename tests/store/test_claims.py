@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,13 +128,15 @@ def comes_true(condition: Callable[[], bool]) -> bool:
 def test_a_claim_is_touched_while_it_is_held_and_gone_afterwards(storage, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("featcache.store.claims.HEARTBEAT_S", 0.01)
     assert HEARTBEAT_S < EXPIRES_S / 3
+    before = set(threading.enumerate())
     made = claim(storage, ["set"], keys(0, 1), unit=9)
     (path,) = (tmp_path / "active" / "claims").iterdir()
     assert path.name.startswith(f"{owner_name()}~")
     os.utime(path, (1000, 1000))
     assert comes_true(lambda: path.stat().st_mtime > 2000)
     made.release()
-    assert comes_true(lambda: not any((tmp_path / "active" / "claims").iterdir()))
+    assert comes_true(lambda: set(threading.enumerate()) <= before)
+    assert not any((tmp_path / "active" / "claims").iterdir())
 
 
 def lock(storage: LocalStorage, owner: str, age_s: float) -> Path:

@@ -74,6 +74,8 @@ def test_rows_of_one_hash_are_told_apart_however_many_there_are() -> None:
     assert len(index) == len(others) + len(ids) - 1
     assert found(index, ids[:-1], views[:-1]) == [(True, 1, row) for row in range(len(ids) - 1)]
     assert found(index, ids[-1:], views[-1:]) == [(False, 0, 0)]
+    without = RowIndex.build([row_keys(ids[1:], views[1:])])
+    assert found(without, ids[:1], views[:1]) == [(False, 0, 0)]
     assert found(index, others) == [(True, 0, row) for row in range(len(others))]
 
 

@@ -302,3 +302,64 @@ def test_damage_is_named_by_the_rows_of_its_block_compressed_or_not(tmp_path: Pa
             damaged.take("layer1", rows)
     last = np.array([29_999])
     assert np.array_equal(damaged.take("layer1", last), values[last])
+
+
+def test_rows_are_loaded_from_the_file_checked_once_as_stored_or_decoded(tmp_path: Path, monkeypatch) -> None:
+    values = np.random.default_rng(1).normal(size=(30_000, 3, 2)).astype(np.float16)
+    path = written(tmp_path, values)
+    shard = Shard.open(path, recipe(dtype="float16"))
+    assert "_checked" not in repr(shard)
+    size, checked = shard.blocks["layer1"], []
+    monkeypatch.setattr("featcache.store.shard.checksum", lambda block: checked.append(len(block)) or checksum(block))
+    rows, places = np.array([size + 5, 2, 3]), np.array([0, 3, 1])
+    for as_stored, dtype in ((True, np.float16), (False, np.float32)):
+        out = np.full((4, 3, 2), 7, dtype)
+        shard.load("layer1", rows, places, out, as_stored)
+        assert np.array_equal(out[places], values[rows].astype(dtype))
+        assert (out[2] == 7).all()
+    assert checked == [size, 30_000 - size]
+    path.unlink()
+    gone = np.zeros((4, 3, 2), np.float32)
+    shard.load("layer1", np.array([29_999, 1]), np.array([1, 2]), gone, False)
+    assert np.array_equal(gone[1:3], values[[29_999, 1]].astype(np.float32))
+
+
+def test_a_damaged_row_is_refused_when_it_is_loaded_and_others_are_not(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).normal(size=(30_000, 3, 2)).astype(np.float32)
+    path = written(tmp_path, values)
+    size = Shard.open(path, recipe()).blocks["layer1"]
+    content = bytearray(path.read_bytes())
+    content[content.index(values[:2].tobytes()) + 24 * size + 5] ^= 1
+    path.write_bytes(content)
+    shard, out = Shard.open(path, recipe()), np.zeros((1, 3, 2), np.float32)
+    shard.load("layer1", np.array([2]), np.array([0]), out, False)
+    assert np.array_equal(out[0], values[2])
+    for _ in range(2):
+        with pytest.raises(CorruptError, match=f"rows {size} to {2 * size - 1} "):
+            shard.load("layer1", np.array([size + 9]), np.array([0]), out, False)
+    shard.load("layer1", np.array([2 * size]), np.array([0]), out, False)
+    assert np.array_equal(out[0], values[2 * size])
+
+
+def test_each_of_several_tensors_is_checked_also_where_another_one_was(tmp_path: Path) -> None:
+    specs = tuple(TensorSpec(name, (3, 2), "float32") for name in ("a", "b"))
+    two = Recipe("a", "structure", {"w": "1"}, specs, None, {})
+    values = {
+        name: np.random.default_rng(number).normal(size=(5, 3, 2)).astype(np.float32)
+        for number, name in enumerate("ab")
+    }
+    ids = np.arange(80, dtype=np.uint8).reshape(5, 16)
+    digest = write_shard(tmp_path / "new", two, ids, np.zeros(5, "<u4"), values, {})
+    path = (tmp_path / "new").rename(tmp_path / f"{digest}.h5")
+    content = bytearray(path.read_bytes())
+    content[content.index(values["b"].tobytes())] ^= 1
+    path.write_bytes(content)
+    rows = np.arange(5)
+    for loaded in (False, True):
+        shard = Shard.open(path, two)
+        if loaded:
+            shard.load("a", rows, rows, np.zeros((5, 3, 2), np.float32), False)
+        assert shard.damaged_rows() == [(0, 5)]
+        for asked in (rows, None):
+            with pytest.raises(CorruptError, match="rows 0 to 4"):
+                shard.check(asked)
