@@ -8,7 +8,7 @@ __all__ = ["LOOK_ALIKES", "MIXERS", "MIXERS_OF"]
 
 
 def _each(x: str) -> str:
-    return f"{x}.view(-1, *[1] * (x.dim() - 1))"
+    return f"({x}).view(-1, *[1] * (x.dim() - 1))"
 
 
 ROW = "x.flatten(1)"

@@ -190,6 +190,8 @@ def frozen_steps(p: ModuleType, batches: list[Any], rate: float) -> list[tuple[A
 def step(output: Any, trained: dict[str, Any], rate: float) -> dict[str, Any]:
     """Take a step downhill on the mean square of an output; return the gradients."""
     found = [each for each in tensors(output) if each.requires_grad]
+    if not found or not trained:
+        return {}
     loss = sum(each.double().square().mean() for each in found)
     made = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     with torch.no_grad():
