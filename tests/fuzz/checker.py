@@ -20,7 +20,7 @@ import featcache
 from .checks import CHECKS, check_left_alone, check_rows
 from .pieces import DUBIOUS, MIXED, SOUND
 from .programs import Program
-from .reference import Wrong, truth
+from .reference import WrongError, truth
 from .writing import source
 
 __all__ = ["Verdict", "check", "loaded"]
@@ -86,7 +86,7 @@ def _check(p: ModuleType, checks: Sequence[Callable[[ModuleType], None]]) -> Ver
         try:
             with torch.random.fork_rng():
                 each(p)
-        except Wrong as error:
+        except WrongError as error:
             return Verdict(WRONG, p.FACT, each.__name__, str(error))
         except featcache.FeatCacheError as error:
             refused = refused or Verdict(REFUSED, p.FACT, each.__name__, str(error))

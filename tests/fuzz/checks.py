@@ -17,7 +17,7 @@ import torch
 import featcache
 
 from .reference import (
-    Wrong,
+    WrongError,
     batch,
     behaviour,
     call,
@@ -70,7 +70,7 @@ def check_rows(p: ModuleType) -> None:
         for place, number in enumerate(order):
             row = stored_row(features, p.CUT, place, expected.alone[number])
             if row is not None and (off := expected.differs(number, row, tolerance(p), own=expected.garbage)):
-                raise Wrong(f"the stored row of sample {number} is off by {off:.1e} (batches of {size})")
+                raise WrongError(f"the stored row of sample {number} is off by {off:.1e} (batches of {size})")
         if p.FACT == "mixed":
             continue
         split = featcache.split(net, p.CUT, *example(p, order[:2]))
@@ -81,14 +81,14 @@ def check_rows(p: ModuleType) -> None:
             whole, again = call(p.make(), batch(rows, order)), split.suffix.eval()(frontier)
         same_trees(again, whole, p, "the suffix on stored rows")
     if len(names) > 1:
-        raise Wrong("another order of the samples gives another name")
+        raise WrongError("another order of the samples gives another name")
 
 
 def same_trees(found: Any, expected: Any, p: ModuleType, what: str, factor: float = 1.0) -> None:
     one, other = tensors(found), tensors(expected)
     off = max(map(far, one, other)) if len(one) == len(other) else float("inf")
     if off > factor * tolerance(p):
-        raise Wrong(f"{what} is off by {off:.1e}")
+        raise WrongError(f"{what} is off by {off:.1e}")
 
 
 def check_suffix(p: ModuleType) -> None:
@@ -127,10 +127,10 @@ def check_training(p: ModuleType) -> None:
             one, other = (each.get(name, torch.zeros(())) for each in (mine, gradients))
             off = float((one.double() - other.double()).abs().max()) / max(float(other.abs().max()), floor, 1e-6)
             if off > 100 * tolerance(p):
-                raise Wrong(f"the gradient of {name!r} in training step {seed} is off by {off:.1e}")
+                raise WrongError(f"the gradient of {name!r} in training step {seed} is off by {off:.1e}")
         for name, buffer in net.named_buffers():
             if (off := far(buffer, buffers[name])) > 10 * tolerance(p):
-                raise Wrong(f"the buffer {name!r} after training step {seed} is off by {off:.1e}")
+                raise WrongError(f"the buffer {name!r} after training step {seed} is off by {off:.1e}")
 
 
 def check_derived(p: ModuleType) -> None:
@@ -147,12 +147,12 @@ def check_derived(p: ModuleType) -> None:
     if p.SEED % 3 == 0:
         made.append(featcache.extract(fresh(p), rows, folder(), cut=[p.SHALLOWER, p.CUT], batch_size=4)[p.CUT])
     if len({each.report.recipe for each in made}) > 1:
-        raise Wrong(f"derived from {p.SHALLOWER!r}, the set has another name")
+        raise WrongError(f"derived from {p.SHALLOWER!r}, the set has another name")
     found = [tensors(each.batch(np.arange(len(rows)))[0]) for each in made]
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             if (off := far(one, other)) > tolerance(p):
-                raise Wrong(f"rows derived from {p.SHALLOWER!r} ({made[0].report.derived}) are off by {off:.1e}")
+                raise WrongError(f"rows derived from {p.SHALLOWER!r} ({made[0].report.derived}) are off by {off:.1e}")
 
 
 def name_of(what: Any, rows: list[Any], cut: str | None = None) -> str:
@@ -178,7 +178,7 @@ def check_names(p: ModuleType) -> None:
     }
     for what, other in others.items():
         if other() != name:
-            raise Wrong(f"the set {what} has another name")
+            raise WrongError(f"the set {what} has another name")
 
 
 def check_edits(p: ModuleType) -> None:
@@ -188,9 +188,15 @@ def check_edits(p: ModuleType) -> None:
     split = featcache.split(net, p.CUT, *example(p, [0, 1]))
     held = name_of(split, rows)
     names = {"": held}
-    before = rng.sample(p.EDITS, min(2, len(p.EDITS)))
+    weights = [each for each in p.EDITS if ".data" in each]
+    kinds = (weights, [each for each in p.EDITS if each not in weights])
+    before = [rng.choice(each) for each in kinds if each]
     behind = rng.sample(p.EDITS_BEHIND, min(2, len(p.EDITS_BEHIND)))
-    for statement, is_before in [*((each, False) for each in behind[:1]), *((each, True) for each in before), *((each, False) for each in behind[1:])]:
+    for statement, is_before in [
+        *((each, False) for each in behind[:1]),
+        *((each, True) for each in before),
+        *((each, False) for each in behind[1:]),
+    ]:
         was = behaviour(twin, p)
         edited(net, statement, p)
         edited(twin, statement, p)
@@ -203,12 +209,12 @@ def check_edits(p: ModuleType) -> None:
             return
         held = name_of(split, rows)
         if is_before and any(moved) and held in names.values():
-            raise Wrong(f"{statement!r} before the cut leaves the name as it was")
+            raise WrongError(f"{statement!r} before the cut leaves the name as it was")
         if not is_before and not moved[0] and held != list(names.values())[-1]:
-            raise Wrong(f"{statement!r} behind the cut changes the name")
+            raise WrongError(f"{statement!r} behind the cut changes the name")
         names[statement] = held
     if name_of(net, rows, p.CUT) != held:
-        raise Wrong(f"after {', '.join(names)} a split that is held and a new one have different names")
+        raise WrongError(f"after {', '.join(names)} a split that is held and a new one have different names")
 
 
 def check_left_alone(p: ModuleType) -> None:
@@ -228,9 +234,9 @@ def check_left_alone(p: ModuleType) -> None:
         now = state_of(net)
         changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         if changed:
-            raise Wrong(f"the caller's network is changed: {', '.join(changed[:4])}")
+            raise WrongError(f"the caller's network is changed: {', '.join(changed[:4])}")
         if not torch.equal(drawn, torch.get_rng_state()) or not torch.is_grad_enabled():
-            raise Wrong("the caller's random state or gradient mode is changed")
+            raise WrongError("the caller's random state or gradient mode is changed")
 
 
 def check_head(p: ModuleType, split: featcache.Split, features: featcache.Features) -> None:
@@ -258,7 +264,7 @@ def check_elsewhere(p: ModuleType) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, p.__file__], capture_output=True, text=True, check=True)
     if done.stdout.split()[-1] != name_of(p.make(), p.data(), p.CUT):
-        raise Wrong("the set has another name in another process")
+        raise WrongError("the set has another name in another process")
 
 
 CHECKS = (check_rows, check_suffix, check_training, check_derived, check_names, check_edits, check_left_alone)

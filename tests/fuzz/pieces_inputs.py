@@ -12,7 +12,10 @@ JOIN = ".transpose(1, 2).reshape(x.shape)"
 QKV_INIT = "self.qkv$n = nn.Linear(8, 24)"
 QKV_EDITS = ("$at.qkv$n.weight.data.view(-1)[0] += 0.3",)
 ATTENTION = "self.attention$n = nn.MultiheadAttention(8, 2, dropout=$p, batch_first=True)"
-IN_PROJ = ("$at.attention$n.in_proj_weight.data.view(-1)[0] += 0.3", "$at.attention$n.in_proj_weight.data.view(-1)[-1] += 0.3")
+IN_PROJ = (
+    "$at.attention$n.in_proj_weight.data.view(-1)[0] += 0.3",
+    "$at.attention$n.in_proj_weight.data.view(-1)[-1] += 0.3",
+)
 P = {"p": ("0.0", "0.2")}
 
 # fmt: off

@@ -12,7 +12,7 @@ from .pieces import DUBIOUS, PLAIN, Piece
 from .pieces_inputs import POOLS, SEQUENCES, TASKS
 from .pieces_mixing import LOOK_ALIKES, MIXERS, MIXERS_OF
 
-__all__ = ["KINDS", "PIECES", "Program", "Step", "draw"]
+__all__ = ["KINDS", "PIECES", "STEMMED", "Program", "Step", "draw"]
 
 PIECES = {
     piece.name: piece
@@ -28,6 +28,7 @@ KINDS = {
     "sequences": (("x", "lengths"), "seq"),
     "image and ids": (("x", "ids"), "map"),
 }
+STEMMED = ("images", "tokens", "sequences", "image and ids")  # they have a stem of their own
 STYLES = ("plain", "dict", "dataclass", "tuple", "keyword")
 HOOKS = ("forward", "pre", "keyword", "in place", "first")
 OUTPUTS = ("tensor", "dict", "dataclass", "tuple")
@@ -179,8 +180,12 @@ def _pairs(rng: random.Random, program: Program) -> Program:
             first, last = sorted(rng.choices(range(len(units)), k=2))
             inside = [number for unit in units[first : last + 1] for number in unit]
             same = len({layouts[number] for number in inside}) == 1
-            if same and all(program.steps[each].what not in POOLS and program.steps[each].what.loose is not True for each in inside):
-                how = rng.choice(("x = x + {}", "x += {}", "x = torch.cat([x, {}], -1)[..., ::2]", "x = x * torch.sigmoid({})"))
+            if same and all(
+                program.steps[each].what not in POOLS and program.steps[each].what.loose is not True for each in inside
+            ):
+                how = rng.choice(
+                    ("x = x + {}", "x += {}", "x = torch.cat([x, {}], -1)[..., ::2]", "x = x * torch.sigmoid({})")
+                )
                 skips.append((inside[0], inside[-1], how))
     if rng.random() < 0.12:
         blocks = [n for n, step in enumerate(program.steps) if _runs_alone(step) and step.what not in POOLS]

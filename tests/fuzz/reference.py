@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 __all__ = [
-    "Truth", "Wrong", "at_the_cut", "batch", "behaviour", "call", "companies", "edited", "far", "fresh", "frozen_steps",
+    "Truth", "WrongError", "at_the_cut", "batch", "behaviour", "call", "companies", "edited", "far", "fresh", "frozen_steps",
     "state_of", "tensors", "tolerance", "truth",
 ]  # fmt: skip
 
 
-class Wrong(AssertionError):
+class WrongError(AssertionError):
     """A silent difference."""
 
 
@@ -102,7 +102,12 @@ class Truth:
     def differs(self, number: int, found: torch.Tensor, most: float, own: bool = False) -> float:
         """How far a row is from that of the sample alone, 0 if it is near enough; ``own`` without its padding."""
         expected, length = self.alone[number], self.lengths[number]
-        padded = length is not None and expected.dim() > 0 and found.dim() > 0 and found.shape[0] >= length <= expected.shape[0]
+        padded = (
+            length is not None
+            and expected.dim() > 0
+            and found.dim() > 0
+            and found.shape[0] >= length <= expected.shape[0]
+        )
         if padded and (own or found.shape[0] != expected.shape[0]) and expected.shape[0] > 1:
             found, expected = found[:length], expected[:length]
         distance = far(found, expected)

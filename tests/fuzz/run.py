@@ -54,11 +54,17 @@ class Table:
             lines.append(f"{fact:10}" + "".join(f"{self.counts[fact, kind]:9,}" for kind in kinds))
         lines.append(f"{sum(self.counts.values()):,} programs, {self.count('wrong')} wrong, {self.count('crash')} crashes, "
                      f"{100 * self.refused_share:.1f} % of the sound ones refused")  # fmt: skip
-        lines += [f"  {len(seeds):4} refused: {reason} (seeds {seeds[:4]})" for reason, seeds in sorted(self.reasons.items(), key=lambda each: -len(each[1]))]
+        lines += [
+            f"  {len(seeds):4} refused: {reason} (seeds {seeds[:4]})"
+            for reason, seeds in sorted(self.reasons.items(), key=lambda each: -len(each[1]))
+        ]
         failed = collections.defaultdict(list)
         for seed, verdict in self.failed:
             failed[f"{verdict.kind} ({verdict.fact}), {verdict.check}: {_reason(verdict.what)}"].append(seed)
-        lines += [f"  {len(seeds):4} {what} (seeds {seeds[:6]})" for what, seeds in sorted(failed.items(), key=lambda each: -len(each[1]))]
+        lines += [
+            f"  {len(seeds):4} {what} (seeds {seeds[:6]})"
+            for what, seeds in sorted(failed.items(), key=lambda each: -len(each[1]))
+        ]
         return "\n".join(lines)
 
 
@@ -89,7 +95,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="how many programs; without it, until told")
     parser.add_argument("--seed", type=int, help="the first seed; a fresh one by default")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--scripts", type=Path, help="a folder for the scripts of failing programs, which are printed otherwise")
+    parser.add_argument(
+        "--scripts", type=Path, help="a folder for the scripts of failing programs, which are printed otherwise"
+    )
     parser.add_argument("--no-shrink", action="store_true", help="only say which programs fail")
     options = parser.parse_args()
     first = random.SystemRandom().randrange(10**6) * 1000 if options.seed is None else options.seed
@@ -102,7 +110,9 @@ def main() -> int:
             if verdict.failed:
                 print(f"\nprogram {seed}: {verdict.kind} ({verdict.fact}), {verdict.check}: {verdict.what}", flush=True)
             if number % 100 == 0:
-                print(f"{number:,} programs, {len(table.failed)} failed, {time.monotonic() - started_s:.0f} s", flush=True)
+                print(
+                    f"{number:,} programs, {len(table.failed)} failed, {time.monotonic() - started_s:.0f} s", flush=True
+                )
     except KeyboardInterrupt:
         print("\ninterrupted", flush=True)
     print(table, flush=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from .checker import Verdict, check
 from .checks import CHECKS
+from .known import Layout
 from .pieces_inputs import POOLS
 from .programs import Program, Step
-from .writing import Layout, source
+from .writing import source
 
 __all__ = ["script", "shrunk"]
 
@@ -98,12 +99,21 @@ def _at_every_cut(program: Program) -> Iterator[Program]:
 def script(program: Program, verdict: Verdict) -> str:
     """Return a program with the check that it fails, as a script that stands alone."""
     files = [(HERE / name).read_text("utf-8") for name in ("reference.py", "checks.py")]
-    found = {node.name: ast.get_source_segment(text, node) for text in files for node in ast.parse(text).body if hasattr(node, "name")}
-    if "class Wrong" in str(found.get("Wrong")):
+    found = {
+        node.name: ast.get_source_segment(text, node)
+        for text in files
+        for node in ast.parse(text).body
+        if hasattr(node, "name")
+    }
+    if "class WrongError" in str(found.get("WrongError")):
         found["Truth"] = f"@dataclasses.dataclass\n{found['Truth']}"
     wanted = [verdict.check if verdict.check in found else "truth"]
     for name in wanted:
-        wanted += [each.id for each in ast.walk(ast.parse(found[name] or "")) if isinstance(each, ast.Name) and each.id in found and each.id not in wanted]
+        wanted += [
+            each.id
+            for each in ast.walk(ast.parse(found[name] or ""))
+            if isinstance(each, ast.Name) and each.id in found and each.id not in wanted
+        ]
     names = sorted(set(wanted), key=list(found).index)
     imports = (
         "import copy, random, sys, tempfile, warnings\nfrom collections.abc import Callable\nfrom types import ModuleType\n"
