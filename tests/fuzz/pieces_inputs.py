@@ -20,10 +20,12 @@ P = {"p": ("0.0", "0.2")}
 
 # fmt: off
 SEQUENCES = [
-    Piece("multi-head attention", SEQ, "x = x + self.attention$n(x, x, x, key_padding_mask=~mask, need_weights=$need)[0]", ATTENTION,
+    Piece("multi-head attention", SEQ, "x = x + self.attention$n(x, x, x, key_padding_mask=~mask, need_weights=$need)[0]",
+          ATTENTION,
           MASK, ("attention$n",), {**P, "need": ("False", "True")}, IN_PROJ, modes=True),
     Piece("attention, mask left out where full", SEQ,
-          "if mask.all():\n    y = self.attention$n(x, x, x)[0]\nelse:\n    y = self.attention$n(x, x, x, key_padding_mask=~mask)[0]\n"
+          "if mask.all():\n    y = self.attention$n(x, x, x)[0]\nelse:\n"
+          "    y = self.attention$n(x, x, x, key_padding_mask=~mask)[0]\n"
           "x = x + y", ATTENTION, MASK, ("attention$n",), P, IN_PROJ, modes=True),
     Piece("scaled dot-product attention", SEQ,
           QKV + "y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])\nx = x + y" + JOIN,
@@ -36,7 +38,8 @@ SEQUENCES = [
           QKV + "scores = (q @ k.transpose(-1, -2) / 2).masked_fill(~mask[:, None, None, :], float('-inf'))\n"
           "scores = F.dropout(scores.softmax(-1), $p, self.training)\nx = x + (scores @ v)" + JOIN,
           QKV_INIT, MASK, ("qkv$n",), P, QKV_EDITS, modes=True),
-    Piece("causal attention", SEQ, QKV + "y = F.scaled_dot_product_attention(q, k, v, is_causal=True)\nx = x + y" + JOIN, QKV_INIT,
+    Piece("causal attention", SEQ, QKV + "y = F.scaled_dot_product_attention(q, k, v, is_causal=True)\nx = x + y" + JOIN,
+          QKV_INIT,
           (), ("qkv$n",), edits=QKV_EDITS),
     Piece("transformer layer", SEQ, "x = self.layer$n(x, src_key_padding_mask=~mask)",
           "self.layer$n = nn.TransformerEncoderLayer(8, 2, 16, dropout=$p, batch_first=True$more)", MASK, ("layer$n",),
@@ -68,7 +71,8 @@ SEQUENCES = [
           "x = x + self.table$n[: x.shape[1]]", "self.table$n = None"),
     Piece("padding set to zero", SEQ, "x = x * mask[..., None]", needs=MASK),
     Piece("padding set to zero in place", SEQ, "x = x.clone()\nx[~mask] = 0.0", needs=MASK),
-    Piece("padding set to zero where there is any", SEQ, "if (~mask).any():\n    x = x.masked_fill(~mask[..., None], 0.0)", needs=MASK),
+    Piece("padding set to zero where there is any", SEQ, "if (~mask).any():\n    x = x.masked_fill(~mask[..., None], 0.0)",
+          needs=MASK),
     Piece("crop and pad", SEQ,
           "length = int(mask.sum(1).max())\ny = self.linear$n(x[:, :length])\n"
           "x = F.pad(y, (0, 0, 0, x.shape[1] - length)) * mask[..., None]", "self.linear$n = nn.Linear(8, 8)", MASK,
@@ -89,9 +93,11 @@ TASKS = [
           edits=("$at.tables$n.data.view(-1)[0] += 0.5", "$at.tables$n.data.view(-1)[-1] += 0.5")),
     Piece("a plain table of the task", ("vec",), "x = x + self.table$n[task]", "self.table$n = torch.randn(3, 8)", ("task",),
           edits=("$at.table$n[0, 0] += 0.5",)),
-    Piece("embedding of the task", ("vec",), "x = x * self.task$n(task)", "self.task$n = nn.Embedding(3, 8)", ("task",), ("task$n",)),
+    Piece("embedding of the task", ("vec",), "x = x * self.task$n(task)", "self.task$n = nn.Embedding(3, 8)", ("task",),
+          ("task$n",)),
     Piece("otherwise for one task", ("vec",), "x = torch.where((task == 1)[:, None], x * 2, x)", needs=("task",)),
-    Piece("otherwise where any row is of a task", ("vec",), "if (task == 1).any():\n    x = x + 2 * (task == 1)[:, None]", needs=("task",)),
+    Piece("otherwise where any row is of a task", ("vec",), "if (task == 1).any():\n    x = x + 2 * (task == 1)[:, None]",
+          needs=("task",)),
     Piece("one layer a task", ("vec",),
           "y = torch.zeros_like(x)\nfor number in task.unique().tolist():\n"
           "    y[task == number] = self.layers$n[number](x[task == number])\nx = y",
@@ -99,7 +105,8 @@ TASKS = [
 ]
 POOLS = [
     Piece("mean over places", ("map",), "x = x.mean((2, 3))"),
-    Piece("pooling module", ("map",), "x = self.pool$n(x).flatten(1)", "self.pool$n = nn.AdaptiveAvgPool2d(1)", inner=("pool$n",)),
+    Piece("pooling module", ("map",), "x = self.pool$n(x).flatten(1)", "self.pool$n = nn.AdaptiveAvgPool2d(1)",
+          inner=("pool$n",)),
     Piece("largest over places", ("map",), "x = x.amax((2, 3))"),
     Piece("masked mean", SEQ, "x = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)", needs=MASK),
     Piece("masked largest", SEQ, "x = x.masked_fill(~mask[..., None], -1e4).amax(1)", needs=MASK),
