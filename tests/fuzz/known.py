@@ -120,7 +120,8 @@ def facts(program: Program) -> Facts:
 def _fact(program: Program, number: int, before: bool) -> str:
     step = program.steps[number]
     if step.what.fact == MIXED:
-        return MIXED if before else step.what.behind
+        # Where samples vary in length, what is mixed behind the cut is also the padding, which is not cached.
+        return MIXED if before or program.ragged else step.what.behind
     if before and step.what.open_fact and (step.loose or step.stage):
         return step.what.open_fact
     return step.what.fact
