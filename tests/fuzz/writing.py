@@ -240,7 +240,8 @@ def _constants(program: Program, known: Facts) -> list[str]:
     made.append(f"FROZEN = {list(known.frozen)}  # what is used before the cut\n")
     made.append(f'MODE, SEED, ROUGH, RAGGED = "{program.mode}", {program.seed}, {_rough(program)}, {program.ragged}\n')
     closures = any("closure" in step.piece for step in program.steps)
-    made.append(f"NAMES, CLOSURES = {program.inputs}, {closures}\n")
+    side = known.cut.rpartition(".")[2].rstrip("0123456789") in ("text", "task", "places")
+    made.append(f"NAMES, CLOSURES, SIDE = {program.inputs}, {closures}, {side}\n")
     for name, edits in (("EDITS", known.edits_before), ("EDITS_BEHIND", known.edits_behind)):
         made.append(f"{name} = [\n" + "".join(f"    {each!r},\n" for each in edits) + "]  # statements on net\n")
     return made
