@@ -124,7 +124,7 @@ def _fact(program: Program, number: int, before: bool) -> str:
         return MIXED if before or program.ragged else step.what.behind
     if before and step.what.open_fact and (step.loose or step.stage):
         return step.what.open_fact
-    return step.what.fact
+    return (step.what.before if before else "") or step.what.fact
 
 
 def _weights(layout: Layout, number: int) -> list[str]:

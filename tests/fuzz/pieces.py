@@ -38,6 +38,7 @@ class Piece:
     modes: bool = False
     ragged: bool = True  # it may stand in a network whose samples vary in length
     loose: bool | None = None  # True: only loose; False: only in a block
+    before: str = ""  # its fact before the cut, if that is another
     open_fact: str = ""  # its fact where it stands loose before the cut, if that is another
     behind: str = SOUND  # its fact behind the cut, where it is a mixer
     tied: str = ""  # a weight of shape (8, 8) that can be tied to another one
@@ -146,10 +147,10 @@ PLAIN = [
     Piece("called twice", FLAT, "x = torch.tanh(self.linear$n(torch.tanh(self.linear$n(x))))", "self.linear$n = nn.Linear(8, 8)",
           inner=("linear$n",), edits=(WEIGHT,)),
     Piece("autocast", FLAT, 'with torch.autocast("cpu", dtype=torch.bfloat16):\n    x = self.linear$n(x)\nx = x.float()',
-          "self.linear$n = nn.Linear(8, 8)", inner=("linear$n",), edits=(WEIGHT,)),
+          "self.linear$n = nn.Linear(8, 8)", inner=("linear$n",), edits=(WEIGHT,), before=DUBIOUS),
     Piece("without gradients", FLAT, "with torch.no_grad():\n    x = torch.tanh(self.linear$n(x))",
           "self.linear$n = nn.Linear(8, 8)",
-          inner=("linear$n",), edits=(WEIGHT,)),
+          edits=(WEIGHT,)),
     Piece("checkpoint", FLAT, "x = torch.utils.checkpoint.checkpoint(self.linear$n, x, use_reentrant=False)",
           "self.linear$n = nn.Linear(8, 8)", inner=("linear$n",), edits=(WEIGHT,)),
     Piece("windows", ("vec",), "x = self.linear$n(x.reshape(-1, 4)).reshape(-1, 8)", "self.linear$n = nn.Linear(4, 4)",
