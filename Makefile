@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 TOOLS := .venv-orchestrators
 
-.PHONY: setup orchestrators demo quick test check mutants bench docs clean
+.PHONY: setup orchestrators demo quick test fuzz check mutants bench docs clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ quick: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Random programs, until Ctrl-C: whatever featcache gets wrong in silence is printed as a script.
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --processes 2
 
 check: $(STAMP)
 	$(BIN)/ruff check .
