@@ -23,7 +23,7 @@ from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
 from .linear import HeadNetwork, pooled_network
-from .network import choose_trainable, new_network, train_mode
+from .network import choose_trainable, new_network, refuse_other_sizes, train_mode
 
 __all__ = ["BuiltHead", "HeadKind", "SharedHead", "built_suffix", "find_kind", "head_kinds"]
 
@@ -168,6 +168,7 @@ class SuffixHead:
     ) -> list[EpochRecord]:
         """Train the suffix; what training never changes is run once where its results fit into memory."""
         suffix, device = built.stored, _device(built)
+        refuse_other_sizes(built.split, rows, options.batch_size, device)
         trainable = {name for name, parameter in suffix.named_parameters() if parameter.requires_grad}
 
         def prepare() -> None:

@@ -11,11 +11,12 @@ from torch import fx, nn
 
 from ..errors import HeadError, UsageError, near_names
 from ..machine import seeded, to_device
-from ..splitting import Split, deep_copy
-from ..training import output_tensor
+from ..splitting import Split, deep_copy, difference, rounding
+from ..training import Division, output_tensor
 
-__all__ = ["choose_trainable", "last_layers", "new_network", "train_mode"]
+__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "train_mode"]
 
+TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
 
 
@@ -27,6 +28,26 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     no last layer behind the cut that alone makes the output.
     """
     return _renewed(split, classes, seed, device)[0]
+
+
+def refuse_other_sizes(split: Split, rows: Division, batch_size: int, device: torch.device) -> None:
+    """Raise ``HeadError`` where a flat suffix is not the network in batches of the sizes that training takes."""
+    if not split.flat:
+        return
+    sizes = [(rows.train, size) for size in {min(batch_size, len(rows.train)), len(rows.train) % batch_size} if size]
+    replay = split.replayed().suffix
+    for features, size in sizes:
+        frontier, _ = next(iter(features.loader(size, shuffle=False, device=str(device))))
+        try:
+            expected = output_tensor(_evaluated(replay, frontier))
+        except ValueError:  # a batch that the network itself cannot take is named where it comes
+            continue
+        found = output_tensor(_evaluated(split.suffix, frontier))
+        if difference(expected, found) > max(TOLERANCE, rounding(expected.dtype)):
+            raise HeadError(
+                f"behind the cut {split.cut!r} the network does something else in a batch of {size} rows than in the small ones "
+                "that it was split on: its code asks for the size of the batch. Use another --train-batch-size."
+            )
 
 
 def last_layers(split: Split, classes: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ..errors import HeadError, UsageError
 from ..features import Features
 from ..machine import pick_device
 from ..progress import ProgressCallback, silent
-from ..splitting import Split, as_now
+from ..splitting import Split, as_now, padding_difference
 from ..training import (
     IGNORE_INDEX,
     Division,
@@ -30,6 +30,8 @@ from .kinds import find_kind
 from .trained import TrainedHead, check_same_prefix, outputs_of
 
 __all__ = ["check_origin", "fit_head", "pool_of", "scored", "train_head"]
+
+PADDING_TOLERANCE = 1e-4  # kernels round in another way for another length
 
 
 def train_head(
@@ -286,4 +288,9 @@ def _refuse_unmasked(split: Split, features: Features) -> None:
             f"the samples of {features.dataset!r} vary in length, and no mask crosses the cut {cut!r}: what lies behind it "
             "would take padding for content. Give the model its mask with the inputs (a transform that returns it), or use "
             "--head linear, or pooled features."
+        )
+    if padding_difference(split) > PADDING_TOLERANCE:
+        raise HeadError(
+            f"behind the cut {cut!r} the network looks at padded places (a convolution without a mask, perhaps), where rows "
+            "from the cache hold zeros and the network its own values. Choose a later cut, or use --head linear, or pooled features."
         )

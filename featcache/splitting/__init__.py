@@ -10,6 +10,7 @@ from .clone import deep_copy, skeleton
 from .compare import difference, rounding
 from .fold import fold
 from .middle import middle
+from .padding import padding_difference
 from .splitting import Split, as_now, check_all, prefixes, split, split_at
 from .structure import weight_digests
 
@@ -24,6 +25,7 @@ __all__ = [
     "first_difference",
     "fold",
     "middle",
+    "padding_difference",
     "prefixes",
     "rounding",
     "skeleton",

@@ -32,7 +32,7 @@ class CutAnalysis:
     overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
     guards: tuple[str, ...]  # inputs whose content decides on the path, or on a size: beside the main one, masks mostly
     paths: tuple[Path, ...]  # that were recorded before the cut, where the inputs or their length may decide on it
-    writes_state: bool  # whether the model writes into buffers, or tensors of its own, before the cut
+    writes_state: bool  # whether the model may write into buffers, or tensors of its own, before the cut
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
     training_inputs: frozenset[int] = frozenset()  # inputs that are used behind the cut in training mode only
     training_guards: bool = False  # whether content decides on the path in training mode only
@@ -141,7 +141,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
         frozenset(number for call in run.calls[end:] for number in call.writes),
         guards,
         paths,
-        any(run.origins[number][0] in ("state", "constant") for call in run.calls[:end] for number in call.writes),
+        bool(paths) or any(run.origins[n][0] in ("state", "constant") for call in run.calls[:end] for n in call.writes),
     )
 
 
@@ -149,7 +149,8 @@ def _last_call(run: Run, cut: str) -> int:
     positions = [position for position, call in enumerate(run.modules) if call.name == cut]
     if not positions:
         raise SplitError(
-            f"the module {cut!r} exists, but the model's forward does not call it. `featcache cuts` lists those that it calls."
+            f"the module {cut!r} exists, but the model's forward does not call it on the example. `featcache cuts` lists those "
+            "that it calls."
         )
     return positions[-1]
 

@@ -32,16 +32,19 @@ def skeleton(
     own_buffers: bool = False,
     own_parameters: bool = False,
     shares_objects: bool = False,
+    lasting: bool = False,
 ) -> nn.Module:
     """Return a skeleton of ``model``, put into the given mode by its own ``train`` or ``eval`` (None: left as it is).
 
-    Parameter and buffer dictionaries are shared, so that moved, loaded or trained weights are seen by both. With
-    ``own_buffers`` the skeleton gets copies of the buffers and of plain tensors, so that a trial leaves no trace;
-    ``own_parameters`` does the same for parameters. Modules that are reached through plain containers and objects,
-    bound methods, partials, closures or weak references are the skeleton's too, and so is whatever else they hold; with
-    ``shares_objects``, what holds no module stays the caller's: the lists that hooks fill, for one.
+    Parameters and buffers are shared, so that trained weights are seen by both; with ``lasting`` the dictionaries that hold
+    them, too, for a skeleton that is kept while the model is moved or loaded. With ``own_buffers`` the skeleton gets copies
+    of the buffers and of plain tensors, so that a trial leaves no trace; ``own_parameters`` does the same for parameters.
+
+    Modules that are reached through plain containers and objects, bound methods, partials, closures or weak references are
+    the skeleton's too, and so is whatever else they hold; with ``shares_objects``, what holds no module stays the caller's:
+    the lists that hooks fill, for one.
     """
-    copies = _Copies(own_buffers, own_parameters, shares_objects)
+    copies = _Copies(own_buffers, own_parameters, shares_objects, lasting)
     copied = copies.module(model)
     copies.finish()
     if training is not None:
@@ -81,7 +84,8 @@ class _Uncompiled(nn.Module):
 
 
 class _Copies:
-    def __init__(self, own_buffers: bool, own_parameters: bool, shares_objects: bool) -> None:
+    def __init__(self, own_buffers: bool, own_parameters: bool, shares_objects: bool, lasting: bool) -> None:
+        self.lasting = lasting
         self.own_buffers, self.own_parameters, self.shares_objects = own_buffers, own_parameters, shares_objects
         self.done: dict[int, Any] = {}  # by identity, so that what is shared stays shared
         self.made: list[nn.Module] = []
@@ -103,6 +107,9 @@ class _Copies:
         copied.__dict__["_modules"] = OrderedDict(
             (name, child if child is None else self.module(child)) for name, child in module._modules.items()
         )
+        if not self.lasting:  # a forward may register another tensor
+            copied.__dict__["_parameters"] = dict(module._parameters)
+            copied.__dict__["_buffers"] = dict(module._buffers)
         if self.own_parameters:
             copied.__dict__["_parameters"] = {name: self.parameter(each) for name, each in module._parameters.items()}
         if self.own_buffers:

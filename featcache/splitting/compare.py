@@ -9,7 +9,7 @@ import torch
 from ..errors import SplitError
 from .trees import tensors_in
 
-__all__ = ["compare", "difference", "rounding"]
+__all__ = ["TOLERANCE", "compare", "difference", "rounding"]
 
 TOLERANCE = 1e-5
 COARSE = 8  # times the precision of a short floating type: one rounding more or less in each layer

@@ -53,6 +53,11 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
         unique = f"{name}:{copy}"
     names.add(unique)
     mine, theirs = run.shapes[number], other.shapes[number]
+    if tensor.dtype.is_complex:
+        raise SplitError(
+            f"{unique!r}, which crosses the cut {cut!r}, holds complex numbers, which are not stored. Choose a cut behind the "
+            "operation that makes them real."
+        )
     rows = mine[0] // run.batch if mine and origin[0] != "input" else 1
     if not (mine and rows) or (mine[0], theirs[0]) != (rows * run.batch, rows * other.batch) or mine[1:] != theirs[1:]:
         raise SplitError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -50,7 +51,12 @@ class _Recorder(TorchFunctionMode):
         return known
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
-        leaves, spec = pytree.tree_flatten(tree)
+        leaves, spec = pytree.tree_flatten(tree, is_leaf=lambda each: isinstance(each, PackedSequence))
+        if any(isinstance(leaf, PackedSequence) for leaf in leaves):
+            raise SplitError(
+                "the model hands packed sequences from module to module, which cannot be followed: give the recurrent layer the "
+                "padded batch, or wrap packing, layer and padding in one module."
+            )
         numbers: list[int] = []
         found: list[Any] = []
         for position, leaf in enumerate(leaves):

@@ -43,7 +43,7 @@ class ReplaySuffix(nn.Module):
         self.__dict__["_analysis"] = analysis
         self.__dict__["_modes"] = own_modes(model)
         self.training = model.training
-        for name in _behind_only(analysis):
+        for name in [*_behind_only(analysis), *_never_run(model, analysis)]:
             _attach(self, name, model.get_submodule(name))
         for name in sorted(state_behind(analysis)):
             owner, _, leaf = name.rpartition(".")
@@ -297,6 +297,22 @@ def _behind_only(analysis: CutAnalysis) -> list[str]:
     }
     names |= analysis.training_only
     return sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
+
+
+def _never_run(model: nn.Module, analysis: CutAnalysis) -> list[str]:
+    """Return the topmost modules that the example did not run: behind the cut, other rows may be led through them.
+
+    Not before it: there, a path that was not recorded is refused.
+    """
+    runs = (analysis.run, *analysis.runs.alone)
+    run = {call.name for each in runs for call in each.modules} | analysis.training_only
+    idle: list[str] = []
+    for name, module in model.named_modules():
+        used = any(each == name or each.startswith(f"{name}.") for each in run) if name else True
+        frozen = any(f"{name}.{each}" in analysis.state_before for each, _ in module.named_parameters())
+        if not used and not frozen and not any(name.startswith(f"{other}.") for other in idle):
+            idle.append(name)
+    return idle
 
 
 def _attach(root: nn.Module, path: str, value: Any) -> None:

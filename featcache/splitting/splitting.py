@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,12 @@ from .analysis import CutAnalysis, analyse
 from .clone import deep_copy, skeleton
 from .compare import compare
 from .examples import Examples, examples
-from .flat import Program, build_flat, flat_graph, guard_graph
+from .flat import Program, build_flat, guard_graph
 from .guarded import GuardedSuffix
 from .inputs import Call
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
+from .proof import proven
 from .randomness import quiet
 from .recording import recorded
 from .replay import ReplaySuffix
@@ -29,14 +29,11 @@ from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import tensors_in
-from .trial import frozen_reference, refuse_mixed_rows, seeded_step
+from .trial import refuse_mixed_rows
 
 __all__ = ["Split", "as_now", "check_all", "prefixes", "split", "split_at"]
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
-TRIES = 3
-GRADIENT_TOLERANCE = 1e-3  # sums over a batch, in an order that threads may change
-GRADIENT_FLOOR = 1e-4
 
 
 class Split:
@@ -222,6 +219,18 @@ class Split:
         given = examples(self.model, self.example_inputs, self.other_length)
         return [_inputs(call) for call in given.trials()]
 
+    def replayed(self) -> Split:
+        """Return the same split with a suffix that replays the model's own forward.
+
+        Returns
+        -------
+        Split
+            The split without a graph.
+        """
+        return Split(
+            self.model, self._analysis, self.structure, self._program, None, self.example_inputs, self.other_length
+        )
+
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network.
 
@@ -394,7 +403,13 @@ def check_all(
         found = []
         for split, frontier in zip(splits, frontiers or prefixes(splits, inputs), strict=True):
             suffix = split._make_suffix(skeleton(split.model, own_buffers=True)).eval()
-            again = suffix(frontier if len(frontier) > 1 else next(iter(frontier.values())))
+            try:
+                again = suffix(frontier if len(frontier) > 1 else next(iter(frontier.values())))
+            except (NotImplementedError, TypeError, KeyError, AttributeError) as error:
+                raise SplitError(
+                    f"the suffix behind {split.cut!r} cannot be run on these samples: {type(error).__name__}: "
+                    f"{one_line(error, 200)}."
+                ) from error
             found.append(compare(whole, again, f"suffix(prefix(x)) at the cut {split.cut!r}"))
     return found
 
@@ -408,7 +423,11 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
     if analysis.training_inputs:
         more = analyse(model, cut, runs, analysis.training_inputs)
         analysis = with_training_path(warm, more, given.two)
-    analysis, graph = _proven(model, analysis, structure, given)
+
+    def make(model: nn.Module, analysis: CutAnalysis, graph: Program | None) -> Split:
+        return Split(model, analysis, structure, program, graph, ())
+
+    analysis, graph = proven(make, model, analysis, given)
     warn_of_tied(model, analysis)
     resized = None if given.resized is None else _inputs(given.resized)
     return Split(model, analysis, structure, program, graph, _inputs(given.two), resized)
@@ -416,89 +435,3 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
 
 def _inputs(call: Call) -> Inputs:
     return dict(call[1]) or call[0]
-
-
-def _proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
-    """Return the analysis with what a trial adds to it, and the flat graph if that equals the model, None if the replay does.
-
-    Raises ``SplitError`` where neither does.
-    """
-    if analysis.guards:  # where they do not hold, it is the replay that runs
-        analysis, _ = _replay_proven(model, analysis, structure, given)
-    try:
-        return _prove(model, analysis, structure, given, flat=True)
-    except Exception:  # any failure only means that the graph is not the model
-        pass
-    return _replay_proven(model, analysis, structure, given)
-
-
-def _replay_proven(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples) -> Any:
-    try:
-        return _prove(model, analysis, structure, given, flat=False)
-    except SplitError:
-        raise
-    except Exception as error:
-        raise SplitError(
-            f"the suffix behind {analysis.cut!r} cannot be run: {type(error).__name__}: {one_line(error, 200)}."
-        ) from error
-
-
-def _prove(model: nn.Module, analysis: CutAnalysis, structure: str, given: Examples, flat: bool) -> Any:
-    """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
-    graph = flat_graph(analysis) if flat else None
-    made = Split(skeleton(model, own_buffers=True), analysis, structure, "", graph, ())
-    for args, kwargs in [*given.trials(), *([given.large] if flat else [])]:
-        made.check(*args, **kwargs)
-    for attempt in range(TRIES):
-        try:
-            overwritten = _prove_training(made, given)
-            break
-        except SplitError:
-            # Another thread may have drawn from torch's one generator meanwhile; a real difference comes every time.
-            if attempt == TRIES - 1:
-                raise
-    if overwritten - analysis.overwritten:
-        # What is written in place in training mode only (an in-place dropout) must be a copy, too.
-        again = dataclasses.replace(analysis, overwritten=analysis.overwritten | overwritten)
-        return _prove(model, again, structure, given, flat)
-    return analysis, graph
-
-
-def _prove_training(made: Split, given: Examples) -> set[int]:
-    """Compare a training step with that of the model; return the crossing tensors that it changed in place."""
-    analysis, call = made._analysis, given.three
-    trial = made.rebind(skeleton(made.model, own_buffers=True))
-    trial.suffix.train()
-    parameters = dict(trial.suffix.named_parameters())
-    frontier = trial.prefix(*call[0], **call[1])
-    expected = frozen_reference(made.model, analysis, call, set(parameters))
-    if expected.failure is not None:
-        return set()  # the model itself cannot be trained on this example
-    tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
-    before = [tensor.clone() for tensor in tensors]
-    found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
-    compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
-    if set(expected.gradients) != set(found.gradients):
-        raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")
-    # Some gradients are zero but for rounding (the bias of a key in attention): these count against the largest.
-    floor = GRADIENT_FLOOR * max(
-        (float(each.abs().max()) for each in expected.gradients.values() if each.numel()), default=0.0
-    )
-    for name, gradient in expected.gradients.items():
-        what = f"the gradient of {name!r} behind {made.cut!r}"
-        compare(gradient, found.gradients[name], what, tolerance=GRADIENT_TOLERANCE, floor=floor)
-    for name, buffer in expected.buffers.items():
-        if buffer.numel():
-            compare(buffer, found.buffers[name], f"the buffer {name!r} behind {made.cut!r} after a training step")
-    originals = dict(made.model.named_buffers())
-    for name in sorted(analysis.state_before & set(originals)):
-        if not torch.equal(originals[name], found.buffers[name]):
-            raise SplitError(
-                f"the buffer {name!r} is used before the cut {made.cut!r} and changed by training behind it: what is cached "
-                "would not stay true. Give each side a module of its own, or choose another cut."
-            )
-    return {
-        crossing.number
-        for crossing, tensor, copy_ in zip(analysis.crossings, tensors, before, strict=True)
-        if not torch.equal(tensor, copy_)
-    }

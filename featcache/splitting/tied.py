@@ -28,7 +28,7 @@ def with_tied_frozen(model: nn.Module, analysis: CutAnalysis) -> nn.Module:
         return model
     named = dict(model.named_parameters(remove_duplicate=False))
     frozen = {id(named[name]) for name in analysis.state_before if name in named}
-    made = skeleton(model, None)
+    made = skeleton(model, None, lasting=True)
     for module in made.modules():
         tied = {name: each for name, each in module._parameters.items() if id(each) in frozen and each is not None}
         if not tied:

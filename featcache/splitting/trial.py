@@ -13,10 +13,10 @@ from torch.nn.parameter import is_lazy
 from ..errors import SplitError
 from .analysis import CutAnalysis
 from .clone import own_modes, skeleton
-from .compare import difference, rounding
+from .compare import TOLERANCE, compare, difference, rounding
 from .examples import Examples
 from .inputs import Call
-from .modes import overrides_modes, set_mode
+from .modes import Modes, overrides_modes, set_mode
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seed_all
 from .trees import tensors_in
@@ -24,6 +24,7 @@ from .trees import tensors_in
 __all__ = [
     "Step",
     "frozen_reference",
+    "keeping_state",
     "refuse_changing_modes",
     "refuse_lazy",
     "refuse_mixed_rows",
@@ -74,7 +75,10 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names:
 
 
 def _frozen_step(model: nn.Module, analysis: CutAnalysis, call: Call, names: set[str], frozen: bool) -> Step:
-    running, own = skeleton(model, own_buffers=True), own_modes(model)
+    return _step(skeleton(model, own_buffers=True), own_modes(model), analysis, call, names, frozen)
+
+
+def _step(running: nn.Module, own: Modes, analysis: CutAnalysis, call: Call, names: set[str], frozen: bool) -> Step:
     last = analysis.run.modules[analysis.cut_call]
 
     def change_over() -> None:
@@ -94,6 +98,38 @@ def _frozen_step(model: nn.Module, analysis: CutAnalysis, call: Call, names: set
         return seeded_step(run, parameters, dict(running.named_buffers()))
     except Exception as error:
         return Step(None, {}, {}, error)
+
+
+def keeping_state(model: nn.Module, analysis: CutAnalysis, call: Call) -> set[str]:
+    """Return the modules not before the cut that keep something from one training step to the next, buffers aside.
+
+    That is a number that a step changes, or anything that changes the output of a second step on equal input; then what
+    keeps it is not known, and all modules that are open at the cut are returned.
+    """
+    own, running = own_modes(model), skeleton(model, own_buffers=True)
+    before = _numbers(running)
+    first = _step(running, own, analysis, call, set(), frozen=True)
+    found = {
+        name for name, values in _numbers(running).items() if values != before.get(name) and name not in analysis.before
+    }
+    again, buffers = skeleton(running, own_buffers=True), dict(model.named_buffers())
+    with torch.no_grad():
+        for name, buffer in again.named_buffers():
+            if name in buffers and buffers[name].shape == buffer.shape:
+                buffer.copy_(buffers[name])
+    second = _step(again, own, analysis, call, set(), frozen=True)
+    if first.failure is not None or second.failure is not None:
+        return set()
+    differs = compare(first.output, second.output, "a second training step", refuse=False) > TOLERANCE
+    return found | analysis.open if differs else found
+
+
+def _numbers(model: nn.Module) -> dict[str, dict[str, Any]]:
+    kinds = (bool, int, float)
+    return {
+        name: {key: value for key, value in vars(module).items() if type(value) in kinds and key != "training"}
+        for name, module in model.named_modules()
+    }
 
 
 def refuse_scripted(model: nn.Module) -> None:

@@ -1,0 +1,150 @@
+"""Proving that a suffix is what lies behind the cut: as a flat graph if it can be, else as a replay, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import SplitError, one_line
+from .analysis import CutAnalysis
+from .clone import skeleton
+from .compare import compare
+from .examples import Examples
+from .flat import Program, flat_graph
+from .randomness import quiet
+from .trial import frozen_reference, keeping_state, seeded_step
+
+__all__ = ["proven"]
+
+Make = Callable[[nn.Module, CutAnalysis, Program | None], Any]  # of a Split
+TRIES = 3
+GRADIENT_TOLERANCE = 1e-3  # sums over a batch, in an order that threads may change
+GRADIENT_FLOOR = 1e-4
+
+
+def proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples) -> Any:
+    """Return the analysis with what a trial adds to it, and the flat graph if that equals the model, None if the replay does.
+
+    Raises ``SplitError`` where neither does.
+    """
+    keeping = keeping_state(model, analysis, given.three)
+    if keeping & analysis.open:
+        raise _kept(analysis, keeping & analysis.open)
+    if analysis.guards:  # where they do not hold, it is the replay that runs
+        analysis, _ = _replay_proven(make, model, analysis, given)
+    try:
+        return _prove(make, model, analysis, given, flat=True)
+    except Exception:  # any failure only means that the graph is not the model
+        pass
+    if keeping:  # the replay runs copies of the modules
+        raise _kept(analysis, keeping)
+    return _replay_proven(make, model, analysis, given)
+
+
+def _kept(analysis: CutAnalysis, names: set[str]) -> SplitError:
+    where = ", ".join(name or "the model itself" for name in sorted(names)[:3])
+    return SplitError(
+        f"behind the cut {analysis.cut!r}, the model keeps something from one training step to the next ({where}: a counter, or "
+        "the last batch), which a suffix would lose. Keep it in a buffer, or in a module that runs behind the cut as a whole."
+    )
+
+
+def _replay_proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples) -> Any:
+    try:
+        return _prove(make, model, analysis, given, flat=False)
+    except SplitError:
+        raise
+    except Exception as error:
+        raise SplitError(
+            f"the suffix behind {analysis.cut!r} cannot be run: {type(error).__name__}: {one_line(error, 200)}."
+        ) from error
+
+
+def _prove(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples, flat: bool) -> Any:
+    """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
+    graph = flat_graph(analysis) if flat else None
+    made = make(skeleton(model, own_buffers=True), analysis, graph)
+    for args, kwargs in [*given.trials(), *([given.large] if flat else [])]:
+        made.check(*args, **kwargs)
+    if flat and _runs_alone(model, given):
+        args, kwargs = given.one(0)
+        made.check(*args, **kwargs)
+    _prove_late(made, given)
+    for attempt in range(TRIES):
+        try:
+            overwritten = _prove_training(made, given)
+            break
+        except SplitError:
+            # Another thread may have drawn from torch's one generator meanwhile; a real difference comes every time.
+            if attempt == TRIES - 1:
+                raise
+    if overwritten - analysis.overwritten:
+        # What is written in place in training mode only (an in-place dropout) must be a copy, too.
+        again = dataclasses.replace(analysis, overwritten=analysis.overwritten | overwritten)
+        return _prove(make, model, again, given, flat)
+    return analysis, graph
+
+
+def _prove_late(made: Any, given: Examples) -> None:
+    """Compare suffix(prefix(x)) with the model where another batch went through the prefix in between."""
+    args, kwargs = given.two
+    running = skeleton(made.model, own_buffers=True)
+    with torch.no_grad(), quiet():
+        whole, frontier = running(*args, **kwargs), made.prefix(*args, **kwargs)
+        made.prefix(*given.other[0], **given.other[1])
+        again = made.rebind(skeleton(made.model, own_buffers=True)).suffix.eval()(frontier)
+    compare(whole, again, f"suffix(prefix(x)) at the cut {made.cut!r}, another batch in between,")
+
+
+def _runs_alone(model: nn.Module, given: Examples) -> bool:
+    args, kwargs = given.one(0)
+    try:
+        with torch.no_grad(), quiet():
+            skeleton(model, own_buffers=True)(*args, **kwargs)
+    except Exception:  # some networks need several rows
+        return False
+    return True
+
+
+def _prove_training(made: Any, given: Examples) -> set[int]:
+    """Compare a training step with that of the model; return the crossing tensors that it changed in place."""
+    analysis, call = made._analysis, given.three
+    trial = made.rebind(skeleton(made.model, own_buffers=True))
+    trial.suffix.train()
+    parameters = dict(trial.suffix.named_parameters())
+    frontier = trial.prefix(*call[0], **call[1])
+    expected = frozen_reference(made.model, analysis, call, set(parameters))
+    if expected.failure is not None:
+        return set()  # the model itself cannot be trained on this example
+    tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
+    before = [tensor.clone() for tensor in tensors]
+    found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
+    compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
+    if set(expected.gradients) != set(found.gradients):
+        raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")
+    # Some gradients are zero but for rounding (the bias of a key in attention): these count against the largest.
+    floor = GRADIENT_FLOOR * max(
+        (float(each.abs().max()) for each in expected.gradients.values() if each.numel()), default=0.0
+    )
+    for name, gradient in expected.gradients.items():
+        what = f"the gradient of {name!r} behind {made.cut!r}"
+        compare(gradient, found.gradients[name], what, tolerance=GRADIENT_TOLERANCE, floor=floor)
+    for name, buffer in expected.buffers.items():
+        if buffer.numel():
+            compare(buffer, found.buffers[name], f"the buffer {name!r} behind {made.cut!r} after a training step")
+    originals = dict(made.model.named_buffers())
+    for name in sorted(analysis.state_before & set(originals)):
+        if not torch.equal(originals[name], found.buffers[name]):
+            raise SplitError(
+                f"the buffer {name!r} is used before the cut {made.cut!r} and changed by training behind it: what is cached "
+                "would not stay true. Give each side a module of its own, or choose another cut."
+            )
+    return {
+        crossing.number
+        for crossing, tensor, copy_ in zip(analysis.crossings, tensors, before, strict=True)
+        if not torch.equal(tensor, copy_)
+    }
