@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "Truth", "WrongError", "at_the_cut", "batch", "behaviour", "call", "chaotic", "companies", "edited", "far", "fresh", "frozen_steps",
-    "state_of", "tensors", "tolerance", "truth",
+    "Truth", "WrongError", "at_the_cut", "batch", "behaviour", "call", "chaotic", "companies", "edited", "far",
+    "fresh", "frozen_steps", "state_of", "tensors", "tolerance", "truth",
 ]  # fmt: skip
 
 
