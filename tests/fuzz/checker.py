@@ -20,18 +20,22 @@ import featcache
 from .checks import CHECKS, check_left_alone, check_rows
 from .pieces import DUBIOUS, MIXED, SOUND
 from .programs import Program
-from .reference import WrongError, truth
+from .reference import WrongError, chaotic, truth
 from .writing import source
 
 __all__ = ["Verdict", "check", "loaded"]
 
-RIGHT, REFUSED, WRONG, CRASH, UNFIT = "right", "refused", "wrong", "crash", "unfit"
+RIGHT, REFUSED, WRONG, CRASH, UNFIT, CHAOTIC = "right", "refused", "wrong", "crash", "unfit", "chaotic"
 PRODUCT = str(Path(featcache.__file__).parent)
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a program. ``unfit``: it is not what its generator takes it for, or does not run by itself."""
+    """What became of a program.
+
+    ``unfit``: it is not what its generator takes it for, or does not run by itself. ``chaotic``: rounding alone moves what it
+    gives, so that a difference proves nothing.
+    """
 
     kind: str
     fact: str
@@ -63,7 +67,11 @@ def check(program: Program, checks: Sequence[Callable[[ModuleType], None]] = CHE
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _check(loaded(source(program), scratch / f"{name}.py"), checks)
+            p = loaded(source(program), scratch / f"{name}.py")
+            verdict = _check(p, checks)
+            if verdict.fact != MIXED and verdict.kind in (WRONG, UNFIT) and _is_chaotic(p):
+                return Verdict(CHAOTIC, verdict.fact, verdict.check, verdict.what)
+            return verdict
     finally:
         tempfile.tempdir = kept
         sys.modules.pop(name, None)
@@ -99,6 +107,13 @@ def _check(p: ModuleType, checks: Sequence[Callable[[ModuleType], None]]) -> Ver
     if refused:
         return refused
     return Verdict(RIGHT, p.FACT, "", "" if p.FACT != MIXED or known.mixed else "nothing is mixed on these data")
+
+
+def _is_chaotic(p: ModuleType) -> bool:
+    try:
+        return chaotic(p)
+    except Exception:  # it does not run by itself, which is a verdict of its own
+        return False
 
 
 def _in_product(frames: traceback.StackSummary) -> str:

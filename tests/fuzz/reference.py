@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 __all__ = [
-    "Truth", "WrongError", "at_the_cut", "batch", "behaviour", "call", "companies", "edited", "far", "fresh", "frozen_steps",
-    "state_of", "tensors", "tolerance", "truth",
+    "Truth", "WrongError", "at_the_cut", "batch", "behaviour", "call", "chaotic", "companies", "edited", "far",
+    "fresh", "frozen_steps", "state_of", "tensors", "tolerance", "truth",
 ]  # fmt: skip
 
 
@@ -138,6 +138,19 @@ def truth(p: ModuleType) -> Truth:
 
 def _row(found: torch.Tensor, count: int, place: int) -> torch.Tensor:
     return found[place] if len(found) == count else found.reshape(count, -1, *found.shape[1:])[place]
+
+
+def chaotic(p: ModuleType) -> bool:
+    """Whether rounding alone moves what the network gives: near a tie of a sort, say, or between two steps of a scale."""
+    rows = p.data()
+    plain, shaken = p.make(), p.make()
+    draw = torch.Generator().manual_seed(p.SEED)
+    with torch.no_grad():
+        for each in shaken.parameters():
+            each.mul_(1 + 3e-7 * torch.randn(each.shape, generator=draw))
+    found = [at_the_cut(net, p.CUT, batch(rows, range(len(rows)))) for net in (plain, shaken)]
+    one, other = ([*rows, *tensors(output)] for rows, output in found)
+    return max(map(far, one, other)) > tolerance(p)
 
 
 def behaviour(net: nn.Module, p: ModuleType) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

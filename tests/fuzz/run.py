@@ -48,7 +48,7 @@ class Table:
         return self.counts[SOUND, "refused"] / max(1, sound)
 
     def __str__(self) -> str:
-        kinds = ("right", "refused", "wrong", "crash", "unfit")
+        kinds = ("right", "refused", "wrong", "crash", "unfit", "chaotic")
         lines = [f"{'':10}" + "".join(f"{kind:>9}" for kind in kinds)]
         for fact in ("sound", "dubious", "mixed"):
             lines.append(f"{fact:10}" + "".join(f"{self.counts[fact, kind]:9,}" for kind in kinds))
