@@ -164,9 +164,10 @@ class ExtractJob:
             started = None
             if len(batch.rows):
                 clock = DeviceClock(self.device)
-                frontiers = self._forward(batch, splits)
+                frontiers = self._computed(batch.inputs, splits)
                 pooled = [buffer.pooled(each) for buffer, each in zip(buffers, frontiers, strict=True)]
                 started = Flight(batch, pooled, clock)
+                self._check(batch, splits, frontiers)
             # On a GPU the last batch is copied and stored while this one is computed.
             if flight is not None:
                 left_out.skipped += self._keep(buffers, splits, flight, took)
@@ -175,11 +176,9 @@ class ExtractJob:
             left_out.skipped += self._keep(buffers, splits, flight, took)
         return left_out
 
-    def _forward(self, batch: Batch, splits: Sequence[Split]) -> list[Frontier]:
-        frontiers = self._computed(batch.inputs, splits)
+    def _check(self, batch: Batch, splits: Sequence[Split], frontiers: Sequence[Frontier]) -> None:
         assert self._checks is not None
         self._checks.check(batch.inputs, splits, frontiers, lambda: [self._name(row) for row in batch.rows[:, 0]])
-        return frontiers
 
     def _name(self, position: int) -> str:
         return str(self.snapshot.names[int(position)])

@@ -36,8 +36,12 @@ def refuse_other_sizes(split: Split, rows: Division, batch_size: int, device: to
         return
     sizes = [(rows.train, size) for size in {min(batch_size, len(rows.train)), len(rows.train) % batch_size} if size]
     replay = split.replayed().suffix
+    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in split.frontier}
     for features, size in sizes:
-        frontier, _ = next(iter(features.loader(size, shuffle=False, device=str(device))))
+        stored, _ = next(iter(features.loader(size, shuffle=False, device=str(device))))
+        named = stored if isinstance(stored, dict) else {split.frontier[0].name: stored}
+        made = {name: values.to(dtypes[name]) for name, values in named.items() if name in dtypes}
+        frontier = made if isinstance(stored, dict) else next(iter(made.values()))
         try:
             expected = output_tensor(_evaluated(replay, frontier))
         except ValueError:  # a batch that the network itself cannot take is named where it comes

@@ -292,5 +292,5 @@ def _refuse_unmasked(split: Split, features: Features) -> None:
     if padding_difference(split) > PADDING_TOLERANCE:
         raise HeadError(
             f"behind the cut {cut!r} the network looks at padded places (a convolution without a mask, perhaps), where rows "
-            "from the cache hold zeros and the network its own values. Choose a later cut, or use --head linear, or pooled features."
+            "from the cache hold zeros and the network its own values. Choose a later cut, use --head linear, or pooled features."
         )
