@@ -1,0 +1,194 @@
+"""A set's name covers the paths of the example; a real batch that takes another one is refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import featcache
+from featcache.errors import SplitError
+
+OTHER_PATH = "takes a path for these samples that it does not take for the example"
+
+
+class Adapters(nn.Module):
+    """Leads each row through the adapter of its domain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.adapters, self.norm = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for number, adapter in enumerate(self.adapters):
+            rows = (domain == number).nonzero()[:, 0]
+            if len(rows):
+                x = x.index_copy(0, rows, adapter(x[rows]))
+        return self.fc(self.norm(x))
+
+
+def rows(domains: list[int]) -> list[Any]:
+    x = torch.randn(len(domains), 4, generator=torch.Generator().manual_seed(0))
+    return [((value, torch.tensor(domain)), 0) for value, domain in zip(x, domains, strict=True)]
+
+
+def test_weights_of_a_path_that_the_example_does_not_take_are_not_left_out_of_the_name(tmp_path: Path) -> None:
+    model = Adapters().eval()
+    with pytest.raises(SplitError, match=OTHER_PATH):
+        featcache.extract(model, rows([2] * 8), str(tmp_path), cut="norm", batch_size=4)
+    assert not list(tmp_path.rglob("*.h5"))
+    first = featcache.extract(model, rows([0] * 8), str(tmp_path), cut="norm", batch_size=4)
+    with torch.no_grad():
+        model.adapters[0].weight += 1
+    again = featcache.extract(model, rows([0] * 8), str(tmp_path), cut="norm", batch_size=4)
+    assert again.report.computed == 8
+    assert again.report.recipe != first.report.recipe
+
+
+class Long(nn.Module):
+    """Scales what is long, as rotary embeddings do beyond the length that they were trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm, self.fc = nn.Embedding(9, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("factor", torch.ones(4), persistent=False)
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        if ids.shape[1] > 100:
+            self.register_buffer("factor", self.scale.detach() * torch.ones(4), persistent=False)
+        x = self.norm(self.embed(ids) * self.factor)
+        keep = attention_mask[..., None]
+        return self.fc((x * keep).sum(1) / keep.sum(1))
+
+
+def test_a_path_of_longer_samples_is_refused_and_changes_nothing_of_the_callers(tmp_path: Path) -> None:
+    model = Long().eval()
+    data = [
+        ({"ids": torch.randint(9, (length,)), "attention_mask": torch.ones(length, dtype=torch.long)}, 0)
+        for length in (20, 30, 120, 25)
+    ]
+    with pytest.raises(SplitError, match=OTHER_PATH):
+        featcache.extract(model, data, str(tmp_path), cut="norm", batch_size=2)
+    assert torch.equal(model.factor, torch.ones(4))
+
+
+class Global:
+    SCALE = 2.0
+
+
+@torch.library.custom_op("featcache_tests::scaled", mutates_args=())
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x * Global.SCALE)
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return scaled(x)
+
+
+def test_what_the_python_function_of_a_custom_operator_uses_is_in_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Scaled(), nn.Linear(4, 2)).eval()
+    before = featcache.split(model, "1", (torch.randn(2, 4),)).structure
+    monkeypatch.setattr(Global, "SCALE", 4.0)
+    assert featcache.split(model, "1", (torch.randn(2, 4),)).structure != before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_a_compiled_function_that_works_in_place_is_refused() -> None:
+    hidden = torch.jit.script(in_place)
+
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.bias = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return hidden(self.linear(x), self.bias)
+
+    with pytest.raises(SplitError, match="code that torch does not show"):
+        featcache.split(nn.Sequential(Hidden(), nn.Linear(4, 4), nn.Linear(4, 2)), "1", (torch.randn(2, 4),))
+
+
+def in_place(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return x.add_(bias).relu_()
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        if self.training:
+            x = x + random.random() + float(np.random.rand())
+        return self.b(x)
+
+
+def test_the_generators_of_python_and_numpy_are_left_as_they_were() -> None:
+    state, numpy_state = random.getstate(), np.random.get_state()[1].copy()
+    featcache.split(Noisy(), "a", (torch.randn(2, 4),))
+    assert random.getstate() == state
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+TABLES: dict[int, torch.Tensor] = {}
+
+
+class Rotary(nn.Module):
+    """Keeps its tables by length in a global dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm, self.fc = nn.Embedding(9, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        if ids.shape[1] not in TABLES:
+            TABLES[ids.shape[1]] = x.new_ones(ids.shape[1]).cumsum(0) / 10
+        x = self.norm(x + TABLES[ids.shape[1]][:, None])
+        keep = attention_mask[..., None]
+        return self.fc((x * keep).sum(1) / keep.sum(1))
+
+
+def test_a_replayed_suffix_leaves_no_empty_table_behind(tmp_path: Path) -> None:
+    TABLES.clear()
+    model = Rotary().eval()
+    data = [
+        ({"ids": torch.randint(9, (length,)), "attention_mask": torch.ones(length, dtype=torch.long)}, 0)
+        for length in (5, 9, 7, 5)
+    ]
+    features = featcache.extract(model, data, str(tmp_path), cut="norm", batch_size=2)
+    split = featcache.split(
+        model, "norm", *({name: each[None].repeat(2, 1) for name, each in data[place][0].items()} for place in (1, 0))
+    )
+    TABLES.clear()
+    frontier, _ = next(iter(features.loader(4, shuffle=False)))
+    split.suffix(frontier)
+    assert not any(table.is_meta for table in TABLES.values())
+
+
+def test_complex_features_are_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft(x)
+
+    class Size(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.abs()
+
+    model = nn.Sequential(nn.Linear(4, 8), Spectrum(), Size(), nn.Linear(5, 2))
+    with pytest.raises(SplitError, match="complex numbers"):
+        featcache.extract(model, [(torch.randn(4), 0)] * 4, str(tmp_path), cut="1")
+    assert not list(tmp_path.rglob("*.h5"))
