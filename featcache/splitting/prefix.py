@@ -22,7 +22,7 @@ from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
 from .trees import tensors_in
 
-__all__ = ["at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
+__all__ = ["around", "at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
 
 
 def run_prefix(
@@ -146,7 +146,7 @@ def pick_up(
                 _at_end(running, name, nth, take)
             else:
                 # Not a hook: torch's fast path of attention is not taken by a layer that has one.
-                _around(running, name, {nth: _Taking(take)})
+                around(running, name, {nth: _Taking(take)})
     _at_end(running, last.name, last.nth, lambda _: _stop() if then is None else then())
 
 
@@ -182,7 +182,7 @@ class _Taking:
         return outputs
 
 
-def _around(running: nn.Module, name: str, wrappers: dict[int, Callable[[Callable[[], Any]], Any]]) -> None:
+def around(running: nn.Module, name: str, wrappers: dict[int, Callable[[Callable[[], Any]], Any]]) -> None:
     """Have calls of a module, by their number, made by a wrapper, with the module's own hooks inside."""
     module, seen = running.get_submodule(name), Counter[str]()
     call = module._call_impl
@@ -247,9 +247,9 @@ class _Capture(TorchFunctionMode):
         for position, call in enumerate(run.modules):
             if position not in wanted and (call.parent in wanted or call.parent < 0) and call.end > call.begin:
                 wrappers.setdefault(call.name, {})[call.nth] = partial(self._off, call)
-        for name, around in wrappers.items():
+        for name, by_call in wrappers.items():
             if name:
-                _around(running, name, around)
+                around(running, name, by_call)
 
     def _off(self, call: ModuleCall, run: Callable[[], Any]) -> Any:
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from .clone import own_modes, skeleton
 from .crossings import refs_in
 from .modes import set_mode
 from .names import call_name, is_content_free, is_metadata
-from .prefix import at_end_of_call, matching_call, pick_up, taken
+from .prefix import around, at_end_of_call, matching_call, pick_up, taken
 from .runs import Call, Ref, StopAtCutError
 from .trees import tensors_in
 
@@ -94,6 +94,10 @@ class ReplaySuffix(nn.Module):
         answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)
+        for crossing in analysis.crossings:
+            if crossing.source is not None:
+                name, nth, leaf = crossing.source
+                around(running, name, {nth: partial(_given, leaf, tensors[crossing.number])})
         if prepare is not None:
             prepare(running, tensors)
         args, kwargs = answers.inputs()
@@ -236,6 +240,14 @@ class _Answers(TorchFunctionMode):
             return None
         self.position = position + 1
         return self.analysis.run.calls[position]
+
+
+def _given(leaf: int, tensor: torch.Tensor, run: Callable[[], Any]) -> Any:
+    """Return what a module gives, with what crosses in its place: on another path, no call of the module's gives it."""
+    leaves, spec = pytree.tree_flatten(run())
+    if leaf < len(leaves) and isinstance(leaves[leaf], torch.Tensor) and leaves[leaf].is_meta:
+        leaves[leaf] = tensor
+    return pytree.tree_unflatten(leaves, spec)
 
 
 def _without_content(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..errors import HeadError, UsageError
+from ..errors import HeadError, UsageError, one_line
 from ..features import FeatureLoader, Features
-from ..machine import seeded
+from ..machine import is_out_of_memory, seeded
 from ..progress import ProgressCallback, ProgressEvent
 from .losses import TaskLoss, plain_loss
 from .metrics import EpochRecord
@@ -113,7 +113,12 @@ def _train_epoch(
             raise
         loss = loss_of(output, targets, None if weights is None else weights[rows].to(output.device, output.dtype))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise HeadError(f"a training step of the network behind the cut fails: {one_line(error, 200)}.") from error
         optimizer.step()
         schedule.step()
         total += loss.detach() * len(targets)

@@ -206,3 +206,26 @@ def test_a_branch_on_a_mask_in_training_mode_is_taken_by_each_batch() -> None:
     model.train()
     for masked in (mask, mask * torch.tensor([1, 1, 0])):
         assert torch.allclose(made.suffix(made.prefix(x=x, mask=masked)), model(x, masked), atol=1e-6)
+
+
+class Twice(nn.Module):
+    """Runs a block twice, with something between that depends on the tasks of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.block, self.head = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        x = self.block(x)
+        if (task == 1).any():
+            x = x + 2 * (task == 1)[:, None]
+        return self.head(self.block(x))
+
+
+@pytest.mark.filterwarnings("ignore:tied parameters")
+def test_a_block_that_runs_twice_is_answered_on_each_path() -> None:
+    model, x, task = Twice().eval(), torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 2, 0])
+    split = featcache.split(model, "block", (x[:2], task[:2]))
+    for rows in (slice(0, 2), slice(2, 6), slice(3, 4)):
+        assert torch.allclose(split.suffix(split.prefix(x[rows], task[rows])), model(x[rows], task[rows]), atol=1e-6)
