@@ -55,6 +55,8 @@ def _is_foldable(suffix: fx.GraphModule, node: fx.Node, trainable: set[str] | No
         return _is_frozen_module(suffix.get_submodule(str(node.target)), f"{node.target}.", trainable)
     if node.op in ("call_function", "call_method"):
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if name == "flatten" and (node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)) == 0:
+            return False  # the rows of a sample, such as windows, become rows of the batch
         return str(name) in FUNCTIONS
     return False
 

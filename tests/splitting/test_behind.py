@@ -200,3 +200,22 @@ def test_dropout_by_a_hook_is_not_folded_away(tmp_path: Path) -> None:
     folded, whole = (featcache.train_head(split, features, epochs=2, seed=1, fold=fold) for fold in (True, False))
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(dict(folded.model.named_parameters())[name], parameter)
+
+
+class Windows(nn.Module):
+    """Takes each sample apart into two rows before the cut, and together behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.head = nn.Linear(4, 4), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inner(x.reshape(-1, 4)).reshape(-1, 8))
+
+
+def test_samples_that_are_several_rows_at_the_cut_are_trained_on_as_one(tmp_path: Path) -> None:
+    model, data = Windows().eval(), [(torch.randn(8), row % 3) for row in range(12)]
+    features = featcache.extract(model, data, str(tmp_path), cut="inner", batch_size=4)
+    head = featcache.train_head(featcache.split(model, "inner", (torch.randn(2, 8),)), features, epochs=1, batch_size=4)
+    assert len(head.history) == 1
