@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,38 @@ def test_rows_whose_size_depends_on_the_batch_are_refused(tmp_path: Path) -> Non
     with pytest.raises(featcache.errors.SplitError, match="size depends on the batch"):
         featcache.extract(Cut().eval(), data, str(tmp_path), cut="a", batch_size=2)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+@dataclasses.dataclass
+class State:
+    x: torch.Tensor
+
+
+class Handing(nn.Module):
+    """Hands an object that is no container from block to block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = Step(), Step(), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(State(x))).x
+        return self.head(x * 2 if float(x.detach().sum()) > 1e9 else x)
+
+
+class Step(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, state: State) -> State:
+        return State(self.linear(state.x).tanh())
+
+
+@pytest.mark.parametrize("cut", ["first", "second"])
+def test_a_cut_that_gives_an_object_is_answered_with_the_rows_at_hand(cut: str) -> None:
+    model, x = Handing().eval(), torch.randn(5, 4)
+    split = featcache.split(model, cut, (x[:2],))
+    for rows in (x[2:4], x):
+        assert torch.allclose(split.suffix(split.prefix(rows)), model(rows), atol=1e-6)
