@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Modes", "overrides_modes", "set_mode"]
+__all__ = ["Modes", "may_change_weights", "overrides_modes", "set_mode"]
+
+KNOWN = {"torch", "torchvision", "timm", "transformers"}  # their overrides set modes
 
 
 class Modes:
@@ -40,6 +42,18 @@ def overrides_modes(model: nn.Module) -> bool:
         kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
         for kind in {type(module) for module in model.modules()}
     ) or any("train" in vars(module) or "eval" in vars(module) for module in model.modules())
+
+
+def may_change_weights(model: nn.Module) -> bool:
+    """Return whether ``train`` or ``eval`` may do more than to set modes: they are of neither torch nor a library of models."""
+    kinds = {type(module) for module in model.modules()}
+    own = any("train" in vars(module) or "eval" in vars(module) for module in model.modules())
+    return own or any(_library(kind, name) not in KNOWN for kind in kinds for name in ("train", "eval"))
+
+
+def _library(kind: type, method: str) -> str:
+    defining = next(each for each in kind.__mro__ if method in vars(each))
+    return defining.__module__.partition(".")[0]
 
 
 def set_mode(model: nn.Module, training: bool) -> None:

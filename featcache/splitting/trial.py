@@ -16,7 +16,7 @@ from .clone import own_modes, skeleton
 from .compare import TOLERANCE, compare, difference, rounding
 from .examples import Examples
 from .inputs import Call
-from .modes import Modes, overrides_modes, set_mode
+from .modes import Modes, may_change_weights, set_mode
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seed_all
 from .trees import tensors_in
@@ -154,7 +154,7 @@ def refuse_lazy(model: nn.Module) -> None:
 
 def refuse_changing_modes(model: nn.Module) -> None:
     """Raise ``SplitError`` where ``train`` or ``eval`` changes weights: adapters that are merged into them do that."""
-    if not overrides_modes(model):
+    if not may_change_weights(model):
         return
     own = skeleton(model, None, own_buffers=True, own_parameters=True)
     before = dict(_state(model))
