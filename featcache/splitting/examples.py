@@ -17,8 +17,6 @@ from .inputs import Call, batch_of, is_masks, named_tensors, with_tensors
 
 __all__ = ["Examples", "examples"]
 
-LARGE = 9  # rows: more than a network looks at one by one
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -37,11 +35,6 @@ class Examples:
     def three(self) -> Call:
         """Return a batch of another size."""
         return _rows(self.two, [0, 1, 0])
-
-    @property
-    def large(self) -> Call:
-        """Return a batch of nine rows."""
-        return _rows(self.two, [number % 2 for number in range(LARGE)])
 
     @property
     def other(self) -> Call:

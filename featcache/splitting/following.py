@@ -97,6 +97,7 @@ class Follower(TorchFunctionMode):
         self.fed = weakref.WeakValueDictionary({id(each): each for each in fed})
         named = [*running.named_parameters(remove_duplicate=False), *running.named_buffers(remove_duplicate=False)]
         self.states = {id(tensor): name for name, tensor in reversed(named)}
+        self.kept = [tensor for _, tensor in named]  # so that no tensor that replaces one gets its identity
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}

@@ -22,6 +22,7 @@ __all__ = ["proven"]
 
 Make = Callable[[nn.Module, CutAnalysis, Program | None], Any]  # of a Split
 TRIES = 3
+MANY = 9  # rows: more than a network looks at one by one
 GRADIENT_TOLERANCE = 1e-3  # sums over a batch, in an order that threads may change
 GRADIENT_FLOOR = 1e-4
 
@@ -31,18 +32,36 @@ def proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples)
 
     Raises ``SplitError`` where neither does.
     """
-    keeping = keeping_state(model, analysis, given.three)
-    if keeping & analysis.open:
-        raise _kept(analysis, keeping & analysis.open)
+    keeping = keeping_state(model, analysis, given.two)
+    # The graph keeps what modules keep that run as a whole; the replay runs copies of all.
+    lost = keeping if analysis.guards else keeping & analysis.open
+    if lost:
+        raise _kept(analysis, lost)
+    trials = _trials(make(model, analysis, None), given)
     if analysis.guards:  # where they do not hold, it is the replay that runs
-        analysis, _ = _replay_proven(make, model, analysis, given)
+        analysis, _ = _replay_proven(make, model, analysis, given, trials)
     try:
-        return _prove(make, model, analysis, given, flat=True)
+        return _prove(make, model, analysis, given, trials, flat=True)
     except Exception:  # any failure only means that the graph is not the model
         pass
-    if keeping:  # the replay runs copies of the modules
+    if keeping:
         raise _kept(analysis, keeping)
-    return _replay_proven(make, model, analysis, given)
+    if analysis.guards:
+        return analysis, None
+    return _replay_proven(make, model, analysis, given, trials)
+
+
+def _trials(made: Any, given: Examples) -> list[tuple[Any, Any]]:
+    """Return what the model gives, and what crosses the cut, for each variant of the example.
+
+    All go through the prefix before any goes through a suffix, which may not go by what the last batch left behind.
+    """
+    found = []
+    with torch.no_grad(), quiet():
+        for args, kwargs in given.trials():
+            whole = skeleton(made.model, own_buffers=True)(*args, **kwargs)
+            found.append((whole, made.prefix(*args, **kwargs)))
+    return found
 
 
 def _kept(analysis: CutAnalysis, names: set[str]) -> SplitError:
@@ -53,9 +72,9 @@ def _kept(analysis: CutAnalysis, names: set[str]) -> SplitError:
     )
 
 
-def _replay_proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples) -> Any:
+def _replay_proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples, trials: list[Any]) -> Any:
     try:
-        return _prove(make, model, analysis, given, flat=False)
+        return _prove(make, model, analysis, given, trials, flat=False)
     except SplitError:
         raise
     except Exception as error:
@@ -64,16 +83,17 @@ def _replay_proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: E
         ) from error
 
 
-def _prove(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples, flat: bool) -> Any:
-    """Compare suffix(prefix(x)) with the model at two batch sizes in evaluation mode, and once in training mode."""
+def _prove(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples, trials: list[Any], flat: bool) -> Any:
+    """Compare suffix(prefix(x)) with the model at several batch sizes in evaluation mode, and once in training mode."""
     graph = flat_graph(analysis) if flat else None
     made = make(skeleton(model, own_buffers=True), analysis, graph)
-    for args, kwargs in [*given.trials(), *([given.large] if flat else [])]:
-        made.check(*args, **kwargs)
-    if flat and _runs_alone(model, given):
-        args, kwargs = given.one(0)
-        made.check(*args, **kwargs)
-    _prove_late(made, given)
+    suffix = made.rebind(skeleton(model, own_buffers=True)).suffix.eval()
+    with torch.no_grad(), quiet():
+        for whole, frontier in trials:
+            compare(whole, suffix(frontier), f"suffix(prefix(x)) at the cut {analysis.cut!r}")
+        if flat:
+            replay = made.replayed().suffix.eval()
+            _compare_sizes(replay, suffix, trials[0][1])
     for attempt in range(TRIES):
         try:
             overwritten = _prove_training(made, given)
@@ -85,29 +105,23 @@ def _prove(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples,
     if overwritten - analysis.overwritten:
         # What is written in place in training mode only (an in-place dropout) must be a copy, too.
         again = dataclasses.replace(analysis, overwritten=analysis.overwritten | overwritten)
-        return _prove(make, model, again, given, flat)
+        return _prove(make, model, again, given, trials, flat)
     return analysis, graph
 
 
-def _prove_late(made: Any, given: Examples) -> None:
-    """Compare suffix(prefix(x)) with the model where another batch went through the prefix in between."""
-    args, kwargs = given.two
-    running = skeleton(made.model, own_buffers=True)
-    with torch.no_grad(), quiet():
-        whole, frontier = running(*args, **kwargs), made.prefix(*args, **kwargs)
-        made.prefix(*given.other[0], **given.other[1])
-        again = made.rebind(skeleton(made.model, own_buffers=True)).suffix.eval()(frontier)
-    compare(whole, again, f"suffix(prefix(x)) at the cut {made.cut!r}, another batch in between,")
+def _compare_sizes(replay: nn.Module, suffix: nn.Module, frontier: Any) -> None:
+    """Compare a flat suffix with the replay on one row and on many: its sizes were read from batches of two and three."""
+    for count in (1, MANY):
 
+        def rows(tensor: torch.Tensor, count: int = count) -> torch.Tensor:
+            return tensor[[number % len(tensor) for number in range(count)]]
 
-def _runs_alone(model: nn.Module, given: Examples) -> bool:
-    args, kwargs = given.one(0)
-    try:
-        with torch.no_grad(), quiet():
-            skeleton(model, own_buffers=True)(*args, **kwargs)
-    except Exception:  # some networks need several rows
-        return False
-    return True
+        batch = {name: rows(each) for name, each in frontier.items()} if isinstance(frontier, dict) else rows(frontier)
+        try:
+            expected = replay(batch)
+        except Exception:  # some networks need several rows
+            continue
+        compare(expected, suffix(batch), f"the suffix in a batch of {count}")
 
 
 def _prove_training(made: Any, given: Examples) -> set[int]:

@@ -190,7 +190,8 @@ def record(
     running = skeleton(model, own_buffers=True)
     for name, training in (modes or {}).items():
         running.get_submodule(name).training = training
-    state = dict(_state(running))
+    kept = list(_state(running))  # the tensors, too, so that none that replaces one gets its identity
+    state = {id(tensor): name for tensor, name in kept}
     run = Run(batch, None)
     recorder = _Recorder(run, state)
     for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
@@ -222,8 +223,8 @@ def _watch(module: nn.Module, name: str, recorder: _Recorder) -> None:
     module.register_forward_hook(leave, with_kwargs=True)
 
 
-def _state(model: nn.Module) -> Iterator[tuple[int, str]]:
+def _state(model: nn.Module) -> Iterator[tuple[torch.Tensor, str]]:
     # Reversed, so that of a shared tensor's names the first one stays.
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in reversed(named):
-        yield id(tensor), name
+        yield tensor, name
