@@ -136,7 +136,7 @@ def _prove_training(made: Any, given: Examples) -> set[int]:
         return set()  # the model itself cannot be trained on this example
     tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
     before = [tensor.clone() for tensor in tensors]
-    found = seeded_step(lambda: trial.suffix(frontier), parameters, dict(trial.model.named_buffers()))
+    found = seeded_step(lambda: trial.suffix(frontier), parameters, trial.model)
     compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
     if set(expected.gradients) != set(found.gradients):
         raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")

@@ -90,7 +90,8 @@ class ReplaySuffix(nn.Module):
             tensor = tensor.flatten(0, 1) if crossing.rows > 1 else tensor
             # The caller's tensor may be a cached row: what is changed in place must be a copy.
             tensors[crossing.number] = tensor.clone() if crossing.number in analysis.overwritten else tensor
-        running = skeleton(self.__dict__["_model"], None, shares_objects=True)
+        # What the model keeps in buffers behind the cut is kept, also where it puts another tensor in a buffer's place.
+        running = skeleton(self.__dict__["_model"], None, shares_objects=True, lasting=True)
         answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
         _stub(running, analysis, answers)

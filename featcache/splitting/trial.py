@@ -45,8 +45,8 @@ class Step:
     failure: Exception | None = None
 
 
-def seeded_step(run: Callable[[], Any], parameters: dict[str, nn.Parameter], buffers: dict[str, torch.Tensor]) -> Step:
-    """Return what ``run`` gives under a fixed seed with gradients, the caller's random state left alone."""
+def seeded_step(run: Callable[[], Any], parameters: dict[str, nn.Parameter], model: nn.Module) -> Step:
+    """Return what ``run`` gives under a fixed seed with gradients, and the model's buffers then."""
     with torch.inference_mode(False), torch.enable_grad(), quiet():
         seed_all(SEED)
         output = run()
@@ -58,7 +58,7 @@ def seeded_step(run: Callable[[], Any], parameters: dict[str, nn.Parameter], buf
             loss = torch.stack([tensor.double().square().mean() for tensor in found]).sum()
             made = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             gradients = {name: each for name, each in zip(wanted, made, strict=True) if each is not None}
-    return Step(output, gradients, buffers)
+    return Step(output, gradients, dict(model.named_buffers()))
 
 
 def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names: set[str]) -> Step:
@@ -95,7 +95,7 @@ def _step(running: nn.Module, own: Modes, analysis: CutAnalysis, call: Call, nam
 
     parameters = {name: each for name, each in running.named_parameters() if name in names}
     try:
-        return seeded_step(run, parameters, dict(running.named_buffers()))
+        return seeded_step(run, parameters, running)
     except Exception as error:
         return Step(None, {}, {}, error)
 

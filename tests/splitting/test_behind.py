@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,29 @@ def test_samples_that_are_several_rows_at_the_cut_are_trained_on_as_one(tmp_path
     features = featcache.extract(model, data, str(tmp_path), cut="inner", batch_size=4)
     head = featcache.train_head(featcache.split(model, "inner", (torch.randn(2, 8),)), features, epochs=1, batch_size=4)
     assert len(head.history) == 1
+
+
+class Averaging(nn.Module):
+    """Puts another tensor in the place of a buffer at each training step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.register_buffer("average", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        if self.training:
+            self.average = 0.5 * self.average + 0.5 * x.detach().mean(0)
+        return self.b(x - self.average)
+
+
+def test_a_buffer_that_is_put_in_the_place_of_another_is_kept_from_step_to_step() -> None:
+    model, x = Averaging().eval(), torch.randn(6, 4)
+    reference = copy.deepcopy(model).train()
+    split = featcache.split(model, "a", (x[:2],))
+    split.suffix.train()
+    for _ in range(3):
+        assert torch.allclose(split.suffix(split.prefix(x)), reference(x), atol=1e-6)
+    assert torch.allclose(model.average, reference.average, atol=1e-6)
