@@ -19,6 +19,7 @@ from .clone import own_modes, skeleton
 from .crossings import refs_in
 from .modes import set_mode
 from .names import call_name, is_content_free, is_metadata
+from .owned import attach, behind_only, never_run
 from .prefix import around, at_end_of_call, matching_call, pick_up, taken
 from .runs import Call, Ref, StopAtCutError
 from .trees import tensors_in
@@ -43,12 +44,12 @@ class ReplaySuffix(nn.Module):
         self.__dict__["_analysis"] = analysis
         self.__dict__["_modes"] = own_modes(model)
         self.training = model.training
-        for name in [*_behind_only(analysis), *_never_run(model, analysis)]:
-            _attach(self, name, model.get_submodule(name))
+        for name in [*behind_only(analysis), *never_run(model, analysis)]:
+            attach(self, name, model.get_submodule(name))
         for name in sorted(state_behind(analysis)):
             owner, _, leaf = name.rpartition(".")
             if owner in analysis.open and name not in analysis.state_before:
-                _attach(self, name, getattr(model.get_submodule(owner), leaf))
+                attach(self, name, getattr(model.get_submodule(owner), leaf))
 
     def train(self, mode: bool = True) -> ReplaySuffix:
         """Set the mode, as the model's own ``train`` does."""
@@ -302,46 +303,3 @@ def _stub_one(module: nn.Module, recorded: dict[int, Any], answers: _Answers, ke
             del module._forward_hooks[key]
     else:
         module._forward_hooks.clear()
-
-
-def _behind_only(analysis: CutAnalysis) -> list[str]:
-    """Return the topmost modules that run behind the cut."""
-    names = {
-        call.name
-        for call in analysis.run.modules[analysis.cut_call + 1 :]
-        if call.name not in analysis.open and call.name not in analysis.before
-    }
-    names |= analysis.training_only
-    return sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names))
-
-
-def _never_run(model: nn.Module, analysis: CutAnalysis) -> list[str]:
-    """Return the topmost modules that the example did not run: behind the cut, other rows may be led through them.
-
-    Not before it: there, a path that was not recorded is refused.
-    """
-    runs = (analysis.run, *analysis.runs.alone)
-    run = {call.name for each in runs for call in each.modules} | analysis.training_only
-    idle: list[str] = []
-    for name, module in model.named_modules():
-        used = any(each == name or each.startswith(f"{name}.") for each in run) if name else True
-        frozen = any(f"{name}.{each}" in analysis.state_before for each, _ in module.named_parameters())
-        if not used and not frozen and not any(name.startswith(f"{other}.") for other in idle):
-            idle.append(name)
-    return idle
-
-
-def _attach(root: nn.Module, path: str, value: Any) -> None:
-    *owners, name = path.split(".")
-    for owner in owners:
-        if owner not in root._modules:
-            between = nn.Module()
-            between.training = root.training
-            root.add_module(owner, between)
-        root = root._modules[owner]  # type: ignore[assignment]
-    if isinstance(value, nn.Module):
-        root.add_module(name, value)
-    elif isinstance(value, nn.Parameter):
-        root.register_parameter(name, value)
-    else:
-        root.register_buffer(name, value)
