@@ -51,28 +51,24 @@ class PrefixRunner:
     def _computed(self, model: nn.Module, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
         inputs = _channels_last(inputs)
         if self.numerics != "bf16":
-            return _run(model, inputs, splits)
+            return prefixes(splits, inputs, model)
         device = next((each.device.type for each in _tensors(inputs)), "cpu")
         with torch.autocast(device, torch.bfloat16):
-            return _run(model, inputs, splits)
+            return prefixes(splits, inputs, model)
 
     def _prepared(self, inputs: Any, splits: Sequence[Split]) -> nn.Module:
         """Return a copy of the model whose prefix runs faster, proven on a batch; the model itself where none is."""
         model = splits[0].model
         inputs = pieces(inputs, TRIED_ROWS)[0]
         ordered = _in_channels_last(deep_copy(model))
-        expected, given = _run(model, inputs, splits), _channels_last(inputs)
+        expected, given = prefixes(splits, inputs, model), _channels_last(inputs)
         for candidate in (_folded(ordered, inputs), ordered):
             try:
-                if _agree(expected, _run(candidate, given, splits)):
+                if _agree(expected, prefixes(splits, given, candidate)):
                     return candidate
             except SplitError:  # the prefix is followed call by call, and the folded ones are missing
                 continue
         return model
-
-
-def _run(model: nn.Module, inputs: Any, splits: Sequence[Split]) -> list[Frontier]:
-    return prefixes(splits, inputs, model)
 
 
 def _folded(model: nn.Module, inputs: Any) -> nn.Module:

@@ -168,7 +168,8 @@ class SuffixHead:
     ) -> list[EpochRecord]:
         """Train the suffix; what training never changes is run once where its results fit into memory."""
         suffix, device = built.stored, _device(built)
-        refuse_other_sizes(built.split, rows, options.batch_size, device)
+        if built.split.flat:
+            refuse_other_sizes(built.layers, _restored(built.split.replayed()), rows.train, options.batch_size)
         trainable = {name for name, parameter in suffix.named_parameters() if parameter.requires_grad}
 
         def prepare() -> None:

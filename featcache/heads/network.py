@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -12,7 +12,10 @@ from torch import fx, nn
 from ..errors import HeadError, UsageError, near_names
 from ..machine import seeded, to_device
 from ..splitting import Split, deep_copy, difference, rounding
-from ..training import Division, output_tensor
+from ..training import output_tensor
+
+if TYPE_CHECKING:
+    from ..features import Features
 
 __all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "train_mode"]
 
@@ -30,29 +33,20 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     return _renewed(split, classes, seed, device)[0]
 
 
-def refuse_other_sizes(split: Split, rows: Division, batch_size: int, device: torch.device) -> None:
-    """Raise ``HeadError`` where a flat suffix is not the network in batches of the sizes that training takes."""
-    if not split.flat:
-        return
-    sizes = [(rows.train, size) for size in {min(batch_size, len(rows.train)), len(rows.train) % batch_size} if size]
-    replay = split.replayed().suffix
-    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in split.frontier}
-    for features, size in sizes:
-        stored, _ = next(iter(features.loader(size, shuffle=False, device=str(device))))
-        named = stored if isinstance(stored, dict) else {split.frontier[0].name: stored}
-        made = {name: values.to(dtypes[name]) for name, values in named.items() if name in dtypes}
-        frontier = made if isinstance(stored, dict) else next(iter(made.values()))
+def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, batch_size: int) -> None:
+    """Raise ``HeadError`` where a flat suffix is not its replay in batches of the sizes that training takes."""
+    device = next((each.device for each in suffix.parameters()), torch.device("cpu"))
+    for size in {min(batch_size, len(rows)), len(rows) % batch_size} - {0}:
+        frontier, _ = next(iter(rows.loader(size, shuffle=False, device=str(device))))
         try:
             expected = output_tensor(_evaluated(replay, frontier))
-        except (
-            Exception
-        ):  # a replay that was not proven; and a batch that the network cannot take is named where it comes
+        except Exception:  # a replay that was not proven; what the network itself cannot take is named where it comes
             continue
-        found = output_tensor(_evaluated(split.suffix, frontier))
+        found = output_tensor(_evaluated(suffix, frontier))
         if difference(expected, found) > max(TOLERANCE, rounding(expected.dtype)):
             raise HeadError(
-                f"behind the cut {split.cut!r} the network does something else in a batch of {size} rows than in the small ones "
-                "that it was split on: its code asks for the size of the batch. Use another --train-batch-size."
+                f"behind the cut {rows.recipe.cut!r} the network does something else in a batch of {size} rows than in the small "
+                "ones that it was split on: its code asks for the size of the batch. Use another --train-batch-size."
             )
 
 

@@ -94,7 +94,6 @@ class _Builder:
         self.run, self.other = analysis.run, analysis.other
         # Where samples do not vary in length, the run stands for the one at another length, which then shows no growth.
         self.resized = analysis.run if analysis.resized is None else analysis.resized
-        self.fed = fed_by_inputs(analysis.run, analysis.end)
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
@@ -105,11 +104,12 @@ class _Builder:
     def guards(self) -> tuple[Program, tuple[Any, ...]]:
         """Return the graph of the Python values that the network makes of its side inputs, and what these were."""
         self._frontier()
+        fed = fed_by_inputs(self.run, self.analysis.end)
         nodes, values = [], []
         for calls in zip(
             *(run.calls[: self.analysis.end] for run in (self.run, self.other, self.resized)), strict=True
         ):
-            if not calls[0].decides or not self.fed.intersection(calls[0].reads):
+            if not calls[0].decides or not fed.intersection(calls[0].reads):
                 continue
             found = [call.outputs for call in calls]
             if calls[0].sized or not isinstance(found[0], PLAIN) or any(each != found[0] for each in found[1:]):
