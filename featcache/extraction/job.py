@@ -114,8 +114,8 @@ class ExtractJob:
         """Yield a receipt for each task as soon as its shards are committed.
 
         Raises ``UnreadableSampleError`` and ``NonFiniteError`` by sample unless they are to be skipped, and
-        ``SplitError`` where suffix(prefix(x)) differs from the whole model. Whatever was computed before an
-        error, or before an interruption, is committed first.
+        ``SplitError`` where a check of a batch finds that caching is unsound; then what this job committed is removed.
+        Whatever was computed before another error, or before an interruption, is committed first.
         """
         self._step = self._step or self.batch_size
         self._checks = self._checks or BatchChecks(self.source, notes=self.notes)
@@ -131,15 +131,13 @@ class ExtractJob:
                 took = Timings()
                 try:
                     left_out = self._fill(task, buffers, batches, took)
-                except SplitError:  # what was computed by the same unsound way does not stay
+                except BaseException as error:
                     if waiting is not None:
                         waiting.result()
-                    self._withdraw()
-                    raise
-                except BaseException:
-                    if waiting is not None:
-                        waiting.result()
-                    self._commit(task, buffers, _LeftOut(), took)
+                    if isinstance(error, SplitError):  # what was computed by the same unsound way does not stay
+                        self._withdraw()
+                    else:
+                        self._commit(task, buffers, _LeftOut(), took)
                     raise
                 if waiting is not None:
                     yield _awaited(waiting)
@@ -178,10 +176,9 @@ class ExtractJob:
 
     def _check(self, batch: Batch, splits: Sequence[Split], frontiers: Sequence[Frontier]) -> None:
         assert self._checks is not None
-        self._checks.check(batch.inputs, splits, frontiers, lambda: [self._name(row) for row in batch.rows[:, 0]])
-
-    def _name(self, position: int) -> str:
-        return str(self.snapshot.names[int(position)])
+        self._checks.check(
+            batch.inputs, splits, frontiers, lambda: [self.snapshot.names[row] for row in batch.rows[:, 0].tolist()]
+        )
 
     def _computed(self, inputs: Inputs, splits: Sequence[Split]) -> list[Frontier]:
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils import _pytree as pytree
 from .analysis import module_of
 from .clone import skeleton
 from .compare import difference, rounding
-from .inputs import Call, batch_of
+from .inputs import as_call, batch_of
 from .record import record
 from .runs import Ref, Run
 from .splitting import Split
@@ -26,7 +25,7 @@ def first_difference(split: Split, batch: Any, other: Any, rows: tuple[int, int]
     """
     runs = []
     for inputs in (batch, other):
-        call: Call = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+        call = as_call(inputs)
         try:
             runs.append((record(skeleton(split.model, own_buffers=True), *call, batch_of(call)), batch_of(call)))
         except Exception:  # these are a cached set's rows, or the network needs more of them

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
 from .canonical import canonical
-from .inputs import Call, batch_of, is_masks, named_tensors, with_tensors
+from .inputs import Call, as_call, batch_of, is_masks, named_tensors, with_tensors
 
 __all__ = ["Examples", "examples"]
 
@@ -71,12 +71,7 @@ def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) ->
 
 
 def _call(inputs: Any) -> Call:
-    if isinstance(inputs, Mapping):
-        call: Call = ((), dict(inputs))
-    elif isinstance(inputs, (tuple, list)):
-        call = (tuple(inputs), {})
-    else:
-        call = ((inputs,), {})
+    call = as_call(inputs)
     tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].dim() or not len(tensors[0]):
         raise UsageError(

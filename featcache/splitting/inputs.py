@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Call", "batch_of", "forward_names", "is_lengths", "is_masks", "named_tensors", "with_tensors"]
+__all__ = [
+    "Call",
+    "as_call",
+    "as_given",
+    "batch_of",
+    "forward_names",
+    "is_lengths",
+    "is_masks",
+    "named_tensors",
+    "with_tensors",
+]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_call(inputs: Any) -> Call:
+    """Return positional inputs (a tuple), keyword inputs (a mapping) or a single one as a call."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def as_given(frontier: dict[str, torch.Tensor]) -> Any:
+    """Return what crosses a cut as a suffix takes it: a dict, or the tensor itself where it is one."""
+    return frontier if len(frontier) > 1 else next(iter(frontier.values()))
 
 
 def forward_names(model: nn.Module) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch.utils import _pytree as pytree
 
 from .clone import skeleton
 from .compare import difference
-from .splitting import Split
+from .inputs import as_call, as_given
+from .splitting import Split, prefixes
 from .trees import tensors_in
 
 __all__ = ["padding_difference"]
@@ -39,28 +37,20 @@ def padding_difference(split: Split) -> float:
     alone = pytree.tree_map_only(torch.Tensor, cropped, inputs)
     full = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor[:1], inputs)
     try:
-        one, other = (_named(split, _prefix(split, each)) for each in (full, alone))
+        one, other = (prefixes([split], each)[0] for each in (full, alone))
     except Exception:  # whatever it is, the row is not what the network makes of it in a batch
         return float("inf")
     frontier = {name: torch.cat([value, _padded(other[name], value)]) for name, value in one.items()}
-    running = skeleton(split.model, own_buffers=True)
+    running, (args, kwargs) = skeleton(split.model, own_buffers=True), as_call(inputs)
     with torch.no_grad():
-        expected = running(**inputs) if isinstance(inputs, Mapping) else running(*inputs)
+        expected = running(*args, **kwargs)
         suffix = split.rebind(skeleton(split.model, own_buffers=True)).suffix.eval()
-        found = suffix(frontier if len(frontier) > 1 else next(iter(frontier.values())))
+        found = suffix(as_given(frontier))
     length = max(mine[0].shape[1] if mine[0].dim() > 1 else 0, 1)
     return max(
         (_row_difference(a, b, length) for a, b in zip(tensors_in(expected), tensors_in(found), strict=True)),
         default=0.0,
     )
-
-
-def _prefix(split: Split, inputs: Any) -> Any:
-    return split.prefix(**inputs) if isinstance(inputs, Mapping) else split.prefix(*inputs)
-
-
-def _named(split: Split, frontier: Any) -> dict[str, torch.Tensor]:
-    return frontier if isinstance(frontier, dict) else {split.frontier[0].name: frontier}
 
 
 def _padded(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -146,7 +146,7 @@ def pick_up(
                 _at_end(running, name, nth, take)
             else:
                 # Not a hook: torch's fast path of attention is not taken by a layer that has one.
-                around(running, name, {nth: _Taking(take)})
+                around(running, name, {nth: partial(_handing_on, take)})
     _at_end(running, last.name, last.nth, lambda _: _stop() if then is None else then())
 
 
@@ -170,16 +170,10 @@ def _at_end(running: nn.Module, name: str, nth: int, then: Callable[[Any], None]
     running.get_submodule(name).register_forward_hook(reached)
 
 
-class _Taking:
-    """Around a call of a module: hands its outputs on."""
-
-    def __init__(self, take: Callable[[Any], None]) -> None:
-        self.take = take
-
-    def __call__(self, run: Callable[[], Any]) -> Any:
-        outputs = run()
-        self.take(outputs)
-        return outputs
+def _handing_on(take: Callable[[Any], None], run: Callable[[], Any]) -> Any:
+    outputs = run()
+    take(outputs)
+    return outputs
 
 
 def around(running: nn.Module, name: str, wrappers: dict[int, Callable[[Callable[[], Any]], Any]]) -> None:

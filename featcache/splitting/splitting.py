@@ -17,7 +17,7 @@ from .compare import compare
 from .examples import Examples, examples
 from .flat import Program, build_flat, guard_graph
 from .guarded import GuardedSuffix
-from .inputs import Call
+from .inputs import Call, as_call, as_given
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .proof import proven
@@ -151,7 +151,7 @@ class Split:
         """
         running = skeleton(self.model, own_buffers=self._analysis.writes_state)
         found = run_prefix(running, self._analysis, args, kwargs)
-        return found if len(found) > 1 else next(iter(found.values()))
+        return as_given(found)  # type: ignore[no-any-return]
 
     def check(self, *args: Any, **kwargs: Any) -> float:
         """Return how far ``suffix(prefix(x))`` is from the whole model, relative to the output's scale.
@@ -385,7 +385,7 @@ def prefixes(
     With ``follow``, ``SplitError`` is raised where the model takes a path before the cut that was not recorded.
     The splits must come from one call of ``split_at``. ``model`` is another instance of theirs that is run instead.
     """
-    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+    args, kwargs = as_call(inputs)
     analyses = [each._analysis for each in splits]
     writes_state = any(each.writes_state for each in analyses)
     running = skeleton(splits[0].model if model is None else model, own_buffers=writes_state)
@@ -396,7 +396,7 @@ def check_all(
     splits: Sequence[Split], inputs: Inputs, frontiers: Sequence[dict[str, torch.Tensor]] | None = None
 ) -> list[float]:
     """Return ``Split.check`` of several splits of one network, which is run once; ``frontiers`` are what crosses, if known."""
-    args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, {})
+    args, kwargs = as_call(inputs)
     running = skeleton(splits[0].model, own_buffers=True)
     with torch.no_grad(), quiet():
         whole = running(*args, **kwargs)
@@ -404,7 +404,7 @@ def check_all(
         for split, frontier in zip(splits, frontiers or prefixes(splits, inputs), strict=True):
             suffix = split._make_suffix(skeleton(split.model, own_buffers=True)).eval()
             try:
-                again = suffix(frontier if len(frontier) > 1 else next(iter(frontier.values())))
+                again = suffix(as_given(frontier))
             except (NotImplementedError, TypeError, KeyError, AttributeError) as error:
                 raise SplitError(
                     f"the suffix behind {split.cut!r} cannot be run on these samples: {type(error).__name__}: "

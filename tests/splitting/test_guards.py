@@ -91,21 +91,20 @@ class Cropped(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         x = self.embed(x)
-        longest = int(lengths.max())
+        longest = self.longest(lengths)
         x = self.mix(x[:, :longest])
         keep = torch.arange(longest) < lengths[:, None]
         return self.fc((x * keep[..., None]).sum(1) / lengths[:, None])
+
+    def longest(self, lengths: torch.Tensor) -> int | torch.Tensor:
+        return int(lengths.max())
 
 
 class CroppedByTensor(Cropped):
     """The same, with a tensor as the end of the slice: no Python value comes out of it."""
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = self.embed(x)
-        longest = lengths.max()
-        x = self.mix(x[:, :longest])
-        keep = torch.arange(longest) < lengths[:, None]
-        return self.fc((x * keep[..., None]).sum(1) / lengths[:, None])
+    def longest(self, lengths: torch.Tensor) -> torch.Tensor:
+        return lengths.max()
 
 
 class Selected(Cropped):
