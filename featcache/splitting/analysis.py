@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
 from .following import Path, path_of
-from .inputs import forward_names
+from .inputs import main_input
 from .runs import ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
@@ -65,8 +65,7 @@ class CutAnalysis:
         """Return the recorded and the other length of the inputs, and of what crosses the cut, where they vary."""
         if self.resized is None:
             return []
-        numbers = [number for number, origin in enumerate(self.run.origins) if origin[0] == "input"]
-        pairs = [(self.run.shapes[n], self.resized.shapes[n]) for n in numbers]
+        pairs = [(self.run.shapes[n], self.resized.shapes[n]) for n in self.run.input_numbers]
         found = [(mine[1], other[1]) for mine, other in pairs if len(mine) > 1 and mine[1] != other[1]][:1]
         return found if self.basis is None else [*found, self.basis[1:]]
 
@@ -97,7 +96,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     _same_path(cut, run, other, end, "another batch size or other values")
     if runs.resized is not None:
         _same_path(cut, run, runs.resized, end, "another length")
-    inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
+    inputs = set(run.input_numbers)
     seeds = _seeds(run, end, _main_inputs(model, run), inputs)
     tainted = _tainted(run, end, seeds)
     _refuse_escapes(cut, run, end, tainted)
@@ -172,13 +171,9 @@ def _main_inputs(model: nn.Module, run: Run) -> set[int]:
     inputs = refs_in((args, kwargs))
     if not inputs:
         raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
-    declared = getattr(model, "main_input_name", None)
-    order = [declared, *forward_names(model)] if isinstance(declared, str) else forward_names(model)
-    # forward(**batch) lists none: a mask is not what features are made of.
-    order += [name for name in kwargs if "mask" not in name.lower() and "len" not in name.lower()]
-    named = [kwargs.get(name) for name in order]
-    main = next((each.number for each in named if isinstance(each, Ref)), inputs[0])
-    if refs_in(args) and declared not in kwargs:
+    named = {name: value.number for name, value in kwargs.items() if isinstance(value, Ref)}
+    main = named.get(main_input(model, list(named)) or "", inputs[0])
+    if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
         main = inputs[0]
     return {main} | {number for number in inputs if run.objects[number].is_floating_point()}
 
@@ -199,7 +194,7 @@ def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
 
 def fed_by_inputs(run: Run, end: int) -> set[int]:
     """Return the objects before the cut that depend on any input."""
-    return _tainted(run, end, {number for number, origin in enumerate(run.origins) if origin[0] == "input"})
+    return _tainted(run, end, set(run.input_numbers))
 
 
 def _guards(run: Run, end: int, inputs: set[int]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .clone import skeleton
-from .inputs import Call, forward_names, is_lengths, is_masks, named_tensors, with_tensors
+from .inputs import Call, is_lengths, is_masks, main_input, named_tensors, with_tensors
 from .randomness import quiet
 from .trees import tensors_in
 
@@ -90,14 +90,8 @@ class _Form:
 def _side_inputs(model: nn.Module, call: Call) -> list[str]:
     """Return of each tensor what it is beside the main input: "mask", "lengths" or "other"; "" for main and floating ones."""
     named = named_tensors(call, model)
-    declared = getattr(model, "main_input_name", None)
-    order = ([declared] if isinstance(declared, str) else []) + forward_names(model)
     given = [name for name, _ in named]
-    main = next((name for name in order if name in given), None)
-    if main is None:  # forward(**batch)
-        main = next(
-            (name for name, tensor in sorted(named, key=lambda each: each[0]) if _is_main(name, tensor)), given[0]
-        )
+    main = main_input(model, given) or given[0]
     found = []
     for place, (name, tensor) in enumerate(named):
         if tensor.is_floating_point() or tensor.is_complex() or not tensor.dim() or len(tensor) != 2:
@@ -109,10 +103,6 @@ def _side_inputs(model: nn.Module, call: Call) -> list[str]:
         else:
             found.append("lengths" if is_lengths(name, tensor) else "other")
     return found
-
-
-def _is_main(name: str, tensor: torch.Tensor) -> bool:
-    return not is_masks(name, tensor) and not is_lengths(name, tensor)
 
 
 def _varying(two: Call, resized: Call | None) -> list[tuple[int, ...]]:

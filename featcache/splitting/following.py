@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.utils import _pytree as pytree
 from ..errors import SplitError
 from .names import call_name, is_content_free, is_metadata
 from .runs import Call, Run
-from .trees import tensors_in
+from .trees import TensorSet, named_state, tensors_in
 
 __all__ = ["Follower", "Path", "path_of"]
 
@@ -92,12 +91,9 @@ class Follower(TorchFunctionMode):
         super().__init__()
         self.cut, self.paths, self.taken = cut, paths, list[Step]()
         self.longest = max(map(len, paths))
-        # By identity; a tensor that is gone leaves, so that its memory does, too.
-        self.cached = weakref.WeakValueDictionary({id(each): each for each in cached})
-        self.fed = weakref.WeakValueDictionary({id(each): each for each in fed})
-        named = [*running.named_parameters(remove_duplicate=False), *running.named_buffers(remove_duplicate=False)]
-        self.states = {id(tensor): name for name, tensor in reversed(named)}
-        self.kept = [tensor for _, tensor in named]  # so that no tensor that replaces one gets its identity
+        self.cached, self.fed = TensorSet(cached), TensorSet(fed)
+        self.kept = named_state(running)  # the tensors, too, so that none that replaces one gets its identity
+        self.states = {id(tensor): name for name, tensor in self.kept}
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -106,18 +102,16 @@ class Follower(TorchFunctionMode):
             return func(*args, **kwargs)
         given = tensors_in((args[1:] if is_content_free(name) else args, kwargs))
         states = [each for each in given if id(each) in self.states]
-        fed = any(id(each) in self.fed for each in given)
-        cached = any(id(each) in self.cached for each in given) or (
-            fed and any(each.is_floating_point() for each in states)
-        )
+        fed = self.fed.meets(given)
+        cached = self.cached.meets(given) or (fed and any(each.is_floating_point() for each in states))
         result = func(*args, **kwargs)
         made = tensors_in(result) if fed or cached else []
         if _is_in_place(name):
             made = [*made, *given[:1]]
         if cached:
             self.taken.append(Step(name, tuple(self.states[id(each)] for each in states), _scalars(args, kwargs)))
-            self.cached.update((id(each), each) for each in made)
-        self.fed.update((id(each), each) for each in made)
+            self.cached.add(made)
+        self.fed.add(made)
         return result
 
     def check(self) -> None:

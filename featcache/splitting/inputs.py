@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ __all__ = [
     "forward_names",
     "is_lengths",
     "is_masks",
+    "main_input",
     "named_tensors",
     "with_tensors",
 ]
@@ -45,6 +46,17 @@ def forward_names(model: nn.Module) -> list[str]:
         return []
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [each.name for each in parameters if each.kind not in several]
+
+
+def main_input(model: nn.Module, names: Sequence[str]) -> str | None:
+    """Return which of the named inputs is the main one: as transformers names it, else the first that ``forward`` lists.
+
+    ``forward(**batch)`` lists none: there it is the first by name that is no mask and no length; None where there is none.
+    """
+    declared = getattr(model, "main_input_name", None)
+    order = [declared, *forward_names(model)] if isinstance(declared, str) else forward_names(model)
+    order += [name for name in sorted(names) if "mask" not in name.lower() and "len" not in name.lower()]
+    return next((name for name in order if name in names), None)
 
 
 def named_tensors(call: Call, model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from .crossings import Crossing, refs_in
 from .following import Follower
 from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
-from .trees import tensors_in
+from .trees import TensorSet, tensors_in
 
 __all__ = ["around", "at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
 
@@ -80,10 +79,14 @@ def _follower(running: nn.Module, analyses: Sequence[CutAnalysis], given: list[A
     deepest = max(analyses, key=lambda each: each.end)
     if not deepest.paths:
         return nullcontext()
-    carried = {deepest.run.origins[each.number][1] for each in deepest.crossings if each.carried}
     fed = [each for each in given if isinstance(each, torch.Tensor)]
-    cached = [each for place, each in enumerate(given) if isinstance(each, torch.Tensor) and place not in carried]
-    return Follower(running, deepest.cut, deepest.paths, cached, fed)
+    return Follower(running, deepest.cut, deepest.paths, _cached_inputs(deepest, given), fed)
+
+
+def _cached_inputs(analysis: CutAnalysis, given: list[Any]) -> list[torch.Tensor]:
+    """Return the inputs that what is cached is made of: those that do not cross the cut as they are."""
+    carried = {analysis.run.origins[each.number][1] for each in analysis.crossings if each.carried}
+    return [each for place, each in enumerate(given) if isinstance(each, torch.Tensor) and place not in carried]
 
 
 def taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool = False) -> dict[str, torch.Tensor]:
@@ -223,12 +226,7 @@ class _Capture(TorchFunctionMode):
                 _, call, leaf = self.analysis.run.origins[crossing.number]
                 self.wanted.setdefault(call, []).append((leaf, crossing.number))
         self.position = 0
-        carried = {self.analysis.run.origins[each.number][1] for each in self.analysis.crossings if each.carried}
-        # By identity; a tensor that is gone leaves, so that its memory does, too.
-        kept = {id(each): each for place, each in enumerate(given) if place not in carried}
-        self.cached = weakref.WeakValueDictionary(
-            {number: each for number, each in kept.items() if isinstance(each, torch.Tensor)}
-        )
+        self.cached = TensorSet(_cached_inputs(self.analysis, given))
 
     def leave_alone(self, running: nn.Module) -> None:
         """Be off in modules in which nothing is wanted: a mode on the stack switches off torch's fast paths."""
@@ -253,7 +251,7 @@ class _Capture(TorchFunctionMode):
             self.__enter__()  # type: ignore[no-untyped-call]
         self.position = call.end
         if not self.analysis.answered.isdisjoint(refs_in(call.outputs)):
-            self.cached.update((id(each), each) for each in tensors_in(outputs))
+            self.cached.add(tensors_in(outputs))
         return outputs
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -262,9 +260,9 @@ class _Capture(TorchFunctionMode):
         if is_metadata(name):
             return result
         given = args[1:] if is_content_free(name) else args
-        cached = any(id(each) in self.cached for each in tensors_in((given, kwargs)))
+        cached = self.cached.meets(tensors_in((given, kwargs)))
         if cached:
-            self.cached.update((id(each), each) for each in tensors_in(result))
+            self.cached.add(tensors_in(result))
         if self.position < self.analysis.end:
             place = matching_call(self.analysis, self.position, name, cached)
             if place is not None:

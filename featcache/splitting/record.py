@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .clone import skeleton
 from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
 from .runs import Call, ModuleCall, Ref, Run
-from .trees import tensors_in
+from .trees import named_state, tensors_in
 
 __all__ = ["record"]
 
@@ -190,8 +190,8 @@ def record(
     running = skeleton(model, own_buffers=True)
     for name, training in (modes or {}).items():
         running.get_submodule(name).training = training
-    kept = list(_state(running))  # the tensors, too, so that none that replaces one gets its identity
-    state = {id(tensor): name for tensor, name in kept}
+    kept = named_state(running)  # the tensors, too, so that none that replaces one gets its identity
+    state = {id(tensor): name for name, tensor in kept}
     run = Run(batch, None)
     recorder = _Recorder(run, state)
     for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
@@ -221,10 +221,3 @@ def _watch(module: nn.Module, name: str, recorder: _Recorder) -> None:
 
     module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
     module.register_forward_hook(leave, with_kwargs=True)
-
-
-def _state(model: nn.Module) -> Iterator[tuple[torch.Tensor, str]]:
-    # Reversed, so that of a shared tensor's names the first one stays.
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in reversed(named):
-        yield tensor, name

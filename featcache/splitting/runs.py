@@ -101,6 +101,11 @@ class Run:
     )  # ("input", n) ("state", name) ("constant",) ("call", n, leaf)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
 
+    @property
+    def input_numbers(self) -> list[int]:
+        """Return the numbers of the tensors that the run was given."""
+        return [number for number, origin in enumerate(self.origins) if origin[0] == "input"]
+
     def release(self) -> None:
         """Let go of all tensors but constants; what is still needed of the others is their dtype and shape."""
         for number, origin in enumerate(self.origins):

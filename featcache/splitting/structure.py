@@ -14,6 +14,7 @@ from ..errors import SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
 from .runs import Ref, Run
+from .trees import named_state
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
 
@@ -85,10 +86,7 @@ def program_digest(analysis: CutAnalysis) -> str:
 
 def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
     """Return the digests of the named parameters and buffers as they are now, by name."""
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
+    tensors = dict(named_state(model))
     return {name: tensor_digest(tensors[name]) for name in sorted(names)}
 
 

@@ -76,13 +76,12 @@ def _in_training(
 
 def _with_training_only(analysis: CutAnalysis, run: Run) -> CutAnalysis:
     known = {each.name for each in analysis.run.modules}
-    inputs = {number for number, origin in enumerate(run.origins) if origin[0] == "input"}
     carried = {crossing.number for crossing in analysis.crossings if crossing.carried}
     end = _end(analysis, run)
     read = {n for position, call in enumerate(run.calls) if position >= end or call.escapes for n in call.reads}
     return dataclasses.replace(
         analysis,
-        training_inputs=frozenset(read & inputs - carried),
+        training_inputs=frozenset(read.intersection(run.input_numbers) - carried),
         training_only=frozenset(each.name for each in run.modules if each.name not in known),
         training_guards=_deciding(run, analysis.open) > _deciding(analysis.run, analysis.open),
     )

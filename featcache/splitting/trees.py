@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["tensors_in"]
+__all__ = ["TensorSet", "named_state", "tensors_in"]
 
 DEEPEST = 4
+
+
+def named_state(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters and buffers of a model, a shared one under each of its names, the last name first.
+
+    In a dictionary by tensor, the first name therefore stays.
+    """
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return named[::-1]
+
+
+class TensorSet:
+    """Tensors by identity; one that is gone leaves the set, so that its memory does, too."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor] = ()) -> None:
+        self._held: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+        self.add(tensors)
+
+    def add(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take tensors into the set."""
+        self._held.update((id(each), each) for each in tensors)
+
+    def meets(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Return whether one of the tensors is in the set."""
+        return any(id(each) in self._held for each in tensors)
 
 
 def tensors_in(tree: Any) -> list[torch.Tensor]:

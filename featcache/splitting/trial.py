@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .inputs import Call
 from .modes import Modes, may_change_weights, set_mode
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seed_all
-from .trees import tensors_in
+from .trees import named_state, tensors_in
 
 __all__ = [
     "Step",
@@ -157,20 +157,15 @@ def refuse_changing_modes(model: nn.Module) -> None:
     if not may_change_weights(model):
         return
     own = skeleton(model, None, own_buffers=True, own_parameters=True)
-    before = dict(_state(model))
+    before = dict(named_state(model))
     for training in (False, True):
         set_mode(own, training)
-        for name, tensor in _state(own):
+        for name, tensor in named_state(own):
             if name in before and not torch.allclose(tensor, before[name], rtol=0, atol=0, equal_nan=True):
                 raise SplitError(
                     f"the model's own {'train' if training else 'eval'}() changes {name!r}: its weights depend on the mode, as "
                     "those of an adapter that is merged in evaluation mode do. Merge it for good, or not at all."
                 )
-
-
-def _state(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, given: Examples) -> None:
