@@ -44,6 +44,21 @@ class SmallNet(nn.Module):
         return self.fc(torch.flatten(self.pool(x), 1))
 
 
+class Items(torch.utils.data.Dataset):
+    """Inputs with targets of any kind."""
+
+    def __init__(self, inputs: torch.Tensor, targets: np.ndarray, classes: list[str] | None = None) -> None:
+        self.inputs, self.all_targets = inputs, targets
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
+        return self.inputs[index], self.all_targets[index]
+
+
 class TensorPairs(torch.utils.data.Dataset):
     """A map-style dataset of tensors in memory."""
 

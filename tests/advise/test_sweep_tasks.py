@@ -11,8 +11,8 @@ import featcache
 from featcache.advise.judge import judge_of
 from featcache.errors import DataError, UsageError
 
-from ..conftest import SmallNet, TensorPairs
-from ..training.test_tasks import Items, Segmenter
+from ..conftest import Items, SmallNet, TensorPairs
+from ..training.test_tasks import Segmenter
 from .test_sweep import Blind
 
 TRAINING = {"epochs": 30, "train_batch_size": 16, "learning_rates": [1e-2]}

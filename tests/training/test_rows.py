@@ -12,20 +12,7 @@ from featcache.errors import HeadError, UsageError
 from featcache.training.rows import Division, divide
 from featcache.training.tasks import find_task
 
-
-class Numbers(torch.utils.data.Dataset):
-    """Forty rows with targets of any kind."""
-
-    def __init__(self, targets: np.ndarray, classes: list[str] | None = None) -> None:
-        self.inputs, self.all_targets = torch.randn(40, 3, generator=torch.Generator().manual_seed(3)), targets
-        if classes is not None:
-            self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
-        return self.inputs[index], self.all_targets[index]
+from ..conftest import Items
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +21,8 @@ def features_of(tmp_path_factory: pytest.TempPathFactory):
 
     def make(targets: np.ndarray, classes: list[str] | None = None) -> featcache.Features:
         model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
-        return featcache.extract(model, Numbers(targets, classes), str(tmp_path_factory.mktemp("rows")), cut="0")
+        inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+        return featcache.extract(model, Items(inputs, targets, classes), str(tmp_path_factory.mktemp("rows")), cut="0")
 
     return make
 

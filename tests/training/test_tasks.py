@@ -14,24 +14,9 @@ import featcache
 from featcache.errors import DataError, HeadError, UnknownNameError, UsageError
 from featcache.heads.network import new_network
 
-from ..conftest import SmallNet
+from ..conftest import Items, SmallNet
 
 ROWS = 48
-
-
-class Items(torch.utils.data.Dataset):
-    """Inputs with targets of any kind."""
-
-    def __init__(self, inputs: torch.Tensor, targets: np.ndarray, classes: list[str] | None = None) -> None:
-        self.inputs, self.all_targets = inputs, targets
-        if classes is not None:
-            self.classes = classes
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, np.ndarray]:
-        return self.inputs[index], self.all_targets[index]
 
 
 class Segmenter(nn.Module):
