@@ -63,7 +63,7 @@ def _keep_memo(samples: Samples, memo: FileMemo | None, store: StoreFiles) -> No
 
 
 def forget_changed(request: Request, store: StoreFiles, changed: Iterable[Changed]) -> None:
-    """See to it that the samples are listed anew when they are asked for next, and files that changed are read again."""
+    """Have the samples listed again when they are next asked for, and files that changed read again."""
     memo, ids = request.samples.memo, request.snapshot.ids
     request.samples.forget({ids[each.position].tobytes() for each in changed})
     _keep_memo(request.samples, memo, store)

@@ -244,7 +244,7 @@ class Samples:
         return taken.snapshot
 
     def forget(self, changed: Collection[bytes]) -> None:
-        """Take the snapshot anew when it is asked for next, and read the files again whose ids are no longer right."""
+        """Take the snapshot again when it is next asked for, and read the files again whose ids are no longer right."""
         if self._taken.memo is not None:
             self._taken.memo.forget(changed)
         vars(self._taken).update(vars(_Taken()))
