@@ -40,13 +40,16 @@ def skeleton(
     them, too, for a skeleton that is kept while the model is moved or loaded. With ``own_buffers`` the skeleton gets copies
     of the buffers and of plain tensors, so that a trial leaves no trace; ``own_parameters`` does the same for parameters.
 
+    Decoders of transformers give no key-value cache, which is for generating texts, and no feature.
+
     Modules that are reached through plain containers and objects, bound methods, partials, closures or weak references are
     the skeleton's too, and so is whatever else they hold; with ``shares_objects``, what holds no module stays the caller's:
     the lists that hooks fill, for one.
     """
     copies = _Copies(own_buffers, own_parameters, shares_objects, lasting)
-    copied = copies.module(model)
-    copies.finish()
+    for module in model.modules():
+        copies.without_generation_cache(module)
+    copied = copies.of(model)
     if training is not None:
         set_mode(copied, training)
     return copied
@@ -57,7 +60,7 @@ def deep_copy(model: nn.Module) -> nn.Module:
 
     ``copy.deepcopy`` leaves functions as they are: a closure of the copy would run the original's modules.
     """
-    return skeleton(model, None, own_buffers=True, own_parameters=True)
+    return _Copies(own_buffers=True, own_parameters=True, shares_objects=False, lasting=False).of(model)
 
 
 def own_modes(model: nn.Module) -> Modes:
@@ -91,6 +94,19 @@ class _Copies:
         self.made: list[nn.Module] = []
         self.shares = False  # attributes are copied: models keep caches of tensors in containers
 
+    def of(self, model: nn.Module) -> nn.Module:
+        """Return the copy of a model."""
+        copied = self.module(model)
+        self.finish()
+        return copied
+
+    def without_generation_cache(self, module: nn.Module) -> None:
+        """Have the copies see a configuration that keeps no key-value cache."""
+        config = module.__dict__.get("config")
+        if config is not None and getattr(config, "use_cache", None) is True and id(config) not in self.done:
+            self.done[id(config)] = copied = copy.copy(config)
+            copied.use_cache = False
+
     def module(self, module: nn.Module) -> nn.Module:
         if id(module) in self.done:
             return self.done[id(module)]  # type: ignore[no-any-return]
@@ -99,7 +115,7 @@ class _Copies:
             return module
         compiled = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
         kind = _Uncompiled if compiled else module.__class__
-        copied = kind.__new__(kind)
+        copied = object.__new__(kind)  # that of torch.fx makes a class without a forward
         self.done[id(module)] = copied
         self.made.append(copied)
         copied.__dict__.update(vars(nn.Module()) if compiled else module.__dict__)

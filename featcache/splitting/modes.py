@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import SplitError, one_line
+
 __all__ = ["Modes", "may_change_weights", "overrides_modes", "set_mode"]
 
 KNOWN = {"torch", "torchvision", "timm", "transformers"}  # their overrides set modes
@@ -63,9 +65,12 @@ def set_mode(model: nn.Module, training: bool) -> None:
             module.__dict__["training"] = training
         return
     trained = [(each, each.requires_grad) for each in model.parameters()]
-    if training:
-        model.train()
-    else:
-        model.eval()
+    try:
+        model.train(training) if training else model.eval()
+    except NotImplementedError as error:
+        raise SplitError(
+            f"the model refuses {'train' if training else 'eval'}() ({one_line(error, 100)}), so that its mode cannot be set. A "
+            "program of torch.export becomes a network with modes by torch.export.unflatten."
+        ) from error
     for parameter, requires_grad in trained:
         parameter.requires_grad_(requires_grad)

@@ -26,6 +26,8 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
     """
     refuse_scripted(model)
     refuse_lazy(model)
+    if given.two[1].get("use_cache"):
+        raise SplitError("the model is asked for a key-value cache, which is not stored: leave use_cache out.")
     refuse_changing_modes(model)
     # Recorded is what a warmed up network does: some make tables when they are first needed.
     running = skeleton(model, own_buffers=True)

@@ -221,10 +221,16 @@ class _Answers(TorchFunctionMode):
         if name.endswith("_") and not name.endswith("__"):
             return args[0]  # what was cached was read behind it
         with torch.no_grad():
-            return func(
-                *pytree.tree_map_only(torch.Tensor, _without_content, args),
-                **pytree.tree_map_only(torch.Tensor, _without_content, kwargs),
-            )
+            try:
+                return func(
+                    *pytree.tree_map_only(torch.Tensor, _without_content, args),
+                    **pytree.tree_map_only(torch.Tensor, _without_content, kwargs),
+                )
+            except NotImplementedError as error:  # sizes that depend on the content
+                raise SplitError(
+                    f"before the cut {self.analysis.cut!r} the model takes another path for this batch than the recorded ones, "
+                    f"and calls {name} there, whose result depends on what is not cached."
+                ) from error
 
     def _next(self, name: str, cached: bool) -> Call | None:
         try:
