@@ -28,7 +28,7 @@ nothing, inputs are the smallest that the model takes, and the check does not us
 - **refused**: `split` raised `SplitError` with the reason. **wrong** would be a cut that is accepted and gives something else.
 """
 REASONS = {
-    "its first dimension is not the batch": "first dimension is not the batch",
+    "no dimension of it is the batch": "no dimension is the batch",
     "tied parameters": "tied parameters",
     "than in evaluation mode": "another path in training mode",
     "rows that depend on the other rows": "rows depend on each other",

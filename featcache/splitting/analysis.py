@@ -57,7 +57,9 @@ class CutAnalysis:
         """Return a crossing tensor that varies in length, with its recorded and its other length."""
         for crossing in self.crossings:
             if crossing.spec.ragged and self.resized is not None:
-                return crossing, self.run.shapes[crossing.number][1], self.resized.shapes[crossing.number][1]
+                place = crossing.layout.length_dim
+                sizes = (run.shapes[crossing.number][place] for run in (self.run, self.resized))
+                return crossing, *sizes  # type: ignore[return-value]
         return None
 
     @property

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from ..tensorspec import TensorSpec
+from .layout import Layout, layout_of
 from .runs import Ref, Run, Runs
 
 __all__ = ["Crossing", "ancestors", "crossing_of", "input_name", "refs_in"]
@@ -18,15 +19,15 @@ __all__ = ["Crossing", "ancestors", "crossing_of", "input_name", "refs_in"]
 class Crossing:
     """A tensor that crosses the cut: the number of its object, and the module output that it is, if it is one.
 
-    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are. A sample may be several
-    rows of it in a run, as the windows of an image are: ``rows`` tells how many; they are stored as one row.
+    ``carried`` ones are inputs of the model, such as masks, that the suffix needs as they are. ``layout`` tells where its
+    rows are in a run; stored is one row per sample.
     """
 
     number: int
     spec: TensorSpec
     source: tuple[str, int, int] | None  # (module, which call of it, leaf of its output)
     carried: bool
-    rows: int = 1
+    layout: Layout
 
 
 def refs_in(tree: Any) -> list[int]:
@@ -58,30 +59,30 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
             f"{unique!r}, which crosses the cut {cut!r}, holds complex numbers, which are not stored. Choose a cut behind the "
             "operation that makes them real."
         )
-    rows = mine[0] // run.batch if mine and origin[0] != "input" else 1
-    if not (mine and rows) or (mine[0], theirs[0]) != (rows * run.batch, rows * other.batch) or mine[1:] != theirs[1:]:
+    layout = layout_of(runs, number)
+    if layout is None or (origin[0] == "input" and layout != Layout()):
         raise SplitError(
             f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} for a batch of {run.batch} and "
-            f"{list(theirs)} for {other.batch}: its first dimension is not the batch."
+            f"{list(theirs)} for {other.batch}: no dimension of it is the batch."
         )
-    shape: list[int | None] = list(mine[1:])
+    shape: list[int | None] = [size for dim, size in enumerate(mine) if dim != layout.dim]
     if runs.resized is not None:
         sized = runs.resized.shapes[number]
         varying = [place for place, (a, b) in enumerate(zip(mine, sized, strict=False)) if a != b]
-        if len(mine) != len(sized) or varying not in ([], [1]) or (varying and rows > 1):
+        if len(mine) != len(sized) or varying not in ([], [layout.length_dim]) or (varying and layout.rows > 1):
             raise SplitError(
                 f"{unique!r}, which crosses the cut {cut!r}, has shape {list(mine)} and, for samples of another length, "
-                f"{list(sized)}: only what varies in its first dimension behind the batch can be stored without padding."
+                f"{list(sized)}: only what varies in its first dimension beside the batch can be stored without padding."
             )
         if varying:
             shape[0] = None
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
         number,
-        TensorSpec(unique, (*((rows,) if rows > 1 else ()), *shape), dtype),
+        TensorSpec(unique, (*((layout.rows,) if layout.rows > 1 else ()), *shape), dtype),
         None if origin[0] == "input" else source,
         carried or origin[0] == "input",
-        rows,
+        layout,
     )
 
 

@@ -25,6 +25,7 @@ from .analysis import CutAnalysis, behind, fed_by_inputs, is_behind
 from .clone import own_modes
 from .containers import PLAIN, NotFlatError, held
 from .crossings import Crossing, ancestors
+from .layout import Steps
 from .runs import Call, ModuleCall, Ref
 
 __all__ = ["FRONTIER", "FlatSuffix", "NotFlatError", "Program", "build_flat", "flat_graph", "guard_graph"]
@@ -185,8 +186,7 @@ class _Builder:
             if crossing.spec.ragged:
                 self.length = self.length or self.graph.call_method("size", (node, 1))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
-            if crossing.rows > 1:
-                node = self.graph.call_method("flatten", (node, 0, 1))
+            node = self._stepped(node, crossing.layout.from_rows())
             if crossing.number in self.analysis.overwritten:
                 # The caller's tensor may be a cached row: what is changed in place must be a copy.
                 node = self.graph.call_method("clone", (node,))
@@ -194,8 +194,12 @@ class _Builder:
 
     def _rows(self, crossing: Crossing) -> Any:
         """Return what crosses the deeper cut as a row a sample."""
-        node = self._tensor(crossing.number)
-        return node if crossing.rows == 1 else self.graph.call_method("unflatten", (node, 0, (-1, crossing.rows)))
+        return self._stepped(self._tensor(crossing.number), crossing.layout.to_rows())
+
+    def _stepped(self, node: Any, steps: Steps) -> Any:
+        for name, args in steps:
+            node = self.graph.call_method(name, (node, *args))
+        return node
 
     def _module(self, mine: ModuleCall, *others: ModuleCall) -> None:
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))

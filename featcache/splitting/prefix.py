@@ -17,6 +17,7 @@ from ..errors import SplitError
 from .analysis import CutAnalysis
 from .crossings import Crossing, refs_in
 from .following import Follower
+from .layout import applied
 from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
 from .trees import TensorSet, tensors_in
@@ -113,7 +114,10 @@ def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clo
             f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, is a nested tensor, in which torch leaves out what "
             "is padded: build the encoder with enable_nested_tensor=False, or cut behind the whole encoder."
         )
-    rows = tensor.reshape(-1, *crossing.spec.value_shape) if crossing.rows > 1 else tensor
+    try:
+        rows = applied(crossing.layout.to_rows(), tensor)
+    except (IndexError, RuntimeError):  # of too few dimensions, or of rows that are not whole samples
+        rows = tensor
     shape = crossing.spec.shape
     if rows.dim() != len(shape) + 1 or any(a not in (b, None) for a, b in zip(shape, rows.shape[1:], strict=True)):
         raise SplitError(

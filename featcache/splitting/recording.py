@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from ..errors import SplitError, UsageError, one_line
 from .clone import skeleton
 from .compare import compare
 from .examples import Examples
+from .layout import apart
 from .randomness import quiet
 from .record import record
 from .runs import Run, Runs
@@ -60,7 +62,7 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
             f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}): "
             "it draws random numbers or keeps state, so its features cannot be cached."
         )
-    return runs
+    return replace(runs, apart=apart(runs))
 
 
 def _alone(running: nn.Module, given: Examples) -> tuple[Run, ...]:

@@ -17,6 +17,7 @@ from ..errors import SplitError
 from .analysis import CutAnalysis, state_behind
 from .clone import own_modes, skeleton
 from .crossings import refs_in
+from .layout import applied
 from .modes import set_mode
 from .names import call_name, is_content_free, is_metadata
 from .owned import attach, behind_only, never_run
@@ -87,8 +88,7 @@ class ReplaySuffix(nn.Module):
             raise SplitError(f"the frontier lacks {', '.join(missing)}; it needs {', '.join(names)}.")
         tensors = {}
         for crossing in analysis.crossings:
-            tensor = given[crossing.spec.name]
-            tensor = tensor.flatten(0, 1) if crossing.rows > 1 else tensor
+            tensor = applied(crossing.layout.from_rows(), given[crossing.spec.name])
             # The caller's tensor may be a cached row: what is changed in place must be a copy.
             tensors[crossing.number] = tensor.clone() if crossing.number in analysis.overwritten else tensor
         # What the model keeps in buffers behind the cut is kept, also where it puts another tensor in a buffer's place.
@@ -182,7 +182,7 @@ class _Answers(TorchFunctionMode):
         crossing, recorded, other = self.basis
         slope, rest = grown.at_length(recorded, other)
         # A size that does not follow the length exactly, as behind strided convolutions, has no content to be wrong about.
-        steps = int(slope * self.tensors[crossing.number].shape[1] + rest)
+        steps = int(slope * self.tensors[crossing.number].shape[crossing.layout.length_dim] + rest)
         return steps * self.batch if grown.each else steps
 
     def results(self, outputs: Any) -> Any:

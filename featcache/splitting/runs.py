@@ -123,6 +123,7 @@ class Runs:
     resized: Run | None = None
     alone: tuple[Run, ...] = ()  # each row by itself, where the content of an input may decide on the path
     warm: nn.Module | None = None  # what was run before and recorded then
+    apart: frozenset[int] = frozenset()  # objects in which the rows of a sample lie a batch apart
 
     def __post_init__(self) -> None:
         # Other threads may draw meanwhile; a call that draws does so in every run.

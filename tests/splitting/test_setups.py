@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -86,3 +88,75 @@ def test_a_state_space_model_with_its_default_cache_is_cut() -> None:
             "backbone.layers.0",
             {"input_ids": torch.randint(3, 60, (2, 8))},
         )
+
+
+class SequenceFirst(nn.Module):
+    """What nn.Transformer and nn.LSTM do by default: inside, the batch is the second dimension."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.emb, self.fc = nn.Embedding(30, 16), nn.Linear(16, 3)
+        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 3, enable_nested_tensor=False)
+        self.rnn = nn.LSTM(16, 8, 2, bidirectional=True)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        steps = self.emb(ids).transpose(0, 1)
+        if self.kind == "encoder":
+            return self.fc(self.enc(steps).mean(0))
+        steps, (hidden, _) = self.rnn(steps)
+        return self.fc(steps.mean(0) + torch.cat([hidden[-2], hidden[-1]], -1))
+
+
+@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize(("kind", "cut"), [("encoder", "enc.layers.1"), ("encoder", "enc"), ("rnn", "rnn")])
+def test_a_network_that_is_sequence_first_inside_is_stored_batch_first(kind: str, cut: str, varying: bool) -> None:
+    torch.manual_seed(0)
+    model, ids = SequenceFirst(kind).eval(), torch.randint(0, 30, (2, 6))
+    made = featcache.split(model, cut, (ids,), (torch.randint(0, 30, (2, 9)),) if varying else None)
+    assert made.frontier[0].shape == (None if varying else 6, 16)
+    for batch in (ids, torch.randint(0, 30, (5, 6)), *([torch.randint(0, 30, (3, 11))] if varying else [])):
+        assert made.check(batch) == 0.0
+        assert all(len(each) == len(batch) for each in rows_of(made, batch))
+
+
+def test_sequence_first_features_are_extracted_trained_on_and_derived(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = SequenceFirst("encoder").eval(), torch.randint(0, 30, (12, 6))
+    data = [(row, number % 3) for number, row in enumerate(ids)]
+    features = featcache.extract(model, data, tmp_path, cut="enc.layers.0", batch_size=4)
+    deeper = featcache.extract(model, data, tmp_path, cut="enc.layers.1", batch_size=4)
+    assert deeper.report.derived == 12
+    for cut, found in (("enc.layers.0", features), ("enc.layers.1", deeper)):
+        made = featcache.split(model, cut, (ids[:2],))
+        assert torch.allclose(torch.as_tensor(found.numpy()[0]), made.prefix(ids), atol=1e-6)
+        featcache.train_head(made, found, epochs=1, device="cpu")
+
+
+def rows_of(made: featcache.Split, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that cross a cut."""
+    found = made.prefix(*inputs)
+    return list(found.values()) if isinstance(found, dict) else [found]
+
+
+class Views(nn.Module):
+    """Two views of each sample through one encoder, as contrastive networks take them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.fc = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 4)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        one, other = self.fc(self.enc(torch.cat([first, second]))).chunk(2)
+        return (one * other).sum(1)
+
+
+def test_two_views_that_run_as_one_batch_are_one_row_per_sample() -> None:
+    torch.manual_seed(0)
+    model, views = Views().eval(), (torch.randn(5, 6), torch.randn(5, 6))
+    made = check(model, "enc", views)
+    (rows,) = rows_of(made, *views)
+    assert rows.shape == (5, 2, 8)
+    assert torch.allclose(rows[3], torch.cat([model.enc(each[3:4]) for each in views]))
+    some = made.suffix.eval()(rows[[4, 0, 2]])
+    assert torch.allclose(some, model(*(each[[4, 0, 2]] for each in views)))

@@ -227,16 +227,16 @@ def test_unsound_cuts_are_refused_with_the_reason_and_cuts_that_work() -> None:
     with pytest.raises(SplitError, match="tolist"):
         split(ThroughNumpy().eval(), "block", (x,))
 
-    class Positions(nn.Module):
+    class Similarities(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.fc = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.inner, self.fc = nn.Softmax(dim=-1), nn.Linear(3, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.fc(self.inner(x.transpose(0, 1)).transpose(0, 1))
+            return self.fc(x * self.inner(x @ x.T).mean())
 
-    with pytest.raises(SplitError, match="first dimension is not the batch"):
-        split(Positions().eval(), "inner", (torch.randn(2, 4, 3),))
+    with pytest.raises(SplitError, match="no dimension of it is the batch"):
+        split(Similarities().eval(), "inner", (torch.randn(2, 3),))
 
     class Unused(SmallNet):
         def __init__(self) -> None:

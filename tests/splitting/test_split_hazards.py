@@ -326,17 +326,12 @@ class Windows(nn.Module):
         return self.fc(inner.reshape(-1, 12))
 
 
+@pytest.mark.parametrize("samples_first", [True, False])
 @pytest.mark.parametrize("writes", [False, True])
-def test_the_windows_of_a_sample_are_stored_as_one_row(writes: bool) -> None:
+def test_the_windows_of_a_sample_are_stored_as_one_row(samples_first: bool, writes: bool) -> None:
     torch.manual_seed(0)
-    model, x = Windows(True, writes).eval(), torch.randn(5, 12)
+    model, x = Windows(samples_first, writes).eval(), torch.randn(5, 12)
     made = equals_the_model(model, "inner", x)
     assert made.frontier[0].shape == (4, 3)
     assert made.prefix(x).shape == (5, 4, 3)
     assert torch.equal(made.suffix(made.prefix(x)[3:]), model(x)[3:])
-
-
-def test_windows_that_lie_one_after_the_other_for_all_samples_are_refused() -> None:
-    torch.manual_seed(0)
-    with pytest.raises(SplitError, match="other rows of their batch"):
-        featcache.split(Windows(False).eval(), "inner", (torch.randn(3, 12),))
