@@ -10,7 +10,7 @@ from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
 from .following import Path, path_of
 from .inputs import main_input
-from .runs import ModuleCall, Ref, Run, Runs
+from .runs import Call, ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
 __all__ = ["CutAnalysis", "analyse"]
@@ -99,7 +99,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     if runs.resized is not None:
         _same_path(cut, run, runs.resized, end, "another length")
     inputs = set(run.input_numbers)
-    seeds = _seeds(run, end, _main_inputs(model, run), inputs)
+    seeds = _seeds(run, end, _main_inputs(model, run, end), inputs)
     tainted = _tainted(run, end, seeds)
     _refuse_escapes(cut, run, end, tainted)
     needed = _needed(run, end, tainted)
@@ -126,7 +126,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
         )
     for alone in runs.alone if guards else ():
         found = max((call.end for call in alone.modules if call.name == cut), default=0)
-        fed = _seeds(alone, found, _main_inputs(model, alone), inputs) | inputs - set(carried)
+        fed = _seeds(alone, found, _main_inputs(model, run, end), inputs) | inputs - set(carried)
         paths += (path_of(alone, [], found, frozenset(_tainted(alone, found, fed))),)
         states |= _state_names(alone, range(found))
     return CutAnalysis(
@@ -167,8 +167,12 @@ def _same_path(cut: str, run: Run, other: Run, end: int, what: str) -> None:
             )
 
 
-def _main_inputs(model: nn.Module, run: Run) -> set[int]:
-    """Return the inputs that the features are computed from: the main one, and every floating one."""
+def _main_inputs(model: nn.Module, run: Run, end: int) -> set[int]:
+    """Return the inputs that the features are computed from: the main one, and every floating one.
+
+    Token ids that decide on the path, as where a mask is made of them and asked whether it masks anything, are a side
+    input: what is cached is what weights make of them.
+    """
     args, kwargs = run.inputs
     inputs = refs_in((args, kwargs))
     if not inputs:
@@ -177,7 +181,24 @@ def _main_inputs(model: nn.Module, run: Run) -> set[int]:
     main = named.get(main_input(model, list(named)) or "", inputs[0])
     if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
         main = inputs[0]
-    return {main} | {number for number in inputs if run.objects[number].is_floating_point()}
+    floating = {number for number in inputs if run.objects[number].is_floating_point()}
+    return floating if main not in floating and _decides(run, end, main) else {main} | floating
+
+
+def _decides(run: Run, end: int, number: int) -> bool:
+    """Return whether a Python value, or a size, comes of an input without any weights."""
+    reached = {number}
+    for call in run.calls[:end]:
+        if not reached.intersection(call.content_reads) or _is_weighted(run, call):
+            continue
+        if call.decides:
+            return True
+        reached.update(call.makes, call.writes)
+    return False
+
+
+def _is_weighted(run: Run, call: Call) -> bool:
+    return any(run.origins[n][0] == "state" and run.objects[n].is_floating_point() for n in call.reads)
 
 
 def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
@@ -188,8 +209,7 @@ def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
     fed = _tainted(run, end, inputs)
     seeds = set(main)
     for call in run.calls[:end]:
-        weighted = any(run.origins[n][0] == "state" and run.objects[n].is_floating_point() for n in call.reads)
-        if weighted and fed.intersection(call.reads):
+        if _is_weighted(run, call) and fed.intersection(call.reads):
             seeds.update(call.makes, call.writes)
     return seeds
 

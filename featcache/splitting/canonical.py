@@ -3,7 +3,7 @@
 The path of a forward pass can depend on masks, lengths and other side inputs, and what it computes on how long the
 samples are. Row 0 is full and row 1 is half masked where there is a mask; other whole numbers beside the main input are
 ones in row 0 and zeros in row 1; the length is one of a fixed list. Values of the main input stay as they are, since no path
-may depend on them.
+may depend on them, but for the id of padding where the network looks for it: row 0 then has none, and row 1 is half of it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .clone import skeleton
 from .inputs import Call, is_lengths, is_masks, main_input, named_tensors, with_tensors
+from .names import ESCAPES, call_name, is_sized_by_content
 from .randomness import quiet
-from .trees import tensors_in
+from .trees import TensorSet, tensors_in
 
 __all__ = ["canonical"]
 
@@ -34,16 +36,17 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
     They are returned as they are where there is nothing to make canonical, or the network runs on no such form.
     """
     sides = _side_inputs(model, two)
+    padding = _padding_ids(model, two, sides)
     varying = _varying(two, resized)
-    if not any(sides) and not any(varying):
+    if not {"mask", "lengths", "other"}.intersection(sides) and not any(varying) and not padding:
         return two, resized
     wanted = None if resized is None else _growing(_sizes(model, two), _sizes(model, resized))
     # A padding mask tells what is left out, an attention mask what is kept.
     masked = (1, 0) if any("pad" in name.lower() for name, _ in named_tensors(two, model)) else (0, 1)
-    for length, values, each in itertools.product(
-        LENGTHS if any(varying) else (None,), ((1, 0), (1, 1), (0, 0), None), masked
+    for padded, length, values, each in itertools.product(
+        (*padding, None), LENGTHS if any(varying) else (None,), ((1, 0), (1, 1), (0, 0), None), masked
     ):
-        form = _Form(tuple(sides), tuple(varying), values, each)
+        form = _Form(tuple(sides), tuple(varying), values, each, padded)
         made = form.of(two, length)
         shorter = None if length is None else form.of(two, round(SHORTER * length))
         if not _runs(model, made):
@@ -57,9 +60,14 @@ class _Form:
     """How the tensors of a call are made canonical: what each is, and in which dimensions it varies in length."""
 
     def __init__(
-        self, sides: tuple[str, ...], varying: tuple[tuple[int, ...], ...], values: tuple[int, int] | None, masked: int
+        self,
+        sides: tuple[str, ...],
+        varying: tuple[tuple[int, ...], ...],
+        values: tuple[int, int] | None,
+        masked: int,
+        padding: int | None,
     ) -> None:
-        self.sides, self.varying, self.values, self.masked = sides, varying, values, masked
+        self.sides, self.varying, self.values, self.masked, self.padding = sides, varying, values, masked, padding
 
     def of(self, call: Call, length: int | None) -> Call:
         places: Iterator[tuple[str, tuple[int, ...]]] = iter(zip(self.sides, self.varying, strict=True))
@@ -81,6 +89,11 @@ class _Form:
             mask = torch.full_like(tensor, 1 - self.masked)
             mask[1, ..., -(-mask.shape[-1] // 2) :] = self.masked
             return mask
+        if side == "main" and self.padding is not None:
+            others = tensor[tensor != self.padding]
+            padded = tensor.where(tensor != self.padding, others[0] if len(others) else self.padding + 1)
+            padded[1, ..., -(-padded.shape[-1] // 2) :] = self.padding
+            return padded
         if side != "other" or self.values is None:
             return tensor
         one, other = (torch.full_like(row, value) for row, value in zip(tensor, self.values, strict=True))
@@ -88,7 +101,7 @@ class _Form:
 
 
 def _side_inputs(model: nn.Module, call: Call) -> list[str]:
-    """Return of each tensor what it is beside the main input: "mask", "lengths" or "other"; "" for main and floating ones."""
+    """Return of each tensor what it is: "main", "mask", "lengths" or "other"; "" for floating ones."""
     named = named_tensors(call, model)
     given = [name for name, _ in named]
     main = main_input(model, given) or given[0]
@@ -99,10 +112,47 @@ def _side_inputs(model: nn.Module, call: Call) -> list[str]:
         elif is_masks(name, tensor):
             found.append("mask")
         elif place == given.index(main):
-            found.append("")
+            found.append("main")
         else:
             found.append("lengths" if is_lengths(name, tensor) else "other")
     return found
+
+
+def _padding_ids(model: nn.Module, call: Call, sides: list[str]) -> list[int]:
+    """Return the values with which the network compares its main input, if it then decides on anything."""
+    if "main" not in sides:
+        return []
+    seen = _Comparisons(named_tensors(call, model)[sides.index("main")][1])
+    try:
+        with torch.no_grad(), quiet(), seen:
+            skeleton(model, own_buffers=True)(*call[0], **call[1])
+    except Exception:  # recording says what is wrong
+        return []
+    return list(dict.fromkeys(seen.values)) if seen.decides else []
+
+
+class _Comparisons(TorchFunctionMode):
+    """Notes with which numbers token ids are compared, and whether a Python value comes of any tensor."""
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        super().__init__()
+        self.ids, self.values, self.decides = TensorSet([ids]), list[int](), False
+
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result, name = func(*args, **kwargs), call_name(func).rpartition(".")[2]
+        self.decides |= name in ESCAPES or is_sized_by_content(name, args, kwargs)
+        given = tensors_in((args, kwargs))
+        if self.ids.meets(given) and not any(each.is_floating_point() for each in given):
+            self.ids.add(tensors_in(result))
+            if name.strip("_") in ("eq", "ne", "not_equal"):
+                others = [
+                    each
+                    for each in args
+                    if isinstance(each, int) or (isinstance(each, torch.Tensor) and not each.dim())
+                ]
+                self.values += map(int, others)
+        return result
 
 
 def _varying(two: Call, resized: Call | None) -> list[tuple[int, ...]]:

@@ -160,3 +160,76 @@ def test_two_views_that_run_as_one_batch_are_one_row_per_sample() -> None:
     assert torch.allclose(rows[3], torch.cat([model.enc(each[3:4]) for each in views]))
     some = made.suffix.eval()(rows[[4, 0, 2]])
     assert torch.allclose(some, model(*(each[[4, 0, 2]] for each in views)))
+
+
+class MaskOfIds(nn.Module):
+    """Makes its padding mask of the token ids, and leaves it out where it masks nothing, as fairseq and ESM do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.fc = nn.Embedding(30, 16), nn.Linear(16, 3)
+        self.layers = nn.ModuleList(nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(3))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        mask, x = ids.eq(1), self.emb(ids)
+        if not mask.any():
+            mask = None
+        for layer in self.layers:
+            x = x + layer(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+        return self.fc(x.mean(1))
+
+
+def texts(count: int, padded: int) -> torch.Tensor:
+    ids = torch.randint(2, 30, (count, 6), generator=torch.Generator().manual_seed(count))
+    ids[:padded, 4:] = 1
+    return ids
+
+
+@pytest.mark.parametrize("cut", ["layers.0", "layers.1"])
+def test_a_mask_that_is_made_of_token_ids_guards_the_suffix(cut: str) -> None:
+    torch.manual_seed(0)
+    model = MaskOfIds().eval()
+    names = set()
+    for padded in (0, 1, 2):
+        made = featcache.split(model, cut, (texts(2, padded),))
+        names.add(made.structure)
+        assert made.guards == ("input",)
+        for batch in (texts(5, 0), texts(5, 2), texts(5, 5)):
+            assert made.check(batch) <= 1e-6
+    assert len(names) == 1
+
+
+def test_padded_texts_are_extracted_in_any_order_into_one_set(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = MaskOfIds().eval(), texts(20, 7)
+    data = [(row, number % 3) for number, row in enumerate(ids)]
+    first = featcache.extract(model, data, tmp_path, cut="layers.1", batch_size=4)
+    again = featcache.extract(model, data[::-1], tmp_path, cut="layers.1", batch_size=4)
+    assert (first.report.computed, again.report.reused) == (20, 20)
+    expected = featcache.split(model, "layers.1", (ids[:2],)).prefix(ids)
+    assert torch.allclose(torch.as_tensor(first.numpy()[0]["layers.1"]), expected["layers.1"], atol=1e-6)
+
+
+class FirstRowDecides(MaskOfIds):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.emb(ids)
+        x = x * 2 if ids[0, 0] > 14 else x
+        return self.fc((x + self.layers[0](x, x, x, need_weights=False)[0]).mean(1))
+
+
+class AnyRowDecides(MaskOfIds):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.emb(ids)
+        x = x * 2 if ids.eq(1).any() else x
+        return self.fc((x + self.layers[0](x, x, x, need_weights=False)[0]).mean(1))
+
+
+@pytest.mark.parametrize("kind", [FirstRowDecides, AnyRowDecides])
+def test_ids_of_other_rows_that_change_a_rows_features_are_refused(kind: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for seed in range(6):
+        ids = torch.randint(2, 30, (16, 6), generator=torch.Generator().manual_seed(seed))
+        with pytest.raises(SplitError):
+            featcache.extract(
+                kind().eval(), [(row, 0) for row in ids], tmp_path / str(seed), cut="layers.0", batch_size=4
+            )
