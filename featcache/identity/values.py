@@ -208,6 +208,8 @@ class _Walk:
             made = value.__reduce__()
             assert isinstance(made, tuple)
             return {"class": name_of(kind), "arguments": [self.of(part, where) for part in made]}
+        if kind.__module__ == "torch" and kind.__name__ == "ScriptObject" and hasattr(value, "__getstate__"):
+            return {"script": str(value._type()), "state": self.of(_state_of_script(value), where)}  # quantised weights
         if isinstance(value, BY_TEXT) and isinstance(getattr(value, "tzinfo", None), (datetime.timezone, type(None))):
             return {"class": name_of(kind), "value": repr(value)}
         for simple in (int, str, float, bytes):  # a class of its own that is one of these
@@ -271,6 +273,13 @@ class _Walk:
         return FingerprintError(
             f"{where} is {kind.__module__}:{kind.__qualname__}, which has no deterministic identity: {reason}. {HINT}"
         )
+
+
+def _state_of_script(value: Any) -> Any:
+    try:
+        return value.__getstate__()
+    except RuntimeError as error:
+        raise FingerprintError(f"the state of {value._type()} cannot be read. {HINT}") from error
 
 
 def _is_plain_named_tuple(kind: type) -> bool:

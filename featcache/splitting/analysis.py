@@ -10,6 +10,7 @@ from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
 from .following import Path, path_of
 from .inputs import main_input
+from .nested import refuse_inside_nested
 from .runs import Call, ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
 
@@ -98,6 +99,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     _same_path(cut, run, other, end, "another batch size or other values")
     if runs.resized is not None:
         _same_path(cut, run, runs.resized, end, "another length")
+    refuse_inside_nested(model, run, cut, cut_call)
     inputs = set(run.input_numbers)
     seeds = _seeds(run, end, _main_inputs(model, run, end), inputs)
     tainted = _tainted(run, end, seeds)

@@ -12,6 +12,8 @@ from ..tensorspec import TensorSpec
 from .layout import Layout, layout_of
 from .runs import Ref, Run, Runs
 
+STORED = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+
 __all__ = ["Crossing", "ancestors", "crossing_of", "input_name", "refs_in"]
 
 
@@ -54,10 +56,11 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
         unique = f"{name}:{copy}"
     names.add(unique)
     mine, theirs = run.shapes[number], other.shapes[number]
-    if tensor.dtype.is_complex:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in STORED:
         raise SplitError(
-            f"{unique!r}, which crosses the cut {cut!r}, holds complex numbers, which are not stored. Choose a cut behind the "
-            "operation that makes them real."
+            f"{unique!r}, which crosses the cut {cut!r}, holds {dtype} numbers, which are not stored. Choose a cut behind the "
+            "operation that makes real, not quantised numbers of them."
         )
     layout = layout_of(runs, number)
     if layout is None or (origin[0] == "input" and layout != Layout()):
@@ -76,7 +79,6 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
             )
         if varying:
             shape[0] = None
-    dtype = str(tensor.dtype).removeprefix("torch.")
     return Crossing(
         number,
         TensorSpec(unique, (*((layout.rows,) if layout.rows > 1 else ()), *shape), dtype),

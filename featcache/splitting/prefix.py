@@ -110,10 +110,7 @@ def taken(analysis: CutAnalysis, found: dict[int, torch.Tensor], keep: bool = Fa
 def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clone: bool) -> torch.Tensor:
     """Return a tensor as a row a sample; a copy where what follows may overwrite it."""
     if tensor.is_nested:
-        raise SplitError(
-            f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, is a nested tensor, in which torch leaves out what "
-            "is padded: build the encoder with enable_nested_tensor=False, or cut behind the whole encoder."
-        )
+        raise SplitError(f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, is a nested tensor.")
     try:
         rows = applied(crossing.layout.to_rows(), tensor)
     except (IndexError, RuntimeError):  # of too few dimensions, or of rows that are not whole samples

@@ -233,3 +233,70 @@ def test_ids_of_other_rows_that_change_a_rows_features_are_refused(kind: type[nn
             featcache.extract(
                 kind().eval(), [(row, 0) for row in ids], tmp_path / str(seed), cut="layers.0", batch_size=4
             )
+
+
+class Encoder(nn.Module):
+    def __init__(self, **options: bool) -> None:
+        super().__init__()
+        self.emb, self.fc = nn.Embedding(30, 16), nn.Linear(16, 4)
+        self.enc = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 3, **options)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.enc(self.emb(ids), src_key_padding_mask=ids == 1).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_cut_inside_an_encoder_on_nested_tensors_is_refused_with_ways_that_work() -> None:
+    torch.manual_seed(0)
+    model, ids = Encoder().eval(), texts(2, 1)
+    refused = {cut.name: cut.refused for cut in featcache.cuts(model, (ids,))}
+    for cut in ("enc.layers.0", "enc.layers.1"):
+        assert refused[cut] is not None
+        with pytest.raises(SplitError, match=r"inside of 'enc'.*enable_nested_tensor=False.*that work: emb;"):
+            featcache.split(model, cut, (ids,))
+    with pytest.raises(SplitError, match=r"enable_nested_tensor=False.*that work: emb;"):
+        featcache.split(model, "enc", (ids,))  # what is left out depends on the other rows
+    check(model, "emb", (ids,), (texts(5, 3),))
+    for cut in ("enc.layers.1", "enc"):
+        check(Encoder(enable_nested_tensor=False).eval(), cut, (ids,), (texts(5, 3),))
+
+
+class Quantised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.dequant = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.dequant(self.relu(self.conv(self.quant(x)))).mean((2, 3)))
+
+
+def quantised(seed: int) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(seed)
+    model, pictures = Quantised().eval(), torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
+    model.fc.qconfig = None
+    prepared = torch.ao.quantization.prepare(model)
+    prepared(pictures)
+    return torch.ao.quantization.convert(prepared), pictures
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_layers_before_the_cut_are_known_by_their_weights_and_their_scale(tmp_path: Path) -> None:
+    model, pictures = quantised(0)
+    check(model, "dequant", (pictures,))
+    data = [(picture, number % 2) for number, picture in enumerate(pictures)]
+    assert [
+        featcache.extract(quantised(seed)[0], data, tmp_path, cut="dequant").report.computed for seed in (0, 0, 1)
+    ] == [4, 0, 4]
+    with pytest.raises(SplitError, match=r"holds quint8 numbers.*that work: dequant"):
+        featcache.split(model, "relu", (pictures,))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dynamic_quantisation_before_the_cut_is_refused_since_its_scale_is_the_batchs() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    model = torch.ao.quantization.quantize_dynamic(model, {"0"}, dtype=torch.qint8)
+    with pytest.raises(SplitError, match="Dynamic quantisation takes its scale from the whole batch"):
+        featcache.split(model, "2", (torch.randn(2, 6),))
