@@ -21,7 +21,7 @@ from ..errors import DataError, HeadError
 from ..extraction import PrefixRunner, default_workers
 from ..heads import new_network, train_mode
 from ..machine import exact_numerics, on_device, to_device
-from ..splitting import Split, fold
+from ..splitting import Split, as_call, fold
 from ..store import StoreFiles
 from .subject import Subject
 
@@ -168,7 +168,8 @@ def _run(runner: PrefixRunner, split: Split, batch: Any, device: torch.device) -
 
 
 def _check(split: Split, batch: Any, device: torch.device) -> None:
-    split.check(**batch) if isinstance(batch, dict) else split.check(*batch)
+    args, kwargs = as_call(batch, split.model)
+    split.check(*args, **kwargs)
     _wait(device)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..machine import to_device
 from ..samples import Samples
-from ..splitting import skeleton
+from ..splitting import as_call, skeleton
 
 __all__ = ["LOOKED_AT", "describe_shift", "source_shift"]
 
@@ -49,8 +49,8 @@ def source_shift(
     with torch.no_grad():
         for start in range(0, len(positions), batch_size):
             inputs = [samples.input(position) for position in positions[start : start + batch_size]]
-            batch = to_device(samples.batch(inputs), device)
-            running(**batch) if isinstance(batch, dict) else running(*batch)
+            args, kwargs = as_call(to_device(samples.batch(inputs), device), running)
+            running(*args, **kwargs)
     found = {}
     for name, (total, squares, count) in sums.items():
         mean = total / count

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import SplitError
 from ..samples import pieces
-from ..splitting import Split, deep_copy, prefixes
+from ..splitting import Split, as_call, deep_copy, prefixes
 
 __all__ = ["PrefixRunner"]
 
@@ -83,10 +83,11 @@ def _folded(model: nn.Module, inputs: Any) -> nn.Module:
         for module in names
         if isinstance(module, nn.Conv2d) or type(module) is nn.BatchNorm2d
     ]
+    args, kwargs = as_call(inputs, model)
     try:
         model.eval()
         with torch.no_grad():
-            model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+            model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()

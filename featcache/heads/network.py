@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from ..errors import HeadError, UsageError, near_names
 from ..machine import seeded, to_device
-from ..splitting import Split, deep_copy, difference, rounding
+from ..splitting import Split, as_call, deep_copy, difference, rounding
 from ..training import output_tensor
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
 def _example_frontier(split: Split) -> Any:
     home = next((tensor.device for tensor in (*split.model.parameters(), *split.model.buffers())), torch.device("cpu"))
     inputs = to_device(split.example_inputs, home)
-    return split.prefix(**inputs) if isinstance(inputs, Mapping) else split.prefix(*inputs)
+    args, kwargs = as_call(inputs, split.model)
+    return split.prefix(*args, **kwargs)
 
 
 def _new_layer(old: nn.Module, classes: int) -> nn.Module:

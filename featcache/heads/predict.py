@@ -16,6 +16,7 @@ from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageErro
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable, stack_inputs
+from ..splitting import as_call
 from ..training import Task, output_tensor
 from .trained import TrainedHead
 
@@ -260,7 +261,7 @@ def _input(item: Any) -> Any:
 
 
 def _scores(head: TrainedHead, batch: Any, device: torch.device) -> torch.Tensor:
-    inputs = to_device(batch, device)
-    output = head.model(**inputs) if isinstance(inputs, dict) else head.model(*inputs)
+    args, kwargs = as_call(to_device(batch, device), head.model)
+    output = head.model(*args, **kwargs)
     scores = head.task.kept(output_tensor(output))
     return scores.float() if scores.is_floating_point() else scores

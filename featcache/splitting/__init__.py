@@ -9,6 +9,7 @@ from .candidates import Cut, cuts
 from .clone import deep_copy, skeleton
 from .compare import difference, rounding
 from .fold import fold
+from .inputs import as_call
 from .middle import middle
 from .padding import padding_difference
 from .splitting import Split, as_now, check_all, prefixes, split, split_at
@@ -17,6 +18,7 @@ from .structure import weight_digests
 __all__ = [
     "Cut",
     "Split",
+    "as_call",
     "as_now",
     "check_all",
     "cuts",

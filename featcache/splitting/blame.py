@@ -25,7 +25,7 @@ def first_difference(split: Split, batch: Any, other: Any, rows: tuple[int, int]
     """
     runs = []
     for inputs in (batch, other):
-        call = as_call(inputs)
+        call = as_call(inputs, split.model)
         try:
             runs.append((record(skeleton(split.model, own_buffers=True), *call, batch_of(call)), batch_of(call)))
         except Exception:  # these are a cached set's rows, or the network needs more of them

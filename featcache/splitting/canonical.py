@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .clone import skeleton
-from .inputs import Call, is_lengths, is_masks, main_input, named_tensors, with_tensors
+from .inputs import Call, copied, is_lengths, is_masks, main_input, named_tensors, with_tensors
 from .names import ESCAPES, call_name, is_sized_by_content
 from .randomness import quiet
 from .trees import TensorSet, tensors_in
@@ -125,7 +125,7 @@ def _padding_ids(model: nn.Module, call: Call, sides: list[str]) -> list[int]:
     seen = _Comparisons(named_tensors(call, model)[sides.index("main")][1])
     try:
         with torch.no_grad(), quiet(), seen:
-            skeleton(model, own_buffers=True)(*call[0], **call[1])
+            _run(skeleton(model, own_buffers=True), call)
     except Exception:  # recording says what is wrong
         return []
     return list(dict.fromkeys(seen.values)) if seen.decides else []
@@ -168,10 +168,15 @@ def _runs(model: nn.Module, call: Call) -> bool:
     """Return whether the network runs and gives no NaN."""
     try:
         with torch.no_grad(), quiet():
-            output = skeleton(model, own_buffers=True)(*call[0], **call[1])
+            output = _run(skeleton(model, own_buffers=True), call)
     except Exception:  # whatever it is, this is not a form for this network
         return False
     return not any(bool(each.isnan().any()) for each in tensors_in(output) if each.is_floating_point())
+
+
+def _run(running: nn.Module, call: Call) -> Any:
+    args, kwargs = copied(call)
+    return running(*args, **kwargs)
 
 
 def _sizes(model: nn.Module, call: Call) -> Sizes | None:
@@ -186,7 +191,7 @@ def _sizes(model: nn.Module, call: Call) -> Sizes | None:
         module.register_forward_hook(note)
     try:
         with torch.no_grad(), quiet():
-            running(*call[0], **call[1])
+            _run(running, call)
     except Exception:  # as above
         return None
     return sizes

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import SplitError
-from .trees import tensors_in
+from .trees import ordered, tensors_in
 
 __all__ = ["TOLERANCE", "compare", "difference", "rounding"]
 
@@ -24,7 +24,7 @@ def compare(
     ``found``. A scale below ``floor`` counts as that. Raises ``SplitError`` above the tolerance, or where no value
     is finite, if ``refuse``.
     """
-    left, right = tensors_in(expected), tensors_in(found)
+    left, right = tensors_in(ordered(expected)), tensors_in(ordered(found))
     if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right, strict=False)):
         raise SplitError(f"{what} gives tensors of other number or shape than the whole model.")
     if any(tensor.is_meta for tensor in right):

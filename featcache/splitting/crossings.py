@@ -59,8 +59,8 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in STORED:
         raise SplitError(
-            f"{unique!r}, which crosses the cut {cut!r}, holds {dtype} numbers, which are not stored. Choose a cut behind the "
-            "operation that makes real, not quantised numbers of them."
+            f"{unique!r}, which crosses the cut {cut!r}, holds {dtype} numbers, which are not stored. Cut before what makes them, or "
+            "behind what turns them into plain ones."
         )
     layout = layout_of(runs, number)
     if layout is None or (origin[0] == "input" and layout != Layout()):
@@ -102,12 +102,11 @@ def _source(run: Run, number: int, cut_call: int) -> tuple[str, int, int] | None
 
 
 def input_name(run: Run, number: int) -> str:
-    """Return what an input is called in words and as a tensor that crosses."""
-    args, kwargs = run.inputs
-    for name, value in kwargs.items():
-        if isinstance(value, Ref) and value.number == number:
-            return str(name)
-    position = refs_in((args, kwargs)).index(number)
+    """Return what an input is called in words and as a tensor that crosses: its name or key, else its place."""
+    for path, value in pytree.tree_flatten_with_path(run.inputs)[0]:
+        if isinstance(value, Ref) and value.number == number and isinstance(path[-1], pytree.MappingKey):
+            return str(path[-1].key)
+    position = refs_in(run.inputs).index(number)
     return "input" if position == 0 else f"input_{position}"
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
 from .canonical import canonical
-from .inputs import Call, as_call, batch_of, is_masks, named_tensors, with_tensors
+from .inputs import Call, as_call, batch_of, copied, is_masks, named_tensors, with_tensors
 
 __all__ = ["Examples", "examples"]
 
@@ -22,14 +22,28 @@ __all__ = ["Examples", "examples"]
 class Examples:
     """The example input as (args, kwargs), in the form that depends on no sample's mask and length.
 
-    There is a batch of ``two`` rows, the same at another length where samples vary in it (``resized``), and the rows as
-    they were ``given``, if these differ. The other variants are made from ``two``.
+    All variants are made from a batch of two rows.
     """
 
-    two: Call
-    resized: Call | None = None
-    given: Call | None = None
+    first: Call
+    second: Call | None = None
+    third: Call | None = None
     masks: frozenset[int] = frozenset()  # their places among the tensors: other values make no sense there
+
+    @property
+    def two(self) -> Call:
+        """Return a batch of two rows. Its containers are new each time, since a network may write into them."""
+        return copied(self.first)
+
+    @property
+    def resized(self) -> Call | None:
+        """Return the same at another length, where samples vary in it."""
+        return None if self.second is None else copied(self.second)
+
+    @property
+    def given(self) -> Call | None:
+        """Return the rows as they were given, if these differ."""
+        return None if self.third is None else copied(self.third)
 
     @property
     def three(self) -> Call:
@@ -57,8 +71,8 @@ class Examples:
 
 def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) -> Examples:
     """Return an example input for recording ``model``; raises ``UsageError`` if it has no batch."""
-    given = _call(example_inputs)
-    other = None if other_length is None else _call(other_length)
+    given = _call(example_inputs, model)
+    other = None if other_length is None else _call(other_length, model)
     if other is not None and _shapes(given) == _shapes(other):
         raise UsageError(
             "other_length has the same shapes as example_inputs: give samples of another length, or leave it out."
@@ -70,8 +84,8 @@ def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) ->
     return Examples(made, resized, None if made is two else two, masks)
 
 
-def _call(inputs: Any) -> Call:
-    call = as_call(inputs)
+def _call(inputs: Any, model: nn.Module) -> Call:
+    call = as_call(inputs, model)
     tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
     if not tensors or not tensors[0].dim() or not len(tensors[0]):
         raise UsageError(

@@ -15,6 +15,7 @@ __all__ = [
     "as_call",
     "as_given",
     "batch_of",
+    "copied",
     "forward_names",
     "is_lengths",
     "is_masks",
@@ -26,11 +27,23 @@ __all__ = [
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def as_call(inputs: Any) -> Call:
-    """Return positional inputs (a tuple), keyword inputs (a mapping) or a single one as a call."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+def as_call(inputs: Any, model: nn.Module) -> Call:
+    """Return positional inputs (a tuple), keyword inputs (a mapping) or a single one as a call of ``model``.
+
+    A mapping is one input where ``forward`` takes that, and none of its names, as networks of sentence-transformers do.
+    """
+    if not isinstance(inputs, Mapping):
+        return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+    named = {str(name): value for name, value in inputs.items()}
+    return ((named,), {}) if not _binds(model, **named) and _binds(model, named) else ((), named)
+
+
+def _binds(model: nn.Module, *args: Any, **kwargs: Any) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def as_given(frontier: dict[str, torch.Tensor]) -> Any:
@@ -80,6 +93,11 @@ def _last_key(path: Any) -> str:
 def with_tensors(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
     """Return a call with other tensors in the places of its own."""
     return pytree.tree_map_only(torch.Tensor, change, call)  # type: ignore[no-any-return]
+
+
+def copied(call: Call) -> Call:
+    """Return a call with containers of its own: a network may write into those that it is given."""
+    return with_tensors(call, lambda tensor: tensor)
 
 
 def batch_of(call: Call) -> int:

@@ -41,7 +41,7 @@ def padding_difference(split: Split) -> float:
     except Exception:  # whatever it is, the row is not what the network makes of it in a batch
         return float("inf")
     frontier = {name: torch.cat([value, _padded(other[name], value)]) for name, value in one.items()}
-    running, (args, kwargs) = skeleton(split.model, own_buffers=True), as_call(inputs)
+    running, (args, kwargs) = skeleton(split.model, own_buffers=True), as_call(inputs, split.model)
     with torch.no_grad():
         expected = running(*args, **kwargs)
         suffix = split.rebind(skeleton(split.model, own_buffers=True)).suffix.eval()

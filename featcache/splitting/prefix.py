@@ -20,7 +20,7 @@ from .following import Follower
 from .layout import applied
 from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
-from .trees import TensorSet, tensors_in
+from .trees import TensorSet, ordered, tensors_in
 
 __all__ = ["around", "at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
 
@@ -45,7 +45,7 @@ def run_prefixes(
     """
     found: dict[int, torch.Tensor] = {}
     reached: dict[str, dict[str, torch.Tensor]] = {}
-    given = pytree.tree_leaves((args, dict(sorted(kwargs.items()))))  # numbered as in the recording
+    given = _numbered(analyses[0], (args, kwargs))
     for crossing in (crossing for each in analyses for crossing in each.crossings if crossing.carried):
         place = analyses[0].run.origins[crossing.number][1]
         if place < len(given) and isinstance(given[place], torch.Tensor):
@@ -74,6 +74,13 @@ def run_prefixes(
         follower.check()
     # A cut that was not reached has no entry: what it lacks is named.
     return [reached.get(analysis.cut) or taken(analysis, {}) for analysis in analyses]
+
+
+def _numbered(analysis: CutAnalysis, call: Any) -> list[Any]:
+    """Return the inputs of a call as they are numbered in the recording: by their names, whatever else a dict holds."""
+    leaves = {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path(ordered(call))[0]}
+    recorded = pytree.tree_flatten_with_path(analysis.run.inputs)[0]
+    return [leaves.get(pytree.keystr(path)) for path, _ in recorded]
 
 
 def _follower(running: nn.Module, analyses: Sequence[CutAnalysis], given: list[Any]) -> Any:

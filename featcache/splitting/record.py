@@ -17,7 +17,7 @@ from .clone import skeleton
 from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
 from .runs import Call, ModuleCall, Ref, Run
-from .trees import named_state, tensors_in
+from .trees import named_state, ordered, tensors_in
 
 __all__ = ["record"]
 
@@ -186,7 +186,7 @@ def record(
 
     It is in evaluation mode, but for the modules that ``modes`` names; ``prepare`` is called with the skeleton.
     """
-    kwargs = dict(sorted(kwargs.items()))  # inputs are numbered; the order of keywords must not matter
+    args, kwargs = ordered((args, kwargs))
     running = skeleton(model, own_buffers=True)
     for name, training in (modes or {}).items():
         running.get_submodule(name).training = training

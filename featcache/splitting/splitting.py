@@ -149,6 +149,7 @@ class Split:
             The tensor that crosses the cut, or a dict of tensors by name if several cross it. The batch is the first
             dimension.
         """
+        args, kwargs = (args, kwargs) if args else as_call(kwargs, self.model)
         running = skeleton(self.model, own_buffers=self._analysis.writes_state)
         found = run_prefix(running, self._analysis, args, kwargs)
         return as_given(found)  # type: ignore[no-any-return]
@@ -385,7 +386,7 @@ def prefixes(
     With ``follow``, ``SplitError`` is raised where the model takes a path before the cut that was not recorded.
     The splits must come from one call of ``split_at``. ``model`` is another instance of theirs that is run instead.
     """
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_call(inputs, splits[0].model)
     analyses = [each._analysis for each in splits]
     writes_state = any(each.writes_state for each in analyses)
     running = skeleton(splits[0].model if model is None else model, own_buffers=writes_state)
@@ -396,7 +397,7 @@ def check_all(
     splits: Sequence[Split], inputs: Inputs, frontiers: Sequence[dict[str, torch.Tensor]] | None = None
 ) -> list[float]:
     """Return ``Split.check`` of several splits of one network, which is run once; ``frontiers`` are what crosses, if known."""
-    args, kwargs = as_call(inputs)
+    args, kwargs = as_call(inputs, splits[0].model)
     running = skeleton(splits[0].model, own_buffers=True)
     with torch.no_grad(), quiet():
         whole = running(*args, **kwargs)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["TensorSet", "named_state", "tensors_in"]
+__all__ = ["TensorSet", "named_state", "ordered", "tensors_in"]
 
 DEEPEST = 4
 
@@ -23,6 +23,13 @@ def named_state(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return named[::-1]
+
+
+def ordered(tree: Any) -> Any:
+    """Return a nested value with the keys of all dicts in order, so that the order in which they were put in does not matter."""
+    if type(tree) in (list, tuple):
+        return type(tree)(map(ordered, tree))
+    return {key: ordered(tree[key]) for key in sorted(tree, key=str)} if type(tree) is dict else tree
 
 
 class TensorSet:

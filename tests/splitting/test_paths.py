@@ -189,6 +189,6 @@ def test_complex_features_are_refused_before_anything_is_stored(tmp_path: Path) 
             return x.abs()
 
     model = nn.Sequential(nn.Linear(4, 8), Spectrum(), Size(), nn.Linear(5, 2))
-    with pytest.raises(SplitError, match="complex numbers"):
+    with pytest.raises(SplitError, match="complex64 numbers"):
         featcache.extract(model, [(torch.randn(4), 0)] * 4, str(tmp_path), cut="1")
     assert not list(tmp_path.rglob("*.h5"))

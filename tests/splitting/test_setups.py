@@ -300,3 +300,39 @@ def test_dynamic_quantisation_before_the_cut_is_refused_since_its_scale_is_the_b
     model = torch.ao.quantization.quantize_dynamic(model, {"0"}, dtype=torch.qint8)
     with pytest.raises(SplitError, match="Dynamic quantisation takes its scale from the whole batch"):
         featcache.split(model, "2", (torch.randn(2, 6),))
+
+
+class TakesADict(nn.Module):
+    """Takes one dict, and writes into it, as the networks of sentence-transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.inner, self.out = nn.Embedding(30, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, features: dict[str, torch.Tensor], **options: object) -> dict[str, torch.Tensor]:
+        mask = features["attention_mask"].unsqueeze(-1)
+        features.update({"tokens": self.inner(self.emb(features["input_ids"])).relu()})
+        features["sentence"] = self.out((features["tokens"] * mask).sum(1) / mask.sum(1))
+        return features
+
+
+def test_a_network_that_takes_one_dict_and_writes_into_it_is_cut_extracted_and_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = TakesADict().eval(), texts(8, 0)
+    mask = torch.ones_like(ids)
+    mask[1::2, 4:] = 0
+    data = [
+        ({"input_ids": row, "attention_mask": each}, n % 3) for n, (row, each) in enumerate(zip(ids, mask, strict=True))
+    ]
+    features = featcache.extract(model, data, tmp_path, cut="inner", batch_size=4)
+    batch = {"attention_mask": mask, "input_ids": ids}
+    for given in (batch, ({"input_ids": ids, "attention_mask": mask},)):
+        made = featcache.split(model, "inner", given)
+        frontier = made.prefix(**batch)
+        assert torch.equal(frontier["attention_mask"], mask)
+        assert torch.allclose(frontier["inner"], model.inner(model.emb(ids)))
+        output = made.suffix.eval()(frontier)
+        assert torch.allclose(output["sentence"], model(dict(batch))["sentence"])
+        assert torch.allclose(torch.as_tensor(features.numpy()[0]["inner"]), frontier["inner"], atol=1e-6)
+    assert set(batch) == {"attention_mask", "input_ids"}
+    featcache.train_head(made, features, head="linear", epochs=1, device="cpu")
