@@ -17,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .clone import skeleton
+from .eager import eager
 from .inputs import Call, copied, is_lengths, is_masks, main_input, named_tensors, with_tensors
 from .names import ESCAPES, call_name, is_sized_by_content
 from .randomness import quiet
@@ -124,7 +125,7 @@ def _padding_ids(model: nn.Module, call: Call, sides: list[str]) -> list[int]:
         return []
     seen = _Comparisons(named_tensors(call, model)[sides.index("main")][1])
     try:
-        with torch.no_grad(), quiet(), seen:
+        with torch.no_grad(), quiet(), eager(), seen:
             _run(skeleton(model, own_buffers=True), call)
     except Exception:  # recording says what is wrong
         return []

@@ -59,8 +59,8 @@ def crossing_of(cut: str, runs: Runs, number: int, cut_call: int, carried: bool,
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in STORED:
         raise SplitError(
-            f"{unique!r}, which crosses the cut {cut!r}, holds {dtype} numbers, which are not stored. Cut before what makes them, or "
-            "behind what turns them into plain ones."
+            f"{unique!r}, which crosses the cut {cut!r}, holds {dtype} numbers, which are not stored. Cut before what makes "
+            "them, or behind what turns them into plain ones."
         )
     layout = layout_of(runs, number)
     if layout is None or (origin[0] == "input" and layout != Layout()):

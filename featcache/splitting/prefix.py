@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import SplitError
 from .analysis import CutAnalysis
 from .crossings import Crossing, refs_in
+from .eager import eager
 from .following import Follower
 from .layout import applied
 from .names import call_name, is_content_free, is_metadata
@@ -60,7 +62,7 @@ def run_prefixes(
         pick_up(analysis, found, running, {}, partial(reach, analysis))
     follower = _follower(running, analyses, given) if follow else nullcontext()
     try:
-        with torch.no_grad(), follower:
+        with torch.no_grad(), eager(), follower:
             if all(analysis.hookable for analysis in analyses):
                 running(*args, **kwargs)
             else:
@@ -165,12 +167,12 @@ def _stop() -> None:
     raise StopAtCutError
 
 
-def at_end_of_call(running: nn.Module, name: str, nth: int, then: Callable[[], None]) -> None:
-    """Run ``then`` at the end of the nth call of a module, behind all other hooks."""
-    _at_end(running, name, nth, lambda _: then())
+def at_end_of_call(running: nn.Module, name: str, nth: int, then: Callable[[], None]) -> RemovableHandle:
+    """Run ``then`` at the end of the nth call of a module, behind all other hooks; return what removes it."""
+    return _at_end(running, name, nth, lambda _: then())
 
 
-def _at_end(running: nn.Module, name: str, nth: int, then: Callable[[Any], None]) -> None:
+def _at_end(running: nn.Module, name: str, nth: int, then: Callable[[Any], None]) -> RemovableHandle:
     seen = Counter[str]()
 
     def reached(_: nn.Module, args: Any, outputs: Any) -> None:
@@ -178,7 +180,7 @@ def _at_end(running: nn.Module, name: str, nth: int, then: Callable[[Any], None]
         if seen[name] == nth + 1:
             then(outputs)
 
-    running.get_submodule(name).register_forward_hook(reached)
+    return running.get_submodule(name).register_forward_hook(reached)
 
 
 def _handing_on(take: Callable[[Any], None], run: Callable[[], Any]) -> Any:

@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
 from .clone import skeleton
+from .eager import eager
 from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
 from .runs import Call, ModuleCall, Ref, Run
-from .trees import named_state, ordered, tensors_in
+from .trees import named_state, ordered, tensors_in, unmapped
 
 __all__ = ["record"]
 
@@ -33,6 +34,7 @@ class _Recorder(TorchFunctionMode):
         self.counts: Counter[str] = Counter()
         self.memories: dict[int, list[int]] = {}  # objects by the memory that they are views of
         self.versions: dict[int, int] = {}  # of each object, behind the last call that was seen
+        self.fed: set[int] = set()  # objects that depend on an input
         self.nesting = _autocast_nesting()
         self.generators = generators()
 
@@ -47,8 +49,21 @@ class _Recorder(TorchFunctionMode):
             self.run.origins.append(origin)
             self.run.shapes.append(tuple(tensor.shape))
             self.memories.setdefault(_memory(tensor), []).append(known)
+            if origin[0] == "input":
+                self.fed.add(known)
+            elif origin[0] == "constant":
+                self.refuse_mapped(tensor)
             self.versions[known] = _version(tensor)
         return known
+
+    def refuse_mapped(self, tensor: torch.Tensor) -> None:
+        """Raise ``SplitError`` where a tensor is what ``torch.vmap`` makes of one that depends on an input."""
+        whole = unmapped(tensor)
+        if whole is not tensor and self.fed.intersection(self.memories.get(_memory(whole), ())):
+            raise SplitError(
+                "the model maps a function over what depends on its input by torch.vmap, or derives it by torch.func, whose "
+                "calls cannot be followed: write it for a batch."
+            )
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
         leaves, spec = pytree.tree_flatten(tree, is_leaf=lambda each: isinstance(each, PackedSequence))
@@ -99,6 +114,8 @@ class _Recorder(TorchFunctionMode):
         writes = tuple(dict.fromkeys([*changed, *(number for numbers in shared for number in numbers)]))
         outputs, made = self.referred(result, ("call", position))
         self.versions.update((number, _version(self.run.objects[number])) for number in (*reads, *writes))
+        if self.fed.intersection(reads):
+            self.fed.update((*made, *writes))
         makes = tuple(number for number in made if self.run.origins[number][:2] == ("call", position))
         self.time += 1
         parent = self.open[-1] if self.open else -1
@@ -203,7 +220,7 @@ def record(
             _watch(module, name, recorder)
     if prepare is not None:
         prepare(running)
-    with torch.no_grad(), quiet(), recorder:
+    with torch.no_grad(), quiet(), eager(), recorder:
         outputs = running(*args, **kwargs)
     run.outputs, _ = recorder.referred(outputs)
     for number in range(len(run.objects)):

@@ -17,6 +17,7 @@ from ..errors import SplitError
 from .analysis import CutAnalysis, state_behind
 from .clone import own_modes, skeleton
 from .crossings import refs_in
+from .eager import eager
 from .layout import applied
 from .modes import set_mode
 from .names import call_name, is_content_free, is_metadata
@@ -103,7 +104,7 @@ class ReplaySuffix(nn.Module):
         if prepare is not None:
             prepare(running, tensors)
         args, kwargs = answers.inputs()
-        with answers:
+        with eager(), answers:
             return running(*args, **kwargs)
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:

@@ -14,7 +14,7 @@ from ..errors import SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
 from .runs import Ref, Run
-from .trees import named_state
+from .trees import named_state, unmapped
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
 
@@ -124,5 +124,5 @@ def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any)
 def _place(run: Run, number: int) -> Any:
     kind, *where = run.origins[number]
     if kind == "constant":
-        return ["constant", tensor_digest(run.objects[number])]
+        return ["constant", tensor_digest(unmapped(run.objects[number]))]
     return [kind, *where]

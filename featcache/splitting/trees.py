@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["TensorSet", "named_state", "ordered", "tensors_in"]
+__all__ = ["TensorSet", "named_state", "ordered", "tensors_in", "unmapped"]
 
 DEEPEST = 4
 
@@ -30,6 +30,14 @@ def ordered(tree: Any) -> Any:
     if type(tree) in (list, tuple):
         return type(tree)(map(ordered, tree))
     return {key: ordered(tree[key]) for key in sorted(tree, key=str)} if type(tree) is dict else tree
+
+
+def unmapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the whole tensor that ``torch.vmap`` shows a part of; itself outside of it."""
+    functorch: Any = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 class TensorSet:

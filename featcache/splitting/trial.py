@@ -88,7 +88,7 @@ def _step(running: nn.Module, own: Modes, analysis: CutAnalysis, call: Call, nam
                 module.training = own.get(name, True)
         torch.set_grad_enabled(True)
 
-    at_end_of_call(running, last.name, last.nth, change_over)
+    hook = at_end_of_call(running, last.name, last.nth, change_over)
 
     def run() -> Any:
         with torch.set_grad_enabled(not frozen):
@@ -99,6 +99,8 @@ def _step(running: nn.Module, own: Modes, analysis: CutAnalysis, call: Call, nam
         return seeded_step(run, parameters, running)
     except Exception as error:
         return Step(None, {}, {}, error)
+    finally:
+        hook.remove()  # else a copy of what ran would copy all that it refers to
 
 
 def keeping_state(model: nn.Module, analysis: CutAnalysis, call: Call) -> set[str]:

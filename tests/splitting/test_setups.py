@@ -9,6 +9,7 @@ import torch
 import torchvision
 import transformers
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import featcache
@@ -336,3 +337,48 @@ def test_a_network_that_takes_one_dict_and_writes_into_it_is_cut_extracted_and_t
         assert torch.allclose(torch.as_tensor(features.numpy()[0]["inner"]), frontier["inner"], atol=1e-6)
     assert set(batch) == {"attention_mask", "input_ids"}
     featcache.train_head(made, features, head="linear", epochs=1, device="cpu")
+
+
+def relative(score: torch.Tensor, batch: object, head: object, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    return score + (i - j) * 0.1
+
+
+class Flex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb, self.qkv, self.o, self.fc = (
+            nn.Embedding(30, 16),
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.emb(ids)).view(*ids.shape, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        attended = flex_attention(q, k, v, score_mod=relative)
+        return self.fc(self.o(attended.transpose(1, 2).flatten(2)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("cut", ["emb", "o"])
+def test_flexible_attention_that_is_not_compiled_is_one_call(cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():  # on a CPU it has no backward pass
+        model = Flex().eval()
+        made = check(model, cut, (texts(2, 0),), (texts(5, 0),))
+        monkeypatch.setattr(relative, "__code__", (lambda score, batch, head, i, j: score + (i - j) * 0.2).__code__)
+        changed = featcache.split(model, cut, (texts(2, 0),))
+    assert (changed.structure == made.structure) == (cut == "emb")
+
+
+def test_a_function_that_is_mapped_over_rows_is_refused_with_the_reason() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.fc = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.inner(torch.vmap(lambda row: row * 2 / row.norm())(x)))
+
+    with pytest.raises(SplitError, match=r"torch\.vmap.*write it for a batch"):
+        featcache.split(Mapped().eval(), "inner", (torch.randn(2, 4),))
