@@ -48,11 +48,13 @@ if TYPE_CHECKING:
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
 @click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")
-@click.option("--task", help="single_label, multi_label, regression or dense.  [default: what the targets are for]")
+@click.option(
+    "--task", help="single_label, multi_label, regression, dense or token.  [default: what the targets are for]"
+)
 @click.option(
     "--metric", metavar="SCORER", help="scikit-learn scorer that chooses the best epoch.  [default: the loss]"
 )
-@click.option("--ignore-index", type=int, default=255, show_default=True, help="Pixel value that is not labelled.")
+@click.option("--ignore-index", type=int, help="Value that does not count.  [default: 255 for pixels, -100 for tokens]")
 @click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
 @click.option(
     "--patience",
@@ -68,7 +70,7 @@ def train_head_command(
 
     By default the head is all that lies behind the cut, with a new last layer for the data's classes. The head folder in
     the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
-    class for every pixel) follows from the targets.
+    class for every pixel or token) follows from the targets.
     """
     options["class_weights"] = _class_weights(options["class_weights"])
     parameters = dict(_parameter(given) for given in head_param)

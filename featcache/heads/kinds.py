@@ -22,7 +22,7 @@ from ..training import Division, EpochRecord, Task, TrainOptions, fit
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
-from .linear import HeadNetwork, pooled_network
+from .linear import HeadNetwork, pooled_network, token_network
 from .network import choose_trainable, new_network, refuse_other_sizes, train_mode
 
 __all__ = ["BuiltHead", "HeadKind", "SharedHead", "built_suffix", "find_kind", "head_kinds"]
@@ -190,7 +190,7 @@ class SuffixHead:
 
 
 class LinearHead:
-    """One linear layer on pooled features, or at each place of a map for dense targets.
+    """One linear layer on pooled features, at each place of a map for dense targets, or on each token.
 
     It is a good class to inherit for a head of your own.
     """
@@ -250,6 +250,8 @@ class LinearHead:
             If the loss diverges.
         """
         network, device = _network(built), _device(built)
+        if task.kind == "token":  # as many vectors as a sample has tokens
+            return fit(built.layers, built.layers.train, rows, options, task, device, progress)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
         layer = network.head
@@ -282,9 +284,9 @@ class EstimatorHead:
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
-        if task.kind == "dense":
+        if task.places:
             raise UsageError(
-                "scikit-learn's estimators give one answer a sample: for dense targets use suffix or linear."
+                f"scikit-learn's estimators give one answer a sample: for {task.kind} targets use suffix or linear."
             )
         return _pooled(split, task, options, device)
 
@@ -346,10 +348,13 @@ def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.devic
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
     with torch.inference_mode(False):
-        if task.size is None:
-            network = pooled_network(split, options.pool, task.outputs, options.seed).to(device)
+        if task.kind == "token":
+            network = token_network(split, task.outputs, options.seed)
+        elif task.size is None:
+            network = pooled_network(split, options.pool, task.outputs, options.seed)
         else:
-            network = dense_network(split, task.outputs, task.size, options.seed).to(device)
+            network = dense_network(split, task.outputs, task.size, options.seed)
+        network.to(device)
     cut: Split = network.__dict__["_split"]
     return BuiltHead(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
 

@@ -129,21 +129,22 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
             f"behind the cut {split.cut!r} there is no last linear layer to replace for the data's classes. "
             "Use --head linear, or an earlier cut."
         )
-    fitting = [
-        name
-        for name, layer in remakable.items()
-        if output.dim() in (2, 4) and output.shape[1] == _width(layer) and run.count(name) == 1
-    ]
-    if not fitting or (output.dim() == 2 and fitting[0] != run[-1]):
+    fitting = [name for name, layer in remakable.items() if _outputs(output) == _width(layer) and run.count(name) == 1]
+    if not fitting or (output.dim() < 4 and fitting[0] != run[-1]):
         name = run[-1]
         raise HeadError(
             f"the network's output has shape {list(output.shape)}, not (batch, {_width(layers[name])}) as its last layer "
             f"{name!r} would give: use --head linear."
         )
-    if output.dim() == 2:
+    if output.dim() < 4:
         return [(fitting[0],)]
     sizes = range(1, min(len(fitting), MOST_TOGETHER) + 1)
     return [together for size in sizes for together in itertools.combinations(fitting, size)]
+
+
+def _outputs(output: torch.Tensor) -> int:
+    """Return how many classes an output is for: of a sample, of each token (batch, length, classes) or of each pixel."""
+    return output.shape[-1] if output.dim() == 3 else output.shape[1] if output.dim() in (2, 4) else 0
 
 
 def _width(layer: nn.Module) -> int:
@@ -166,7 +167,7 @@ def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classe
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))
         other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
-        return first.dim() in (2, 4) and first.shape[1] == classes and torch.allclose(first, other, equal_nan=True)
+        return _outputs(first) == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
         return False
     finally:

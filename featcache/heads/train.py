@@ -16,7 +16,6 @@ from ..machine import pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split, as_now, padding_difference
 from ..training import (
-    IGNORE_INDEX,
     Division,
     TrainOptions,
     check_scorer,
@@ -59,7 +58,7 @@ def train_head(
     task: str | None = None,
     metric: str | None = None,
     sample_weights: Sequence[float] | np.ndarray[Any, Any] | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
     """Train a head on cached features.
@@ -115,15 +114,15 @@ def train_head(
     parameters : mapping of str to Any, optional
         The parameters of a scikit-learn estimator.
     task : str, optional
-        ``"single_label"``, ``"multi_label"``, ``"regression"`` or ``"dense"``. By default it follows from the targets:
-        a whole number is a class, a row of 0 and 1 several labels, a float or a row of floats values, a (height, width)
-        map of whole numbers dense targets.
+        ``"single_label"``, ``"multi_label"``, ``"regression"``, ``"dense"`` or ``"token"``. By default it follows from
+        the targets: a whole number is a class, a row of 0 and 1 several labels, another row of whole numbers the
+        classes of tokens, a float or a row of floats values, a (height, width) map of whole numbers dense targets.
     metric : str, optional
         The name of a scikit-learn scorer. It chooses the best epoch instead of the validation loss.
     sample_weights : sequence of float or numpy.ndarray, shape (rows,), optional
         One number for each row of ``features``, by which the row's loss is multiplied.
-    ignore_index : int, default 255
-        The value of pixels in dense targets that do not count.
+    ignore_index : int, optional
+        The value of pixels or tokens that do not count. By default 255 for pixels and -100 for tokens.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each epoch.
 

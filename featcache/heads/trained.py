@@ -46,9 +46,9 @@ class TrainedHead:
         The digest of the dataset's snapshot, which says which rows there were.
     history : list of EpochRecord
         One record per epoch. Empty for scikit-learn estimators.
-    metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+    metrics : Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics, optional
         The metrics on the dataset's test split, or on the validation rows if it has none. None if there are neither.
-    validation_metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+    validation_metrics : Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics, optional
         The metrics on the validation rows. None if there are none.
     elapsed_s : float
         The seconds that training took.
@@ -187,7 +187,7 @@ class TrainedHead:
 
         Returns
         -------
-        Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics
+        Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics
             The metrics, of the class that belongs to the task.
 
         Raises

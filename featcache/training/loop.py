@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..codecs import MASK
 from ..errors import HeadError, UsageError, one_line
 from ..features import FeatureLoader, Features
 from ..machine import is_out_of_memory, seeded
@@ -111,6 +113,7 @@ def _train_epoch(
                     f"{options.batch_size}), and BatchNorm behind the cut needs two: use another --train-batch-size."
                 ) from error
             raise
+        loss_of.task.check_own(targets, _own_steps(frontier))
         loss = loss_of(output, targets, None if weights is None else weights[rows].to(output.device, output.dtype))
         optimizer.zero_grad(set_to_none=True)
         try:
@@ -165,11 +168,11 @@ def scores(module: nn.Module, features: Features, device: torch.device, task: Ta
     try:
         with torch.no_grad():
             loader = features.loader(BATCH, shuffle=False, device=str(device))
-            parts = [task.kept(output_tensor(module(frontier))) for frontier, _ in loader]
+            parts = [task.kept(output_tensor(module(frontier)), _own_steps(frontier)) for frontier, _ in loader]
     finally:
         for part, training in zip(module.modules(), was_training, strict=True):
             part.training = training
-    return torch.cat(parts)
+    return task.joined(parts)
 
 
 @dataclass(frozen=True)
@@ -197,20 +200,33 @@ def _judge(module: nn.Module, loader: FeatureLoader, task: Task, metric: str | N
         for frontier, targets in loader:
             output = output_tensor(module(frontier))
             loss += float(plain_loss(task, output, targets))
-            if task.kind == "multi_label":
-                correct += float(((output > 0) == (targets > 0)).float().mean(dim=1).sum())
-            elif task.classifies:
-                right = (output.argmax(1) == targets).flatten(1 if task.kind == "dense" else 0).float()
-                correct += float(_share_of_labelled(task, right, targets) if task.kind == "dense" else right.sum())
-            count += len(targets)
+            correct += float(_right(task, output, targets))
+            count += float(task.counted(targets).sum()) if task.kind == "token" else len(targets)
             if metric is not None:
-                parts.append(task.kept(output))
+                parts.append(task.kept(output, _own_steps(frontier)))
+    count = max(count, 1.0)  # no token may count
     accuracy = None if task.kind == "regression" else correct / count
-    scored = None if metric is None else score(metric, task, loader.features.targets, torch.cat(parts))
+    scored = None if metric is None else score(metric, task, loader.features.targets, task.joined(parts))
     return _Judged(loss / count, accuracy, scored)
 
 
-def _share_of_labelled(task: Task, right: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum over samples of the share of labelled pixels that are right."""
-    counted = (targets.long() != task.ignore_index).flatten(1).float()
-    return ((right * counted).sum(1) / counted.sum(1).clamp(min=1)).sum()
+def _right(task: Task, output: torch.Tensor, targets: torch.Tensor) -> Any:
+    """Return how many samples, or tokens that count, are right: of several labels and of pixels the sum of samples' shares."""
+    if task.kind == "regression":
+        return 0.0
+    if task.kind == "multi_label":
+        return ((output > 0) == (targets > 0)).float().mean(dim=1).sum()
+    output, paired = task.paired(output, targets)
+    right = output.argmax(1) == paired
+    if not task.places:
+        return right.sum()
+    counted = task.counted(paired)
+    if task.kind == "token":
+        return (right & counted).sum()
+    counted = counted.flatten(1).float()
+    return ((right.flatten(1) * counted).sum(1) / counted.sum(1).clamp(min=1)).sum()
+
+
+def _own_steps(frontier: Any) -> torch.Tensor | None:
+    """Return which steps are a sample's own where others are padding."""
+    return frontier.get(MASK) if isinstance(frontier, Mapping) else None

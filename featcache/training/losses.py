@@ -33,7 +33,7 @@ class TaskLoss(nn.Module):
         if smoothing and not task.classifies:
             raise UsageError("label_smoothing is for class targets; this task has none: leave it at 0.")
         self.plain: nn.Module
-        if task.kind == "dense":
+        if task.places:
             self.plain = nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing, ignore_index=task.ignore_index)
         elif task.kind == "single_label":
             self.plain = nn.CrossEntropyLoss(weight=weights, label_smoothing=smoothing)
@@ -44,15 +44,13 @@ class TaskLoss(nn.Module):
 
     def forward(self, output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of a batch; ``weights`` are those of its samples, with mean 1 over all training rows."""
-        output = self.task.aligned(output, targets)
-        targets = self.task.prepared(targets, output.dtype)
+        output, targets = self.task.paired(output, targets)
         if weights is None:
             loss: torch.Tensor = self.plain(output, targets)
             return loss
         # A share of each sample in the plain loss is what it adds to it, the divisor being that of the whole batch.
-        each = self.elementwise(output, targets)
-        rows = weights.to(each.dtype).reshape(-1, *([1] * (each.dim() - 1)))
-        weighted: torch.Tensor = (each * rows).sum() / self.divisor(each, targets)
+        each = self.elementwise(output, targets).reshape(len(weights), -1)
+        weighted: torch.Tensor = (each * weights.to(each.dtype)[:, None]).sum() / self.divisor(each, targets)
         return weighted
 
     def elementwise(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,11 +89,12 @@ class TaskLoss(nn.Module):
 
 
 def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum over samples of the loss without weights and smoothing, by which epochs are compared."""
-    output = task.aligned(output, targets).float()
-    targets = task.prepared(targets)
+    """Return the sum over samples (or tokens that count) of the loss without weights and smoothing, which compares epochs."""
+    output, targets = task.paired(output.float(), targets)
     if task.kind == "single_label":
         return functional.cross_entropy(output, targets, reduction="sum")
+    if task.kind == "token":
+        return functional.cross_entropy(output, targets, ignore_index=task.ignore_index, reduction="sum")
     if task.kind == "dense":
         each = functional.cross_entropy(output, targets, ignore_index=task.ignore_index, reduction="none")
         counted = (targets != task.ignore_index).flatten(1).sum(1).clamp(min=1)
@@ -122,8 +121,8 @@ def class_weight_tensor(options: TrainOptions, targets: Any, task: Task) -> torc
             positive = np.asarray(targets).sum(axis=0)
             return torch.tensor((len(targets) - positive) / np.maximum(positive, 1), dtype=torch.float32)
         counted = np.asarray(targets).reshape(-1).astype(np.int64)
-        if task.kind == "dense":
-            counted = counted[counted != task.ignore_index]
+        if task.places:
+            counted = counted[task.counted(counted)]
         counts = np.bincount(counted, minlength=classes)
         weights = len(counted) / (np.maximum(counts, 1) * max(1, (counts > 0).sum()))
         return torch.tensor(weights, dtype=torch.float32)

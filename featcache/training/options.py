@@ -38,7 +38,7 @@ class TrainOptions:
     pool: str = "auto"
     task: str | None = None
     metric: str | None = None
-    ignore_index: int = 255
+    ignore_index: int | None = None
     schedule: str | None = None
     freeze_schedule: str | None = None
 
