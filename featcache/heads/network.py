@@ -21,6 +21,7 @@ __all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes
 
 TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
+MOST_TRIED = 8  # convolutions of any size, of which a network may have many as wide as its output
 
 
 def new_network(split: Split, classes: int, seed: int = 0, device: torch.device | None = None) -> Split:
@@ -88,13 +89,22 @@ def _example_frontier(split: Split) -> Any:
 
 def _new_layer(old: nn.Module, classes: int) -> nn.Module:
     """Return a layer like the last one, with random weights and as many outputs as there are classes."""
+    alike: dict[str, Any] = {"bias": old.bias is not None, "dtype": torch.float32}
     new: nn.Module
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
+        new = nn.Linear(old.in_features, classes, **alike)
     else:
-        assert isinstance(old, nn.Conv2d)
-        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
-        new.stride, new.padding = old.stride, old.padding
+        assert isinstance(old, nn.Conv2d | nn.ConvTranspose2d)
+        if classes % old.groups:
+            raise HeadError(
+                f"the last layer is a convolution in {old.groups} groups, which cannot have {classes} outputs: use --head linear."
+            )
+        if isinstance(old, nn.ConvTranspose2d):
+            alike["output_padding"] = old.output_padding
+        for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
+            alike[name] = getattr(old, name)
+        kind = nn.ConvTranspose2d if isinstance(old, nn.ConvTranspose2d) else nn.Conv2d
+        new = kind(old.in_channels, classes, **alike)
     parameter = next(old.parameters())
     return new.to(parameter.device, parameter.dtype).train(old.training)
 
@@ -125,9 +135,12 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     layers = {name: split.suffix.get_submodule(name) for name in reversed(run)}
     remakable = {name: layer for name, layer in layers.items() if _width(layer)}
     if not remakable or next(iter(layers)) not in remakable:
+        last = next(
+            (f"the last one, {name!r}, is {type(layer).__name__}" for name, layer in layers.items()), "none is run"
+        )
         raise HeadError(
-            f"behind the cut {split.cut!r} there is no last linear layer to replace for the data's classes. "
-            "Use --head linear, or an earlier cut."
+            f"behind the cut {split.cut!r} there is no last layer to replace for the data's classes, nn.Linear or a convolution "
+            f"without code of its own: {last}. Use --head linear, or an earlier cut."
         )
     fitting = [name for name, layer in remakable.items() if _outputs(output) == _width(layer) and run.count(name) == 1]
     if not fitting or (output.dim() < 4 and fitting[0] != run[-1]):
@@ -138,8 +151,10 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
         )
     if output.dim() < 4:
         return [(fitting[0],)]
-    sizes = range(1, min(len(fitting), MOST_TOGETHER) + 1)
-    return [together for size in sizes for together in itertools.combinations(fitting, size)]
+    pointwise = [name for name in fitting if _is_pointwise(layers[name])]
+    alone = [(name,) for place, name in enumerate(fitting) if place < MOST_TRIED or name in pointwise]
+    sizes = range(2, min(len(pointwise), MOST_TOGETHER) + 1)
+    return [*alone, *(together for size in sizes for together in itertools.combinations(pointwise, size))]
 
 
 def _outputs(output: torch.Tensor) -> int:
@@ -151,8 +166,12 @@ def _width(layer: nn.Module) -> int:
     """Return how many outputs a layer gives if it can be replaced, else 0."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
-    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    return int(layer.out_channels) if pointwise else 0  # type: ignore[arg-type]
+    plain = type(layer).forward in (nn.Conv2d.forward, nn.ConvTranspose2d.forward)
+    return int(layer.out_channels) if plain or _is_pointwise(layer) else 0  # type: ignore[arg-type]
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
 
 
 def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classes: int) -> bool:
