@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import UsageError
 from ..features import Features
 from ..training import Task, find_task
 
@@ -64,6 +65,8 @@ def judge_of(features: Features, kind: str | None = None) -> Judge:
     Raises ``DataError`` or ``UsageError`` as ``featcache.train_head`` does.
     """
     task = find_task(features, kind)
+    if task.kind == "output":
+        raise UsageError("cuts are not compared by the network's own output, which has no score: name another task.")
     if task.kind != "regression":
         return Judge(task)
     values = features.targets.reshape(len(features), -1).astype(np.float64)

@@ -18,12 +18,12 @@ from ..machine import available_memory_bytes
 from ..progress import ProgressCallback
 from ..registry import Registry
 from ..splitting import Split, fold
-from ..training import Division, EpochRecord, Task, TrainOptions, fit
+from ..training import Division, EpochRecord, Task, TrainOptions, fit, takes_frontier
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
 from .linear import HeadNetwork, pooled_network, token_network
-from .network import choose_trainable, new_network, refuse_other_sizes, train_mode
+from .network import choose_trainable, new_network, refuse_other_sizes, same_network, train_mode
 
 __all__ = ["BuiltHead", "HeadKind", "SharedHead", "built_suffix", "find_kind", "head_kinds"]
 
@@ -159,7 +159,8 @@ class SuffixHead:
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
-        network = new_network(split, task.outputs, options.seed, device)
+        keeps = task.kind == "output"
+        network = same_network(split, device) if keeps else new_network(split, task.outputs, options.seed, device)
         choose_trainable(network.suffix, options.trainable)
         return built_suffix(network)
 
@@ -177,7 +178,7 @@ class SuffixHead:
 
         prepare()
         rest, train, validation = built.layers, rows.train, rows.validation
-        if options.fold and rest is suffix:
+        if options.fold and rest is suffix and not _asks_for_frontier(options):
             frozen, folded = fold(suffix, trainable)
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
             if mapped is not None:
@@ -250,7 +251,7 @@ class LinearHead:
             If the loss diverges.
         """
         network, device = _network(built), _device(built)
-        if task.kind == "token":  # as many vectors as a sample has tokens
+        if task.kind == "token" or _asks_for_frontier(options):  # as many vectors as a sample has tokens
             return fit(built.layers, built.layers.train, rows, options, task, device, progress)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
@@ -347,6 +348,10 @@ def _restored(network: Split) -> nn.Module:
 def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
+    if task.kind == "output":
+        raise UsageError(
+            "a head on pooled features has a new layer, but task='output' keeps the network's own: use --head suffix."
+        )
     with torch.inference_mode(False):
         if task.kind == "token":
             network = token_network(split, task.outputs, options.seed)
@@ -357,6 +362,11 @@ def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.devic
         network.to(device)
     cut: Split = network.__dict__["_split"]
     return BuiltHead(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
+
+
+def _asks_for_frontier(options: TrainOptions) -> bool:
+    """Return whether the loss takes what crosses the cut, which must be what was cached."""
+    return options.loss is not None and takes_frontier(options.loss)
 
 
 def _network(built: BuiltHead) -> HeadNetwork:

@@ -109,6 +109,8 @@ def train_heads(
         raise UsageError(
             "train_heads knows neither patience nor metric, and adamw and sgd only: use featcache.train_head."
         )
+    if first.loss is not None:
+        raise UsageError("train_heads knows no loss but cross entropy: use featcache.train_head.")
     (split,) = as_now([split])
     check_origin(split, features)
     task = find_task(features, first.task, first.ignore_index)

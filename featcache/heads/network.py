@@ -17,7 +17,7 @@ from ..training import output_tensor
 if TYPE_CHECKING:
     from ..features import Features
 
-__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "train_mode"]
+__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "same_network", "train_mode"]
 
 TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
@@ -32,6 +32,12 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     no last layer behind the cut that alone makes the output.
     """
     return _renewed(split, classes, seed, device)[0]
+
+
+def same_network(split: Split, device: torch.device) -> Split:
+    """Return a split of a deep copy of the network, on ``device``, whose last layer is the network's own."""
+    with torch.inference_mode(False):
+        return split.rebind(deep_copy(split.model).to(device))
 
 
 def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, batch_size: int) -> None:
@@ -132,6 +138,11 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     finally:
         for handle in handles:
             handle.remove()
+    if not output.dim():
+        raise HeadError(
+            "the network returns one number, its own loss perhaps, and no scores for the data's classes: use task='output' with "
+            "loss=lambda output, targets: output, or a network that returns scores too."
+        )
     layers = {name: split.suffix.get_submodule(name) for name in reversed(run)}
     remakable = {name: layer for name, layer in layers.items() if _width(layer)}
     if not remakable or next(iter(layers)) not in remakable:

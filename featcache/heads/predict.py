@@ -72,12 +72,11 @@ class Predictions:
         between = {
             "single_label": ["label", "probability"], "multi_label": ["labels"], "dense": ["label"], "token": ["labels"],
         }.get(kind, [])  # fmt: skip
-        writer.writerow(["name", *between, *(() if kind == "token" else self.classes)])
+        writer.writerow(["name", *between, *self._names()])
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
-            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": []}.get(kind, [label])
-            writer.writerow(
-                [name, *filled, *(f"{value:.6g}" if kind == "regression" else f"{value:.6f}" for value in row)]
-            )
+            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": [], "output": []}
+            form = ".6g" if kind in ("regression", "output") else ".6f"
+            writer.writerow([name, *filled.get(kind, [label]), *(format(value, form) for value in row)])
         return out.getvalue()
 
     def to_json(self) -> str:
@@ -93,7 +92,7 @@ class Predictions:
             The JSON text.
         """
         kind = "single_label" if self.task is None else self.task.kind
-        key = {"regression": "values", "dense": "shares"}.get(kind, "probabilities")
+        key = {"regression": "values", "output": "values", "dense": "shares"}.get(kind, "probabilities")
         described = []
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
             one: dict[str, Any] = {"name": name}
@@ -102,17 +101,24 @@ class Predictions:
             elif kind == "token":
                 described.append({**one, "labels": label.split(" ")})
                 continue
-            elif kind != "regression":
+            elif kind not in ("regression", "output"):
                 one["label"] = label
-            rounded = [float(f"{value:.6g}") if kind == "regression" else round(float(value), 6) for value in row]
-            described.append({**one, key: dict(zip(self.classes, rounded, strict=True))})
+            plain = kind in ("regression", "output")
+            rounded = [float(f"{value:.6g}") if plain else round(float(value), 6) for value in row]
+            described.append({**one, key: dict(zip(self._names(), rounded, strict=True))})
         return json.dumps(described, indent=1)
+
+    def _names(self) -> list[str]:
+        """Return the name of each column."""
+        if self.task is None or self.task.kind not in ("token", "output"):
+            return self.classes
+        return [f"value {number}" for number in range(self._columns().shape[1])]
 
     def _columns(self) -> np.ndarray[Any, Any]:
         """Return one number for each input and class."""
         if self.task is None or self.task.kind in ("single_label", "multi_label"):
             return self.probabilities
-        if self.task.kind == "regression":
+        if self.task.kind in ("regression", "output"):
             return self.values.reshape(len(self.names), -1)
         if self.task.kind == "token":
             return np.zeros((len(self.names), 0))
@@ -237,7 +243,7 @@ def predict(
 
 
 def _labels(task: Task, values: np.ndarray[Any, Any]) -> list[str]:
-    if task.kind == "regression":
+    if task.kind in ("regression", "output"):
         return [""] * len(values)
     if task.kind == "multi_label":
         return ["|".join(task.classes[number] for number in np.flatnonzero(row)) for row in values]

@@ -105,7 +105,10 @@ def run_stages(
         rows = len(features)
         alone: tuple[str, ...] | None = None
         if stage.head_only:
-            alone = last_layers(split, find_task(features, options.task, options.ignore_index).outputs)
+            task = find_task(features, options.task, options.ignore_index)
+            if task.kind == "output":
+                raise UsageError("a stage 'head' trains the new last layer, but task='output' keeps the network's own.")
+            alone = last_layers(split, task.outputs)
         trained = fit_head(
             split,
             features,

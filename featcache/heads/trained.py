@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import HeadError, StaleError
+from ..errors import HeadError, StaleError, UsageError
 from ..features import Features
 from ..identity import Recipe, versions
 from ..machine import on_device, pick_device
@@ -120,7 +120,7 @@ class TrainedHead:
         HeadError
             If the scores are not finite.
         UsageError
-            If the task is a regression or has dense targets. Use ``predict_values`` for these.
+            If the task has no probabilities. Use ``predict_values`` then.
         """
         return self.task.probabilities(self.outputs(features, device))
 
@@ -198,7 +198,11 @@ class TrainedHead:
             If the features belong to another network.
         HeadError
             If the output is not finite.
+        UsageError
+            If the task is the network's own output.
         """
+        if self.task.kind == "output":
+            raise UsageError("the network's own output has no metrics: compare predict_values with the targets.")
         self.task.check_classes(features.classes, features.dataset)
         self.task.check(features.targets, features.dataset)
         return measure(split_name, self.task, features.targets, self.outputs(features, device))

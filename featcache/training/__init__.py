@@ -5,7 +5,7 @@ It takes any network and features. It does not know where a head is saved or how
 from __future__ import annotations
 
 from .loop import default_learning_rate, fit, make_optimizer, make_schedule, scores
-from .losses import TaskLoss, plain_loss
+from .losses import TaskLoss, plain_loss, takes_frontier
 from .metrics import (
     AnyMetrics,
     DenseMetrics,
@@ -54,4 +54,5 @@ __all__ = [
     "product",
     "score",
     "scores",
+    "takes_frontier",
 ]

@@ -16,7 +16,7 @@ from ..errors import HeadError, UsageError, one_line
 from ..features import FeatureLoader, Features
 from ..machine import is_out_of_memory, seeded
 from ..progress import ProgressCallback, ProgressEvent
-from .losses import TaskLoss, plain_loss
+from .losses import OwnLoss, TaskLoss, plain_loss
 from .metrics import EpochRecord
 from .options import TrainOptions
 from .rows import Division
@@ -39,7 +39,8 @@ def fit(
 ) -> list[EpochRecord]:
     """Train ``module`` in place on the training rows, and return one record per epoch.
 
-    The best weights by validation loss are kept, or by the scorer that the options name.
+    The best weights by validation loss are kept, or by the scorer that the options name. A loss that the options give takes
+    the place of the task's, for validation too, there in batches of the size that is trained with.
 
     The order of rows is ``features.loader(batch_size, seed=seed).order(epoch)``; torch's generators are seeded once before
     the first step and used by nothing but the module. So the usual loop over the whole network, seeded the same and
@@ -56,9 +57,16 @@ def fit(
     optimizer = make_optimizer(parameters, options)
     loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
     schedule = make_schedule(optimizer, options, len(loader))
-    loss_of = TaskLoss(task, options, features.targets).to(device, parameters[0].dtype)
+    loss_of: TaskLoss | OwnLoss
+    if options.loss is None:
+        loss_of = TaskLoss(task, options, features.targets).to(device, parameters[0].dtype)
+    else:
+        loss_of = OwnLoss(options.loss, task, device)
+        if weights is not None:
+            raise UsageError("sample_weights do not go with a loss of your own: weigh the samples in it.")
     of_rows = None if weights is None else torch.from_numpy(weights)
-    judge = None if validation is None else validation.loader(BATCH, shuffle=False, device=str(device))
+    at_once = BATCH if options.loss is None else options.batch_size  # another loss may be one of the whole batch
+    judge = None if validation is None else validation.loader(at_once, shuffle=False, device=str(device))
     history: list[EpochRecord] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     if options.metric is not None and judge is None:
@@ -74,7 +82,11 @@ def fit(
                     f"the loss became {train_loss} in epoch {epoch + 1}: use a smaller --learning-rate than "
                     f"{options.learning_rate:g}."
                 )
-            found = _Judged() if judge is None else _judge(module, judge, task, options.metric)
+            found = _Judged() if judge is None else _judge(module, judge, loss_of, options.metric)
+            if options.loss is not None and not math.isfinite(found.loss or 0.0):
+                raise HeadError(
+                    f"the loss of the validation rows became {found.loss} in epoch {epoch + 1}: mend the loss."
+                )
             rate = float(optimizer.param_groups[0]["lr"])
             taken_s = time.perf_counter() - started_s
             history.append(EpochRecord(epoch + 1, train_loss, found.loss, found.accuracy, rate, taken_s, found.score))
@@ -92,7 +104,7 @@ def fit(
 def _train_epoch(
     module: nn.Module,
     loader: FeatureLoader,
-    loss_of: TaskLoss,
+    loss_of: TaskLoss | OwnLoss,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     options: TrainOptions,
@@ -105,7 +117,7 @@ def _train_epoch(
         rows = order[done : done + len(targets)]
         done += len(targets)
         try:
-            output = output_tensor(module(frontier))
+            output = module(frontier)
         except ValueError as error:
             if len(targets) == 1 and "more than 1 value per channel" in str(error):
                 raise HeadError(
@@ -114,7 +126,12 @@ def _train_epoch(
                 ) from error
             raise
         loss_of.task.check_own(targets, _own_steps(frontier))
-        loss = loss_of(output, targets, None if weights is None else weights[rows].to(output.device, output.dtype))
+        loss: Any  # a tensor, whose backward has no types
+        if isinstance(loss_of, OwnLoss):
+            loss = loss_of(output, targets, frontier)
+        else:
+            scores = output_tensor(output)
+            loss = loss_of(scores, targets, None if weights is None else weights[rows].to(scores.device, scores.dtype))
         optimizer.zero_grad(set_to_none=True)
         try:
             loss.backward()
@@ -192,22 +209,29 @@ class _Judged:
         return "" if self.loss is None else f"validation loss {self.loss:.4g}"
 
 
-def _judge(module: nn.Module, loader: FeatureLoader, task: Task, metric: str | None) -> _Judged:
+def _judge(module: nn.Module, loader: FeatureLoader, loss_of: TaskLoss | OwnLoss, metric: str | None) -> _Judged:
     module.eval()
+    task = loss_of.task
     loss = correct = count = 0.0
     parts: list[torch.Tensor] = []
     with torch.no_grad():
         for frontier, targets in loader:
-            output = output_tensor(module(frontier))
-            loss += float(plain_loss(task, output, targets))
-            correct += float(_right(task, output, targets))
+            found = module(frontier)
             count += float(task.counted(targets).sum()) if task.kind == "token" else len(targets)
+            if isinstance(loss_of, OwnLoss):
+                loss += float(loss_of(found, targets, frontier)) * len(targets) / len(loader.features)
+            if task.kind == "output":
+                continue
+            output = output_tensor(found)
+            if not isinstance(loss_of, OwnLoss):
+                loss += float(plain_loss(task, output, targets))
+            correct += float(_right(task, output, targets))
             if metric is not None:
                 parts.append(task.kept(output, _own_steps(frontier)))
     count = max(count, 1.0)  # no token may count
-    accuracy = None if task.kind == "regression" else correct / count
+    accuracy = None if task.kind in ("regression", "output") else correct / count
     scored = None if metric is None else score(metric, task, loader.features.targets, task.joined(parts))
-    return _Judged(loss / count, accuracy, scored)
+    return _Judged(loss if isinstance(loss_of, OwnLoss) else loss / count, accuracy, scored)
 
 
 def _right(task: Task, output: torch.Tensor, targets: torch.Tensor) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..errors import UsageError
+from ..errors import HeadError, UsageError
 from .options import TrainOptions
-from .tasks import Task
+from .tasks import Task, output_tensor
 
-__all__ = ["TaskLoss", "class_weight_tensor", "plain_loss"]
+__all__ = ["OwnLoss", "TaskLoss", "class_weight_tensor", "plain_loss"]
 
 
 class TaskLoss(nn.Module):
@@ -86,6 +89,58 @@ class TaskLoss(nn.Module):
         classes, smoothing = self.task.outputs, plain.label_smoothing
         weights = torch.ones(classes, device=device) if plain.weight is None else plain.weight
         return (smoothing / classes * weights)[:, None] + torch.diag((1 - smoothing) * weights), weights
+
+
+class OwnLoss:
+    """A loss of the caller's: of what the network returns and the targets, and of what crosses the cut if it asks for that.
+
+    Raises ``UsageError`` for one that takes something else, or has parameters of its own, which nothing would train.
+    """
+
+    def __init__(self, loss: Callable[..., Any], task: Task, device: torch.device) -> None:
+        self.takes_frontier = takes_frontier(loss)
+        if isinstance(loss, nn.Module):
+            if any(each.requires_grad for each in loss.parameters()):
+                raise UsageError(
+                    f"the loss {type(loss).__name__} has parameters of its own, which train_head does not train: put them in the "
+                    "network, or have them need no gradients."
+                )
+            loss = copy.deepcopy(loss).to(device)
+        self.loss, self.task = loss, task
+
+    def __call__(self, output: Any, targets: torch.Tensor, frontier: Any) -> torch.Tensor:
+        """Return the loss of a batch; raises ``HeadError`` where it is no single number, or has no gradient to train by."""
+        if self.task.kind == "token":
+            targets = self.task.of_length(targets, output_tensor(output).shape[1])
+        if self.task.classifies:
+            targets = targets.long()
+        found = self.loss(output, targets, frontier) if self.takes_frontier else self.loss(output, targets)
+        if not isinstance(found, torch.Tensor) or found.dim():
+            what = f"a tensor of shape {list(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+            raise HeadError(
+                f"the loss returned {what}: it must return a tensor of one number, such as a mean over the batch."
+            )
+        if torch.is_grad_enabled() and not found.requires_grad:
+            raise HeadError(
+                "the loss has no gradient: compute it from the network's output by torch's operations, not from detached values."
+            )
+        return found
+
+
+def takes_frontier(loss: Callable[..., Any]) -> bool:
+    """Return whether a loss declares a third parameter without a default; raises ``UsageError`` if it cannot take two."""
+    try:
+        declared = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters.values()
+    except (TypeError, ValueError) as error:
+        if callable(loss):  # of C, as some of torch's own
+            return False
+        raise UsageError(f"loss must be a function of (output, targets), not {type(loss).__name__}.") from error
+    given = [each for each in declared if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    needed = sum(each.default is each.empty for each in given)
+    several = any(each.kind == each.VAR_POSITIONAL for each in declared)
+    if needed > 3 or (len(given) < 2 and not several):
+        raise UsageError(f"loss must take (output, targets), or (output, targets, frontier), not {needed} values.")
+    return needed == 3
 
 
 def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

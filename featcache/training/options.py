@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class TrainOptions:
     ignore_index: int | None = None
     schedule: str | None = None
     freeze_schedule: str | None = None
+    loss: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
@@ -70,5 +71,12 @@ class TrainOptions:
                 raise UsageError(f"class_weights must be numbers, one a class ({error}).") from error
             object.__setattr__(self, "class_weights", plain)
         object.__setattr__(self, "seed", int(self.seed))
+        if self.loss is not None:
+            if self.head.startswith("sklearn:"):
+                raise UsageError("a scikit-learn head has a loss of its own: give loss with suffix or linear.")
+            if self.label_smoothing or self.class_weights is not None:
+                raise UsageError(
+                    "label_smoothing and class_weights do not go with a loss of your own: have it do that."
+                )
         if self.parameters and not self.head.startswith("sklearn:"):
             raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")

@@ -1,4 +1,4 @@
-"""What a head learns: one class, several labels, values, or a class for every pixel or token."""
+"""What a head learns: one class, several labels, values, a class for every pixel or token, or what a loss asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .targets import check_targets, refuse_negative, suggested_kind
 
 __all__ = ["IGNORE_INDEX", "TASKS", "Task", "find_task", "output_tensor"]
 
-TASKS = ("single_label", "multi_label", "regression", "dense", "token")
+TASKS = ("single_label", "multi_label", "regression", "dense", "token", "output")
 IGNORE_INDEX = 255  # the pixel value that means "not labelled" in Pascal VOC, Cityscapes and their heirs
 
 Array = np.ndarray[Any, Any]
@@ -25,14 +25,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a head learns: one class, several labels, values, or a class for every pixel or token.
+    """What a head learns: one class, several labels, values, a class for every pixel or token, or what a loss asks for.
 
     Attributes
     ----------
     kind : str
-        ``"single_label"``, ``"multi_label"``, ``"regression"``, ``"dense"`` or ``"token"``.
+        ``"single_label"``, ``"multi_label"``, ``"regression"``, ``"dense"``, ``"token"`` or ``"output"``.
     classes : tuple of str
-        The names of the outputs.
+        The names of the outputs. There are none for the network's own output.
     scalar : bool, default False
         Whether the targets of a regression are one number per sample, and not a vector.
     ignore_index : int, default 255
@@ -111,7 +111,7 @@ class Task:
     def check_classes(self, classes: Sequence[str] | None, dataset: str) -> None:
         """Check that a dataset has the classes of the task, in the same order.
 
-        A regression, or a dataset without class names, always passes.
+        A regression, the network's own output and a dataset without class names always pass.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class Task:
         DataError
             If the classes differ, or are in another order.
         """
-        if classes is None or self.kind == "regression" or list(classes) == list(self.classes):
+        if classes is None or self.kind in ("regression", "output") or list(classes) == list(self.classes):
             return
         place = next(
             (number for number, (a, b) in enumerate(zip(classes, self.classes, strict=False)) if a != b),
@@ -169,7 +169,7 @@ class Task:
                 "network, or another --task."
             )
         if self.kind == "token":
-            known = _of_length(self, targets, output.shape[1]).long()
+            known = self.of_length(targets, output.shape[1]).long()
             return output.flatten(0, 1), known.masked_fill(known == TARGET_PADDING, self.ignore_index).flatten()
         if self.kind == "dense" and output.shape[2:] != targets.shape[1:]:
             raise HeadError(
@@ -179,6 +179,34 @@ class Task:
         if self.kind == "regression" and self.scalar and output.shape[1] == 1:
             output = output[:, 0]
         return output, targets.long() if self.classifies else targets.to(output.dtype)
+
+    def of_length(self, targets: Any, length: int) -> Any:
+        """Return the targets of as many tokens as the network gives.
+
+        Parameters
+        ----------
+        targets : numpy.ndarray or torch.Tensor, shape (rows, tokens)
+            The targets.
+        length : int
+            The number of tokens that the network gives.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor, shape (rows, length)
+            The targets, without those beyond the length.
+
+        Raises
+        ------
+        HeadError
+            If there are fewer, or one that counts lies beyond the length.
+        """
+        found = targets.shape[1]
+        if found < length or (found > length and bool(self.counted(targets[:, length:]).any())):
+            raise HeadError(
+                f"the network gives {length} tokens a sample, but there are targets for {found}: give each token of a sample "
+                f"one, special tokens too, and {TARGET_PADDING} to those that do not count."
+            )
+        return targets[:, :length]
 
     def check_own(self, targets: torch.Tensor, own: torch.Tensor | None) -> None:
         """Check that no token that is padding has a target that counts.
@@ -197,7 +225,7 @@ class Task:
         """
         if self.kind != "token" or own is None:
             return
-        known = _of_length(self, targets, own.shape[1])
+        known = self.of_length(targets, own.shape[1])
         if bool((self.counted(known) & ~own).any()):
             raise HeadError(
                 "a sample has targets for more tokens than it has: give each token of a sample one, special tokens too, and "
@@ -227,7 +255,7 @@ class Task:
             If the output does not fit the targets.
         """
         if self.kind == "token":
-            targets = _of_length(self, targets, predicted.shape[1])
+            targets = self.of_length(targets, predicted.shape[1])
             self.check_own(torch.from_numpy(targets), torch.from_numpy(predicted != TARGET_PADDING))
         counted = self.counted(targets)
         return targets[counted], predicted[counted]
@@ -248,6 +276,8 @@ class Task:
             The whole output, on the CPU. For dense targets the likeliest class of each pixel, uint8 up to 256 classes,
             else int64. For tokens theirs, int64, and -100 for padding.
         """
+        if self.kind == "output" and not output.dim():
+            raise HeadError("the network returns one number for a whole batch, so it predicts nothing of a sample.")
         if not self.places:
             return output.cpu()
         if self.kind == "dense":
@@ -291,10 +321,10 @@ class Task:
         Raises
         ------
         UsageError
-            If the task is a regression or has one class per pixel or token.
+            If the task is a regression, the network's own output, or has one class per pixel or token.
         """
-        if self.kind == "regression":
-            raise UsageError("a regression has no probabilities: use predict_values.")
+        if self.kind in ("regression", "output"):
+            raise UsageError(f"a {self.kind} task has no probabilities: use predict_values.")
         if self.places:
             raise UsageError(
                 f"of {self.kind} outputs the likeliest classes are kept: use predict_values, or head.model itself."
@@ -401,7 +431,8 @@ def output_tensor(output: Any) -> torch.Tensor:
             found: torch.Tensor = parts[name]
             return found
     values = output if isinstance(output, tuple | list) else parts.values()
-    first = next((each for each in values if isinstance(each, torch.Tensor)), None)
+    # A single number is the network's own loss, of which no scores can be had.
+    first = next((each for each in values if isinstance(each, torch.Tensor) and each.dim()), None)
     if first is None:
         raise HeadError(
             f"the network's output is {type(output).__name__}, not a tensor of class scores, and holds none: wrap it so that "
@@ -412,6 +443,8 @@ def output_tensor(output: Any) -> torch.Tensor:
 
 def _names(features: Features, task: Task) -> list[str]:
     targets, kind = features.targets, task.kind
+    if kind == "output":
+        return []
     if kind == "regression":
         width = targets.shape[1] if targets.ndim == 2 else 1
         if features.classes and len(features.classes) == width:
@@ -428,17 +461,6 @@ def _names(features: Features, task: Task) -> list[str]:
             f"every {place} of the targets of {features.dataset!r} is {task.ignore_index}, which is ignored."
         )
     return [str(number) for number in range(int(counted.max()) + 1)]
-
-
-def _of_length(task: Task, targets: Any, length: int) -> Any:
-    """Return the targets of as many tokens as the network gives; raises ``HeadError`` where others count, or there are fewer."""
-    found = targets.shape[1]
-    if found < length or (found > length and bool(task.counted(targets[:, length:]).any())):
-        raise HeadError(
-            f"the network gives {length} tokens a sample, but there are targets for {found}: give each token of a sample one, "
-            f"special tokens too, and {TARGET_PADDING} to those that do not count."
-        )
-    return targets[:, :length]
 
 
 def _size(shape: torch.Size) -> str:

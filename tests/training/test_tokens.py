@@ -240,3 +240,23 @@ def test_targets_that_are_not_one_a_token_are_refused_in_one_line(tmp_path) -> N
         with pytest.raises(error, match=words) as caught:
             featcache.train_head(split, features, epochs=1, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_labels_that_cross_the_cut_with_padding_are_no_loss_to_train_by(tmp_path) -> None:
+    class WithLoss(Tagger):
+        def forward(self, input_ids, attention_mask, labels) -> dict[str, torch.Tensor]:
+            logits = super().forward(input_ids, attention_mask)
+            return {"loss": functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+    class Labelled(Tagged):
+        def __getitem__(self, index: int):
+            inputs, tags = super().__getitem__(index)
+            return {**inputs, "labels": torch.from_numpy(tags)}, tags
+
+    samples = Labelled(VARYING)
+    examples = [{**inputs, "labels": tags} for inputs, tags in (samples.batch([0, 1]), samples.batch([2, 3]))]
+    split = featcache.split(WithLoss().eval(), "layers.0", *examples)
+    features = featcache.extract(split, samples, str(tmp_path / "store"))
+    with pytest.raises(HeadError, match=r"'labels'.*padded with 0.*as targets"):
+        featcache.train_head(split, features, loss=lambda output, _: output["loss"], epochs=1)
+    assert featcache.train_head(split, features, epochs=1).task.kind == "token"
