@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--trainable",
     multiple=True,
-    metavar="MODULE",
-    help="Train these modules only.  [default: all behind the cut]",
+    metavar="NAME",
+    help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all behind the cut]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option(
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 )
 @click.option("--freeze-schedule", metavar="CUT:EPOCHS,...", help="Freeze bottom up while training: layer2:3,layer3:5.")
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
+@click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
+@click.option("--average", metavar="KIND", help="Average of the weights to keep: ema, ema:DECAY or swa.")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
 @click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")

@@ -183,7 +183,8 @@ class SuffixHead:
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
             if mapped is not None:
                 rest, (train, validation) = folded, mapped
-        return fit(rest, prepare, replace(rows, train=train, validation=validation), options, task, device, progress)
+        divided = replace(rows, train=train, validation=validation)
+        return fit(rest, prepare, divided, options, task, device, progress, suffix)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
@@ -348,6 +349,8 @@ def _restored(network: Split) -> nn.Module:
 def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
+    if options.learning_rates:
+        raise UsageError("learning_rates are those of modules of the suffix; a head on pooled features has one layer.")
     if task.kind == "output":
         raise UsageError(
             "a head on pooled features has a new layer, but task='output' keeps the network's own: use --head suffix."

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from ..errors import HeadError, UsageError, near_names
+from ..errors import HeadError
 from ..machine import seeded, to_device
 from ..splitting import Split, deep_copy, difference, rounding
-from ..training import output_tensor
+from ..training import chosen_by, output_tensor
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -235,19 +235,13 @@ def _in_order(suffix: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def choose_trainable(suffix: nn.Module, modules: Collection[str] | None) -> set[str]:
     """Return the names of the parameters that are trained; all others of the suffix stop requiring gradients.
 
-    ``modules`` names modules of the suffix, None means all. Raises ``UsageError`` for a name that is none.
+    ``modules`` are names of modules or parameters of the suffix, or patterns of either; None means all. Raises
+    ``UsageError`` for what is none of them.
     """
     parameters = dict(suffix.named_parameters())
     if modules is None:
         return {name for name, parameter in parameters.items() if parameter.requires_grad}
-    known = [name for name, _ in suffix.named_modules() if name]
-    for name in modules:
-        if name not in known:
-            raise UsageError(
-                f"trainable {name!r} is not a module behind the cut.{near_names(name, known)} There are: "
-                f"{', '.join(each for each in known if '.' not in each)}."
-            )
-    chosen = {name for name in parameters if any(name.startswith(f"{module}.") for module in modules)}
+    chosen = set().union(*chosen_by("trainable", list(modules), suffix).values())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in chosen)
     return chosen

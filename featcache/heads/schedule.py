@@ -21,7 +21,7 @@ from .trained import TrainedHead
 __all__ = ["HEAD", "Stage", "behind", "parse_schedule", "run_stages", "schedule_options"]
 
 HEAD = "head"
-FIXED = ("head", "epochs", "trainable", "schedule", "freeze_schedule", "parameters", "pool")
+FIXED = ("head", "epochs", "trainable", "learning_rates", "schedule", "freeze_schedule", "parameters", "pool")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ def train_head(
     sample_weights: Sequence[float] | np.ndarray[Any, Any] | None = None,
     ignore_index: int | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
+    learning_rates: Mapping[str, float] | None = None,
+    clip_norm: float | None = None,
+    average: str | None = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
     """Train a head on cached features.
@@ -105,8 +108,9 @@ def train_head(
     device : str, optional
         The device to train on, such as ``"cpu"`` or ``"cuda"``. By default the best one there is.
     trainable : sequence of str, optional
-        The names of the modules behind the cut to train. The others stay as they are, in evaluation mode. By default
-        all are trained.
+        The names of the modules or parameters behind the cut to train, or patterns of such names, as fnmatch has them:
+        ``"encoder.layers.*"``. What no name chooses stays as it is, and modules of which nothing is chosen are in
+        evaluation mode. By default all are trained.
     fold : bool, default True
         Run the layers that training never changes once, and not in every epoch.
     pool : str, default "auto"
@@ -129,6 +133,15 @@ def train_head(
         A loss in place of the task's, for validation too. It takes what the network returns and the targets of a batch,
         and returns a tensor of one number. If it has a third parameter without a default, it is also given what crosses
         the cut. It is not saved with the head.
+    learning_rates : mapping of str to float, optional
+        The peak learning rate by name or pattern, as ``trainable`` has them. The first one that fits a parameter
+        counts; the others have ``learning_rate``.
+    clip_norm : float, optional
+        The largest norm of all gradients together, to which ``torch.nn.utils.clip_grad_norm_`` scales them down.
+    average : str, optional
+        The average of the weights that is judged and kept, by ``torch.optim.swa_utils``: ``"ema"`` or ``"ema:DECAY"``
+        moves after every step with a decay of 0.999 or another, ``"swa"`` is the mean over the ends of the epochs in
+        the second half. The statistics of BatchNorm layers are averaged alike.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each epoch.
 
@@ -185,7 +198,7 @@ def train_head(
         label_smoothing=label_smoothing, class_weights=class_weights, validation=validation, patience=patience,
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
-        loss=loss,
+        loss=loss, learning_rates=learning_rates, clip_norm=clip_norm, average=average,
     )  # fmt: skip
     (split,) = as_now([split])
     return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)

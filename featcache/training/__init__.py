@@ -4,7 +4,7 @@ It takes any network and features. It does not know where a head is saved or how
 
 from __future__ import annotations
 
-from .loop import default_learning_rate, fit, make_optimizer, make_schedule, scores
+from .loop import fit, scores
 from .losses import TaskLoss, plain_loss, takes_frontier
 from .metrics import (
     AnyMetrics,
@@ -19,9 +19,11 @@ from .metrics import (
     metrics_from,
 )
 from .options import LR_SCHEDULES, TrainOptions
+from .patterns import chosen_by
 from .products import product
 from .rows import VALIDATION, Division, divide
 from .scorers import check_scorer, score
+from .steps import default_learning_rate, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "TokenMetrics",
     "TrainOptions",
     "check_scorer",
+    "chosen_by",
     "default_learning_rate",
     "divide",
     "find_task",
