@@ -331,7 +331,10 @@ class Restored(nn.Module):
         if isinstance(frontier, torch.Tensor):
             scores: torch.Tensor = self.suffix(frontier.to(next(iter(self.dtypes.values()))))
         else:
-            scores = self.suffix({name: values.to(self.dtypes[name]) for name, values in frontier.items()})
+            # Not all cross the cut: of samples that vary in length there is a mask beside.
+            scores = self.suffix(
+                {name: values.to(self.dtypes.get(name, values.dtype)) for name, values in frontier.items()}
+            )
         return scores
 
 

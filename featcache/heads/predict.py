@@ -229,7 +229,7 @@ def predict(
     if not parts:
         raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
     outputs = task.joined(parts)
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    finite = torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)
     if not finite.all():
         bad = found.names[int(torch.nonzero(~finite)[0])]
         raise NonFiniteError(f"the network's output for {bad} is NaN or infinite: check that input.")

@@ -294,7 +294,7 @@ def outputs_of(built: BuiltHead, task: Task, features: Features, device: torch.d
 
 def check_finite(outputs: torch.Tensor, features: Features) -> None:
     """Raise ``HeadError`` where a head's output of some features is not finite."""
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    finite = torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)
     if not finite.all():
         bad = features.names[int(torch.nonzero(~finite)[0])]
         raise HeadError(f"the head's scores of {bad!r} are not finite: train with a smaller --learning-rate.")

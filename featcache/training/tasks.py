@@ -299,10 +299,20 @@ class Task:
         -------
         torch.Tensor, shape (rows, …)
             All rows. Those of tokens are padded to the longest with -100.
+
+        Raises
+        ------
+        HeadError
+            If batches have different shapes.
         """
         if self.kind == "token":
             longest = max(part.shape[1] for part in parts)
             parts = [pad(part, (0, longest - part.shape[1]), value=TARGET_PADDING) for part in parts]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise HeadError(
+                "the network's output has another shape in another batch, so it cannot be had for all rows at once: run "
+                "head.layers on batches of the features, or head.model on inputs."
+            )
         return torch.cat([*parts])
 
     def probabilities(self, outputs: torch.Tensor) -> Array:

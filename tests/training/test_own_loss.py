@@ -245,3 +245,16 @@ def test_losses_that_cannot_be_trained_by_are_refused_in_one_line(inputs, classe
         featcache.train_heads(split, features, [{}], loss=focal)
     with pytest.raises(UsageError, match="task='output' keeps"):
         featcache.train_unfreezing(split, {"block": features}, "head:1,block:1", task="output", loss=contrastive)
+
+
+def test_the_networks_own_output_may_be_one_number_a_sample(inputs, tmp_path) -> None:
+    class Score(SmallNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).mean(1)
+
+    split, features = cached(inputs, inputs.mean((1, 2, 3)).numpy(), tmp_path, Score())
+    trained = featcache.train_head(split, features, task="output", loss=functional.mse_loss, epochs=1)
+    found = featcache.predict(trained, list(inputs))
+    assert found.values.shape == (ROWS,)
+    assert np.allclose(found.values, trained.predict_values(features), atol=1e-6)
+    assert found.to_csv().splitlines()[0] == "name,value 0"

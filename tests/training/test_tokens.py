@@ -260,3 +260,27 @@ def test_labels_that_cross_the_cut_with_padding_are_no_loss_to_train_by(tmp_path
     with pytest.raises(HeadError, match=r"'labels'.*padded with 0.*as targets"):
         featcache.train_head(split, features, loss=lambda output, _: output["loss"], epochs=1)
     assert featcache.train_head(split, features, epochs=1).task.kind == "token"
+
+
+def test_a_network_in_half_precision_trains_on_tokens_of_samples_that_vary_in_length(tmp_path) -> None:
+    samples = Tagged(VARYING)
+    model = Tagger().to(torch.bfloat16).eval()
+    split = featcache.split(model, "layers.0", samples.batch([0, 1])[0], samples.batch([2, 3])[0])
+    features = featcache.extract(split, samples, str(tmp_path / "store"))
+    trained = featcache.train_head(
+        split, features, trainable=["class*"], learning_rates={"classifier.*": 0.1}, epochs=2
+    )
+    assert trained.model.classifier.weight.dtype == torch.bfloat16
+    assert trained.predict_values(features).shape == (ROWS, 9)
+
+
+def test_an_output_that_varies_in_length_is_had_batch_by_batch(tmp_path) -> None:
+    samples = Tagged(VARYING)
+    split, features = cached(samples, tmp_path)
+
+    def loss(output: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(output.flatten(0, 1), tags[:, : output.shape[1]].flatten())
+
+    trained = featcache.train_head(split, features, task="output", loss=loss, epochs=1, batch_size=8)
+    with pytest.raises(HeadError, match=r"head\.layers on batches"):
+        featcache.predict(trained, samples, batch_size=4)
