@@ -140,6 +140,11 @@ def takes_frontier(loss: Callable[..., Any]) -> bool:
     several = any(each.kind == each.VAR_POSITIONAL for each in declared)
     if needed > 3 or (len(given) < 2 and not several):
         raise UsageError(f"loss must take (output, targets), or (output, targets, frontier), not {needed} values.")
+    if needed == 3 and str(getattr(loss, "__module__", "")).startswith("torch."):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        raise UsageError(
+            f"torch's {name} takes three values, of which none is what crosses the cut: call it in a function of yours."
+        )
     return needed == 3
 
 

@@ -224,6 +224,8 @@ def test_losses_that_cannot_be_trained_by_are_refused_in_one_line(inputs, classe
         (UsageError, r"\(output, targets\)", {"loss": lambda out: out.mean()}),
         (UsageError, "not 4 values", {"loss": lambda a, b, c, d: a.mean()}),
         (UsageError, "not str", {"loss": "focal"}),
+        (UsageError, "GaussianNLLLoss takes three values", {"loss": nn.GaussianNLLLoss()}),
+        (UsageError, "gaussian_nll_loss takes three values", {"loss": functional.gaussian_nll_loss}),
         (UsageError, "scikit-learn", {"loss": focal, "head": "sklearn:Ridge"}),
         (UsageError, "label_smoothing", {"loss": focal, "label_smoothing": 0.1}),
         (UsageError, "class_weights", {"loss": focal, "class_weights": "balanced"}),
