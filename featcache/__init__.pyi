@@ -60,6 +60,7 @@ from .training import (
     MultiLabelMetrics as MultiLabelMetrics,
     RegressionMetrics as RegressionMetrics,
     Task as Task,
+    TokenMetrics as TokenMetrics,
 )
 
 __version__: str

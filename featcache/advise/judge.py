@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import UsageError
 from ..features import Features
 from ..training import Task, find_task
 
@@ -17,6 +18,7 @@ Array = np.ndarray[Any, Any]
 
 SCORE_NAMES = {
     "single_label": "accuracy", "multi_label": "F1 of a sample", "regression": "R2", "dense": "pixel accuracy",
+    "token": "token accuracy",
 }  # fmt: skip
 
 
@@ -36,8 +38,8 @@ class Judge:
         """Return a score for each row, the greater the better, at most 1, from the outputs that the task keeps.
 
         1 for the right class and 0 for another; of several labels the F1 of the row's own (1 where none is there and none is
-        said); of values 1 less the squared error over the variance of all targets, whose mean is R2; of dense targets the
-        share of labelled pixels that are right.
+        said); of values 1 less the squared error over the variance of all targets, whose mean is R2; of dense targets and
+        tokens the share of those that count which are right.
         """
         predicted = self.task.decoded(outputs)
         if self.task.kind == "single_label":
@@ -49,9 +51,12 @@ class Judge:
         if self.task.kind == "regression":
             errors = (predicted - targets).reshape(len(targets), -1) ** 2 / self.variance
             return np.asarray(1 - errors.mean(axis=1), dtype=np.float64)
-        labelled = targets != self.task.ignore_index
-        right = ((predicted == targets) & labelled).reshape(len(targets), -1).sum(axis=1)
-        return np.asarray(right / np.maximum(labelled.reshape(len(targets), -1).sum(axis=1), 1), dtype=np.float64)
+        right = np.zeros(targets.shape)
+        counted = self.task.counted(targets)
+        true, said = self.task.labelled(targets, predicted)
+        right[counted] = true == said
+        rows = right.reshape(len(targets), -1).sum(axis=1)
+        return np.asarray(rows / np.maximum(counted.reshape(len(targets), -1).sum(axis=1), 1), dtype=np.float64)
 
 
 def judge_of(features: Features, kind: str | None = None) -> Judge:
@@ -60,6 +65,8 @@ def judge_of(features: Features, kind: str | None = None) -> Judge:
     Raises ``DataError`` or ``UsageError`` as ``featcache.train_head`` does.
     """
     task = find_task(features, kind)
+    if task.kind == "output":
+        raise UsageError("cuts are not compared by the network's own output, which has no score: name another task.")
     if task.kind != "regression":
         return Judge(task)
     values = features.targets.reshape(len(features), -1).astype(np.float64)

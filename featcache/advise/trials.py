@@ -182,7 +182,7 @@ class Trials:
 
 
 def _loss(judge: Judge, judged: Features, outputs: torch.Tensor, scores: Array) -> float:
-    """Return what learning rates are compared by: the loss, or of dense targets, whose outputs are kept as classes, the error."""
-    if judge.task.kind == "dense":
+    """Return what learning rates are compared by: the loss, or of pixels and tokens, kept as classes, the error."""
+    if judge.task.places:
         return -float(scores.mean())
     return float(plain_loss(judge.task, outputs, torch.from_numpy(judged.targets))) / len(judged)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "--trainable",
     multiple=True,
-    metavar="MODULE",
-    help="Train these modules only.  [default: all behind the cut]",
+    metavar="NAME",
+    help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all behind the cut]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option(
@@ -45,14 +45,18 @@ if TYPE_CHECKING:
 )
 @click.option("--freeze-schedule", metavar="CUT:EPOCHS,...", help="Freeze bottom up while training: layer2:3,layer3:5.")
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
+@click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
+@click.option("--average", metavar="KIND", help="Average of the weights to keep: ema, ema:DECAY or swa.")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
 @click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")
-@click.option("--task", help="single_label, multi_label, regression or dense.  [default: what the targets are for]")
+@click.option(
+    "--task", help="single_label, multi_label, regression, dense or token.  [default: what the targets are for]"
+)
 @click.option(
     "--metric", metavar="SCORER", help="scikit-learn scorer that chooses the best epoch.  [default: the loss]"
 )
-@click.option("--ignore-index", type=int, default=255, show_default=True, help="Pixel value that is not labelled.")
+@click.option("--ignore-index", type=int, help="Value that does not count.  [default: 255 for pixels, -100 for tokens]")
 @click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
 @click.option(
     "--patience",
@@ -68,7 +72,7 @@ def train_head_command(
 
     By default the head is all that lies behind the cut, with a new last layer for the data's classes. The head folder in
     the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
-    class for every pixel) follows from the targets.
+    class for every pixel or token) follows from the targets.
     """
     options["class_weights"] = _class_weights(options["class_weights"])
     parameters = dict(_parameter(given) for given in head_param)

@@ -12,7 +12,7 @@ from ..errors import HeadError
 from ..machine import seeded
 from ..splitting import Split, deep_copy
 from ..tensorspec import is_channels_last
-from .linear import HeadNetwork
+from .linear import HeadNetwork, own_tensor
 
 __all__ = ["DenseHead", "Maps", "dense_network"]
 
@@ -30,7 +30,7 @@ class Maps(nn.Module):
 
     def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return maps (batch, channels, height, width); raises ``HeadError`` where there are none."""
-        values = _own(frontier, self.tensor_name).to(torch.float32)
+        values = own_tensor(frontier, self.tensor_name).to(torch.float32)
         if values.dim() == 3:
             side = math.isqrt(values.shape[1])
             patches = values[:, values.shape[1] - side * side :]
@@ -54,13 +54,6 @@ class DenseHead(nn.Module):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Return scores (batch, classes, height, width)."""
         return nn.functional.interpolate(self.scores(maps), size=self.size, mode="bilinear", align_corners=False)
-
-
-def _own(frontier: torch.Tensor | Mapping[str, torch.Tensor], name: str | None) -> torch.Tensor:
-    """Return the cut's own output among the tensors that cross it."""
-    if isinstance(frontier, torch.Tensor):
-        return frontier
-    return frontier[str(name)] if name in frontier else next(iter(frontier.values()))
 
 
 def dense_network(split: Split, classes: int, size: tuple[int, int], seed: int) -> HeadNetwork:

@@ -18,12 +18,12 @@ from ..machine import available_memory_bytes
 from ..progress import ProgressCallback
 from ..registry import Registry
 from ..splitting import Split, fold
-from ..training import Division, EpochRecord, Task, TrainOptions, fit
+from ..training import Division, EpochRecord, Task, TrainOptions, fit, takes_frontier
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
-from .linear import HeadNetwork, pooled_network
-from .network import choose_trainable, new_network, refuse_other_sizes, train_mode
+from .linear import HeadNetwork, pooled_network, token_network
+from .network import choose_trainable, new_network, refuse_other_sizes, same_network, train_mode
 
 __all__ = ["BuiltHead", "HeadKind", "SharedHead", "built_suffix", "find_kind", "head_kinds"]
 
@@ -159,7 +159,8 @@ class SuffixHead:
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
-        network = new_network(split, task.outputs, options.seed, device)
+        keeps = task.kind == "output"
+        network = same_network(split, device) if keeps else new_network(split, task.outputs, options.seed, device)
         choose_trainable(network.suffix, options.trainable)
         return built_suffix(network)
 
@@ -177,12 +178,13 @@ class SuffixHead:
 
         prepare()
         rest, train, validation = built.layers, rows.train, rows.validation
-        if options.fold and rest is suffix:
+        if options.fold and rest is suffix and not _asks_for_frontier(options):
             frozen, folded = fold(suffix, trainable)
             mapped = None if frozen is None else _mapped(frozen.eval(), rows, options.batch_size, device)
             if mapped is not None:
                 rest, (train, validation) = folded, mapped
-        return fit(rest, prepare, replace(rows, train=train, validation=validation), options, task, device, progress)
+        divided = replace(rows, train=train, validation=validation)
+        return fit(rest, prepare, divided, options, task, device, progress, suffix)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator."""
@@ -190,7 +192,7 @@ class SuffixHead:
 
 
 class LinearHead:
-    """One linear layer on pooled features, or at each place of a map for dense targets.
+    """One linear layer on pooled features, at each place of a map for dense targets, or on each token.
 
     It is a good class to inherit for a head of your own.
     """
@@ -250,6 +252,8 @@ class LinearHead:
             If the loss diverges.
         """
         network, device = _network(built), _device(built)
+        if task.kind == "token" or _asks_for_frontier(options):  # as many vectors as a sample has tokens
+            return fit(built.layers, built.layers.train, rows, options, task, device, progress)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
         layer = network.head
@@ -282,9 +286,9 @@ class EstimatorHead:
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return prefix, pooling and a linear layer, in whose place the fitted estimator is put unless it is linear."""
-        if task.kind == "dense":
+        if task.places:
             raise UsageError(
-                "scikit-learn's estimators give one answer a sample: for dense targets use suffix or linear."
+                f"scikit-learn's estimators give one answer a sample: for {task.kind} targets use suffix or linear."
             )
         return _pooled(split, task, options, device)
 
@@ -327,7 +331,10 @@ class Restored(nn.Module):
         if isinstance(frontier, torch.Tensor):
             scores: torch.Tensor = self.suffix(frontier.to(next(iter(self.dtypes.values()))))
         else:
-            scores = self.suffix({name: values.to(self.dtypes[name]) for name, values in frontier.items()})
+            # Not all cross the cut: of samples that vary in length there is a mask beside.
+            scores = self.suffix(
+                {name: values.to(self.dtypes.get(name, values.dtype)) for name, values in frontier.items()}
+            )
         return scores
 
 
@@ -345,13 +352,27 @@ def _restored(network: Split) -> nn.Module:
 def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
     if options.trainable is not None:
         raise UsageError("trainable names modules of the suffix; a head on pooled features trains none of them.")
+    if options.learning_rates:
+        raise UsageError("learning_rates are those of modules of the suffix; a head on pooled features has one layer.")
+    if task.kind == "output":
+        raise UsageError(
+            "a head on pooled features has a new layer, but task='output' keeps the network's own: use --head suffix."
+        )
     with torch.inference_mode(False):
-        if task.size is None:
-            network = pooled_network(split, options.pool, task.outputs, options.seed).to(device)
+        if task.kind == "token":
+            network = token_network(split, task.outputs, options.seed)
+        elif task.size is None:
+            network = pooled_network(split, options.pool, task.outputs, options.seed)
         else:
-            network = dense_network(split, task.outputs, task.size, options.seed).to(device)
+            network = dense_network(split, task.outputs, task.size, options.seed)
+        network.to(device)
     cut: Split = network.__dict__["_split"]
     return BuiltHead(network, cut, nn.Sequential(network.pool, network.head), network.head, STORED_AT)
+
+
+def _asks_for_frontier(options: TrainOptions) -> bool:
+    """Return whether the loss takes what crosses the cut, which must be what was cached."""
+    return options.loss is not None and takes_frontier(options.loss)
 
 
 def _network(built: BuiltHead) -> HeadNetwork:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..codecs import Pool, pooled_spec
+from ..errors import HeadError
 from ..machine import seeded
 from ..splitting import Split, deep_copy
 
-__all__ = ["HeadNetwork", "linear_head", "pooled_network", "pooled_width"]
+__all__ = ["HeadNetwork", "Tokens", "linear_head", "own_tensor", "pooled_network", "pooled_width", "token_network"]
 
 
 class HeadNetwork(nn.Module):
@@ -29,6 +31,37 @@ class HeadNetwork(nn.Module):
         split: Split = self.__dict__["_split"]
         scores: torch.Tensor = self.head(self.pool(split.prefix(*args, **kwargs)))
         return scores
+
+
+class Tokens(nn.Module):
+    """Takes the cut's own output among what crosses the cut, as float32: a vector of each token."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.tensor_name = name
+
+    def forward(self, frontier: torch.Tensor | Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return vectors (batch, length, width)."""
+        return own_tensor(frontier, self.tensor_name).to(torch.float32)
+
+
+def own_tensor(frontier: torch.Tensor | Mapping[str, torch.Tensor], name: str | None) -> torch.Tensor:
+    """Return the cut's own output among the tensors that cross it."""
+    if isinstance(frontier, torch.Tensor):
+        return frontier
+    return frontier[str(name)] if name in frontier else next(iter(frontier.values()))
+
+
+def token_network(split: Split, classes: int, seed: int) -> HeadNetwork:
+    """Return a copy of the backbone with a new linear layer for each token; raises ``HeadError`` where there are none."""
+    own = next((spec for spec in split.frontier if spec.name == split.cut), split.frontier[0])
+    if len(own.shape) != 2:
+        raise HeadError(
+            f"the features at {split.cut!r} have shape {list(own.shape)} a sample, which is not a vector of each token: choose "
+            "another --cut."
+        )
+    copied = split.rebind(deep_copy(split.model))
+    return HeadNetwork(copied, Tokens(split.cut), linear_head(int(own.shape[1] or 0), classes, seed))
 
 
 def pooled_width(split: Split, pool: Pool) -> int:

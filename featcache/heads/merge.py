@@ -113,14 +113,18 @@ def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor])
     if f"{name}.weight" not in tensors:
         return
     layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
-    if not isinstance(layer, nn.Linear | nn.Conv2d) or weight.shape[1:] != layer.weight.shape[1:]:
+    if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or weight.dim() != layer.weight.dim():
+        return
+    outputs, groups = (1, layer.groups) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+    same = [size for place, size in enumerate(weight.shape) if place != outputs]
+    if same != [size for place, size in enumerate(layer.weight.shape) if place != outputs]:
         return
     # Filled later: no random numbers are drawn.
     for each, values in (("weight", weight), ("bias", tensors.get(f"{name}.bias"))):
         old = getattr(layer, each)
         if old is not None and values is not None:
             setattr(layer, each, nn.Parameter(torch.empty_like(values, device=old.device, dtype=old.dtype)))
-    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", len(weight))
+    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", weight.shape[outputs] * groups)
 
 
 def _check_weights(where: Path, recipe: Recipe, model: nn.Module) -> None:

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from ..errors import HeadError, UsageError, near_names
+from ..errors import HeadError
 from ..machine import seeded, to_device
 from ..splitting import Split, as_call, deep_copy, difference, rounding
-from ..training import output_tensor
+from ..training import chosen_by, output_tensor
 
 if TYPE_CHECKING:
     from ..features import Features
 
-__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "train_mode"]
+__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "same_network", "train_mode"]
 
 TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
+MOST_TRIED = 8  # convolutions of any size, of which a network may have many as wide as its output
 
 
 def new_network(split: Split, classes: int, seed: int = 0, device: torch.device | None = None) -> Split:
@@ -31,6 +32,12 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     no last layer behind the cut that alone makes the output.
     """
     return _renewed(split, classes, seed, device)[0]
+
+
+def same_network(split: Split, device: torch.device) -> Split:
+    """Return a split of a deep copy of the network, on ``device``, whose last layer is the network's own."""
+    with torch.inference_mode(False):
+        return split.rebind(deep_copy(split.model).to(device))
 
 
 def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, batch_size: int) -> None:
@@ -89,13 +96,22 @@ def _example_frontier(split: Split) -> Any:
 
 def _new_layer(old: nn.Module, classes: int) -> nn.Module:
     """Return a layer like the last one, with random weights and as many outputs as there are classes."""
+    alike: dict[str, Any] = {"bias": old.bias is not None, "dtype": torch.float32}
     new: nn.Module
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None, dtype=torch.float32)
+        new = nn.Linear(old.in_features, classes, **alike)
     else:
-        assert isinstance(old, nn.Conv2d)
-        new = nn.Conv2d(old.in_channels, classes, 1, bias=old.bias is not None, dtype=torch.float32)
-        new.stride, new.padding = old.stride, old.padding
+        assert isinstance(old, nn.Conv2d | nn.ConvTranspose2d)
+        if classes % old.groups:
+            raise HeadError(
+                f"the last layer is a convolution in {old.groups} groups, which cannot have {classes} outputs: use --head linear."
+            )
+        if isinstance(old, nn.ConvTranspose2d):
+            alike["output_padding"] = old.output_padding
+        for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
+            alike[name] = getattr(old, name)
+        kind = nn.ConvTranspose2d if isinstance(old, nn.ConvTranspose2d) else nn.Conv2d
+        new = kind(old.in_channels, classes, **alike)
     parameter = next(old.parameters())
     return new.to(parameter.device, parameter.dtype).train(old.training)
 
@@ -123,36 +139,51 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
     finally:
         for handle in handles:
             handle.remove()
+    if not output.dim():
+        raise HeadError(
+            "the network returns one number, its own loss perhaps, and no scores for the data's classes: use task='output' with "
+            "loss=lambda output, targets: output, or a network that returns scores too."
+        )
     layers = {name: split.suffix.get_submodule(name) for name in reversed(run)}
     remakable = {name: layer for name, layer in layers.items() if _width(layer)}
     if not remakable or next(iter(layers)) not in remakable:
-        raise HeadError(
-            f"behind the cut {split.cut!r} there is no last linear layer to replace for the data's classes. "
-            "Use --head linear, or an earlier cut."
+        last = next(
+            (f"the last one, {name!r}, is {type(layer).__name__}" for name, layer in layers.items()), "none is run"
         )
-    fitting = [
-        name
-        for name, layer in remakable.items()
-        if output.dim() in (2, 4) and output.shape[1] == _width(layer) and run.count(name) == 1
-    ]
-    if not fitting or (output.dim() == 2 and fitting[0] != run[-1]):
+        raise HeadError(
+            f"behind the cut {split.cut!r} there is no last layer to replace for the data's classes, nn.Linear or a convolution "
+            f"without code of its own: {last}. Use --head linear, or an earlier cut."
+        )
+    fitting = [name for name, layer in remakable.items() if _outputs(output) == _width(layer) and run.count(name) == 1]
+    if not fitting or (output.dim() < 4 and fitting[0] != run[-1]):
         name = run[-1]
         raise HeadError(
             f"the network's output has shape {list(output.shape)}, not (batch, {_width(layers[name])}) as its last layer "
             f"{name!r} would give: use --head linear."
         )
-    if output.dim() == 2:
+    if output.dim() < 4:
         return [(fitting[0],)]
-    sizes = range(1, min(len(fitting), MOST_TOGETHER) + 1)
-    return [together for size in sizes for together in itertools.combinations(fitting, size)]
+    pointwise = [name for name in fitting if _is_pointwise(layers[name])]
+    alone = [(name,) for place, name in enumerate(fitting) if place < MOST_TRIED or name in pointwise]
+    sizes = range(2, min(len(pointwise), MOST_TOGETHER) + 1)
+    return [*alone, *(together for size in sizes for together in itertools.combinations(pointwise, size))]
+
+
+def _outputs(output: torch.Tensor) -> int:
+    """Return how many classes an output is for: of a sample, of each token (batch, length, classes) or of each pixel."""
+    return output.shape[-1] if output.dim() == 3 else output.shape[1] if output.dim() in (2, 4) else 0
 
 
 def _width(layer: nn.Module) -> int:
     """Return how many outputs a layer gives if it can be replaced, else 0."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
-    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    return int(layer.out_channels) if pointwise else 0  # type: ignore[arg-type]
+    plain = type(layer).forward in (nn.Conv2d.forward, nn.ConvTranspose2d.forward)
+    return int(layer.out_channels) if plain or _is_pointwise(layer) else 0  # type: ignore[arg-type]
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
 
 
 def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classes: int) -> bool:
@@ -167,7 +198,7 @@ def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classe
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))
         other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
-        return first.dim() in (2, 4) and first.shape[1] == classes and torch.allclose(first, other, equal_nan=True)
+        return _outputs(first) == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
         return False
     finally:
@@ -205,19 +236,13 @@ def _in_order(suffix: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def choose_trainable(suffix: nn.Module, modules: Collection[str] | None) -> set[str]:
     """Return the names of the parameters that are trained; all others of the suffix stop requiring gradients.
 
-    ``modules`` names modules of the suffix, None means all. Raises ``UsageError`` for a name that is none.
+    ``modules`` are names of modules or parameters of the suffix, or patterns of either; None means all. Raises
+    ``UsageError`` for what is none of them.
     """
     parameters = dict(suffix.named_parameters())
     if modules is None:
         return {name for name, parameter in parameters.items() if parameter.requires_grad}
-    known = [name for name, _ in suffix.named_modules() if name]
-    for name in modules:
-        if name not in known:
-            raise UsageError(
-                f"trainable {name!r} is not a module behind the cut.{near_names(name, known)} There are: "
-                f"{', '.join(each for each in known if '.' not in each)}."
-            )
-    chosen = {name for name in parameters if any(name.startswith(f"{module}.") for module in modules)}
+    chosen = set().union(*chosen_by("trainable", list(modules), suffix).values())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in chosen)
     return chosen

@@ -15,7 +15,7 @@ import torch
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..samples import Unreadable, stack_inputs
+from ..samples import TARGET_PADDING, Unreadable, length_of, stack_inputs
 from ..splitting import as_call
 from ..training import Task, output_tensor
 from .trained import TrainedHead
@@ -32,18 +32,19 @@ class Predictions:
     names : list of str
         The name of each input that could be read.
     labels : list of str
-        The class name of each input. For several labels the predicted ones, joined by ``|``; for dense targets the
-        class of most pixels; for values an empty string.
+        The class name of each input. For several labels the predicted ones, joined by ``|``; for tokens that of each,
+        joined by spaces; for dense targets the class of most pixels; for values an empty string.
     classes : list of str
         The names of the outputs.
     probabilities : numpy.ndarray, shape (inputs, classes), float64
-        The probability of each class. The shape is (inputs, 0) for values and dense targets.
+        The probability of each class. The shape is (inputs, 0) for values, dense targets and tokens.
     skipped : list of Unreadable
         The inputs that could not be read, each with its ``position``, ``name`` and ``reason``.
     task : Task, optional
         What the head learned.
     values : numpy.ndarray, shape (inputs, …)
-        The predictions in the form of the targets: class numbers, rows of 0 and 1, values, or masks.
+        The predictions in the form of the targets: class numbers, rows of 0 and 1, values, masks, or the classes of
+        tokens, padded with -100.
     """
 
     names: list[str]
@@ -59,7 +60,7 @@ class Predictions:
 
         The columns are the name, the label, the probability of the label, and one column per class. Several labels have
         no single probability, and values have neither label nor probability. For dense targets the columns of the
-        classes hold each class's share of the pixels.
+        classes hold each class's share of the pixels. For tokens there is a column of their classes, joined by spaces.
 
         Returns
         -------
@@ -69,23 +70,22 @@ class Predictions:
         kind = "single_label" if self.task is None else self.task.kind
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        between = {"single_label": ["label", "probability"], "multi_label": ["labels"], "dense": ["label"]}.get(
-            kind, []
-        )
-        writer.writerow(["name", *between, *self.classes])
+        between = {
+            "single_label": ["label", "probability"], "multi_label": ["labels"], "dense": ["label"], "token": ["labels"],
+        }.get(kind, [])  # fmt: skip
+        writer.writerow(["name", *between, *self._names()])
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
-            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": []}.get(kind, [label])
-            writer.writerow(
-                [name, *filled, *(f"{value:.6g}" if kind == "regression" else f"{value:.6f}" for value in row)]
-            )
+            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": [], "output": []}
+            form = ".6g" if kind in ("regression", "output") else ".6f"
+            writer.writerow([name, *filled.get(kind, [label]), *(format(value, form) for value in row)])
         return out.getvalue()
 
     def to_json(self) -> str:
         """Return the predictions as JSON text.
 
         The text is a list of inputs with name, label and probabilities by class name. Several labels are a list of
-        names under ``labels``. Values are under ``values`` by name, and the pixel shares of dense targets under
-        ``shares``.
+        names under ``labels``, and so are the classes of tokens, which have no probabilities. Values are under
+        ``values`` by name, and the pixel shares of dense targets under ``shares``.
 
         Returns
         -------
@@ -93,24 +93,36 @@ class Predictions:
             The JSON text.
         """
         kind = "single_label" if self.task is None else self.task.kind
-        key = {"regression": "values", "dense": "shares"}.get(kind, "probabilities")
+        key = {"regression": "values", "output": "values", "dense": "shares"}.get(kind, "probabilities")
         described = []
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
             one: dict[str, Any] = {"name": name}
             if kind == "multi_label":
                 one["labels"] = label.split("|") if label else []
-            elif kind != "regression":
+            elif kind == "token":
+                described.append({**one, "labels": label.split(" ")})
+                continue
+            elif kind not in ("regression", "output"):
                 one["label"] = label
-            rounded = [float(f"{value:.6g}") if kind == "regression" else round(float(value), 6) for value in row]
-            described.append({**one, key: dict(zip(self.classes, rounded, strict=True))})
+            plain = kind in ("regression", "output")
+            rounded = [float(f"{value:.6g}") if plain else round(float(value), 6) for value in row]
+            described.append({**one, key: dict(zip(self._names(), rounded, strict=True))})
         return json.dumps(described, indent=1)
+
+    def _names(self) -> list[str]:
+        """Return the name of each column."""
+        if self.task is None or self.task.kind not in ("token", "output"):
+            return self.classes
+        return [f"value {number}" for number in range(self._columns().shape[1])]
 
     def _columns(self) -> np.ndarray[Any, Any]:
         """Return one number for each input and class."""
         if self.task is None or self.task.kind in ("single_label", "multi_label"):
             return self.probabilities
-        if self.task.kind == "regression":
+        if self.task.kind in ("regression", "output"):
             return self.values.reshape(len(self.names), -1)
+        if self.task.kind == "token":
+            return np.zeros((len(self.names), 0))
         return _shares(self.values, len(self.classes))
 
 
@@ -209,16 +221,16 @@ def predict(
                     ) from error
                 found.skipped.append(Unreadable(position, name, str(error)))
             if len(waiting) == batch_size:
-                parts.append(_scores(head, stack_inputs(waiting, transform), where))
+                parts.append(_scores(head, waiting, transform, where))
                 waiting = []
                 progress(ProgressEvent("predict", done, max(total, done), "samples"))
         if waiting:
-            parts.append(_scores(head, stack_inputs(waiting, transform), where))
+            parts.append(_scores(head, waiting, transform, where))
             progress(ProgressEvent("predict", done, max(total, done), "samples"))
     if not parts:
         raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
-    outputs = torch.cat(parts)
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    outputs = task.joined(parts)
+    finite = torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)
     if not finite.all():
         bad = found.names[int(torch.nonzero(~finite)[0])]
         raise NonFiniteError(f"the network's output for {bad} is NaN or infinite: check that input.")
@@ -232,10 +244,12 @@ def predict(
 
 
 def _labels(task: Task, values: np.ndarray[Any, Any]) -> list[str]:
-    if task.kind == "regression":
+    if task.kind in ("regression", "output"):
         return [""] * len(values)
     if task.kind == "multi_label":
         return ["|".join(task.classes[number] for number in np.flatnonzero(row)) for row in values]
+    if task.kind == "token":
+        return [" ".join(task.classes[number] for number in row if number != TARGET_PADDING) for row in values]
     numbers = _shares(values, task.outputs).argmax(axis=1) if task.kind == "dense" else values
     return [task.classes[number] for number in numbers.tolist()]
 
@@ -260,8 +274,19 @@ def _input(item: Any) -> Any:
     return item[0] if isinstance(item, tuple | list) and len(item) == 2 else item
 
 
-def _scores(head: TrainedHead, batch: Any, device: torch.device) -> torch.Tensor:
-    args, kwargs = as_call(to_device(batch, device), head.model)
+def _scores(
+    head: TrainedHead, waiting: list[Any], transform: Callable[[Any], Any] | None, device: torch.device
+) -> torch.Tensor:
+    args, kwargs = as_call(to_device(stack_inputs(waiting, transform), device), head.model)
     output = head.model(*args, **kwargs)
-    scores = head.task.kept(output_tensor(output))
+    scores = head.task.kept(output_tensor(output), _own_steps(waiting))
     return scores.float() if scores.is_floating_point() else scores
+
+
+def _own_steps(waiting: list[Any]) -> torch.Tensor | None:
+    """Return which steps are an input's own where inputs of different lengths were padded, None where they were not."""
+    lengths = [length_of(value) for value in waiting]
+    found = [each[0] for each in lengths if each is not None and len(set(each)) == 1]
+    if len(found) < len(waiting) or len(set(found)) == 1:
+        return None
+    return torch.arange(max(found)) < torch.tensor(found)[:, None]

@@ -21,7 +21,7 @@ from .trained import TrainedHead
 __all__ = ["HEAD", "Stage", "behind", "parse_schedule", "run_stages", "schedule_options"]
 
 HEAD = "head"
-FIXED = ("head", "epochs", "trainable", "schedule", "freeze_schedule", "parameters", "pool")
+FIXED = ("head", "epochs", "trainable", "learning_rates", "schedule", "freeze_schedule", "parameters", "pool")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,10 @@ def run_stages(
         rows = len(features)
         alone: tuple[str, ...] | None = None
         if stage.head_only:
-            alone = last_layers(split, find_task(features, options.task, options.ignore_index).outputs)
+            task = find_task(features, options.task, options.ignore_index)
+            if task.kind == "output":
+                raise UsageError("a stage 'head' trains the new last layer, but task='output' keeps the network's own.")
+            alone = last_layers(split, task.outputs)
         trained = fit_head(
             split,
             features,

@@ -16,7 +16,6 @@ from ..machine import pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split, as_now, padding_difference
 from ..training import (
-    IGNORE_INDEX,
     Division,
     TrainOptions,
     check_scorer,
@@ -59,7 +58,11 @@ def train_head(
     task: str | None = None,
     metric: str | None = None,
     sample_weights: Sequence[float] | np.ndarray[Any, Any] | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
+    learning_rates: Mapping[str, float] | None = None,
+    clip_norm: float | None = None,
+    average: str | None = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
     """Train a head on cached features.
@@ -105,8 +108,9 @@ def train_head(
     device : str, optional
         The device to train on, such as ``"cpu"`` or ``"cuda"``. By default the best one there is.
     trainable : sequence of str, optional
-        The names of the modules behind the cut to train. The others stay as they are, in evaluation mode. By default
-        all are trained.
+        The names of the modules or parameters behind the cut to train, or patterns of such names, as fnmatch has them:
+        ``"encoder.layers.*"``. What no name chooses stays as it is, and modules of which nothing is chosen are in
+        evaluation mode. By default all are trained.
     fold : bool, default True
         Run the layers that training never changes once, and not in every epoch.
     pool : str, default "auto"
@@ -115,15 +119,29 @@ def train_head(
     parameters : mapping of str to Any, optional
         The parameters of a scikit-learn estimator.
     task : str, optional
-        ``"single_label"``, ``"multi_label"``, ``"regression"`` or ``"dense"``. By default it follows from the targets:
-        a whole number is a class, a row of 0 and 1 several labels, a float or a row of floats values, a (height, width)
-        map of whole numbers dense targets.
+        ``"single_label"``, ``"multi_label"``, ``"regression"``, ``"dense"``, ``"token"`` or ``"output"``. By default it
+        follows from the targets: a whole number is a class, a row of 0 and 1 several labels, another row of whole
+        numbers the classes of tokens, a float or a row of floats values, a (height, width) map of whole numbers dense
+        targets. ``"output"`` takes any targets, keeps the network's last layer and needs ``loss``.
     metric : str, optional
         The name of a scikit-learn scorer. It chooses the best epoch instead of the validation loss.
     sample_weights : sequence of float or numpy.ndarray, shape (rows,), optional
         One number for each row of ``features``, by which the row's loss is multiplied.
-    ignore_index : int, default 255
-        The value of pixels in dense targets that do not count.
+    ignore_index : int, optional
+        The value of pixels or tokens that do not count. By default 255 for pixels and -100 for tokens.
+    loss : callable, optional
+        A loss in place of the task's, for validation too. It takes what the network returns and the targets of a batch,
+        and returns a tensor of one number. If it has a third parameter without a default, it is also given what crosses
+        the cut. It is not saved with the head.
+    learning_rates : mapping of str to float, optional
+        The peak learning rate by name or pattern, as ``trainable`` has them. The first one that fits a parameter
+        counts; the others have ``learning_rate``.
+    clip_norm : float, optional
+        The largest norm of all gradients together, to which ``torch.nn.utils.clip_grad_norm_`` scales them down.
+    average : str, optional
+        The average of the weights that is judged and kept, by ``torch.optim.swa_utils``: ``"ema"`` or ``"ema:DECAY"``
+        moves after every step with a decay of 0.999 or another, ``"swa"`` is the mean over the ends of the epochs in
+        the second half. The statistics of BatchNorm layers are averaged alike.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each epoch.
 
@@ -180,6 +198,7 @@ def train_head(
         label_smoothing=label_smoothing, class_weights=class_weights, validation=validation, patience=patience,
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
+        loss=loss, learning_rates=learning_rates, clip_norm=clip_norm, average=average,
     )  # fmt: skip
     (split,) = as_now([split])
     return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)
@@ -209,7 +228,11 @@ def fit_head(
     options = replace(options, pool=pool_of(features, options.head, options.pool))
     if options.head == "suffix" and features.ragged:
         _refuse_unmasked(split, features)
+        if options.loss is not None:
+            _refuse_padded_labels(features)
     task = find_task(features, options.task, options.ignore_index)
+    if task.kind == "output" and (options.loss is None or options.metric is not None):
+        raise UsageError("task='output' has neither a loss nor a metric of its own: give loss, and no metric.")
     rows = divide(
         features, options.validation, options.seed if division_seed is None else division_seed, task, sample_weights
     )
@@ -224,8 +247,10 @@ def fit_head(
     built.layers.eval()
     if history and options.learning_rate is None:
         options = replace(options, learning_rate=default_learning_rate(built.layers))
+    options = replace(options, loss=None)  # not part of the head, which predicts without it
     trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, history)
-    scored([trained], rows, lambda judged: [outputs_of(built, task, judged, device)])
+    if task.kind != "output":
+        scored([trained], rows, lambda judged: [outputs_of(built, task, judged, device)])
     trained.elapsed_s = time.perf_counter() - started_s
     return trained
 
@@ -271,6 +296,16 @@ def pool_of(features: Features, head: str, pool: str) -> str:
     if pool not in ("auto", stored):
         raise UsageError(f"pool {pool!r} was asked for, but the stored features were pooled by {stored!r}.")
     return stored
+
+
+def _refuse_padded_labels(features: Features) -> None:
+    """Raise ``HeadError`` where labels cross the cut, whose padding the network's own loss would take for a class."""
+    padded = [spec.name for spec in features.frontier if spec.ragged and "label" in spec.name]
+    if padded:
+        raise HeadError(
+            f"{padded[0]!r}, which crosses the cut, varies in length and is padded with 0: the network's own loss would count "
+            "that as a class. Give the labels as targets, not as inputs, and leave loss out."
+        )
 
 
 def _refuse_unmasked(split: Split, features: Features) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import HeadError, StaleError
+from ..errors import HeadError, StaleError, UsageError
 from ..features import Features
 from ..identity import Recipe, versions
 from ..machine import on_device, pick_device
@@ -46,9 +46,9 @@ class TrainedHead:
         The digest of the dataset's snapshot, which says which rows there were.
     history : list of EpochRecord
         One record per epoch. Empty for scikit-learn estimators.
-    metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+    metrics : Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics, optional
         The metrics on the dataset's test split, or on the validation rows if it has none. None if there are neither.
-    validation_metrics : Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics, optional
+    validation_metrics : Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics, optional
         The metrics on the validation rows. None if there are none.
     elapsed_s : float
         The seconds that training took.
@@ -120,7 +120,7 @@ class TrainedHead:
         HeadError
             If the scores are not finite.
         UsageError
-            If the task is a regression or has dense targets. Use ``predict_values`` for these.
+            If the task has no probabilities. Use ``predict_values`` then.
         """
         return self.task.probabilities(self.outputs(features, device))
 
@@ -187,7 +187,7 @@ class TrainedHead:
 
         Returns
         -------
-        Metrics, MultiLabelMetrics, RegressionMetrics or DenseMetrics
+        Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics
             The metrics, of the class that belongs to the task.
 
         Raises
@@ -198,7 +198,11 @@ class TrainedHead:
             If the features belong to another network.
         HeadError
             If the output is not finite.
+        UsageError
+            If the task is the network's own output.
         """
+        if self.task.kind == "output":
+            raise UsageError("the network's own output has no metrics: compare predict_values with the targets.")
         self.task.check_classes(features.classes, features.dataset)
         self.task.check(features.targets, features.dataset)
         return measure(split_name, self.task, features.targets, self.outputs(features, device))
@@ -290,7 +294,7 @@ def outputs_of(built: BuiltHead, task: Task, features: Features, device: torch.d
 
 def check_finite(outputs: torch.Tensor, features: Features) -> None:
     """Raise ``HeadError`` where a head's output of some features is not finite."""
-    finite = torch.isfinite(outputs).flatten(1).all(dim=1)
+    finite = torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)
     if not finite.all():
         bad = features.names[int(torch.nonzero(~finite)[0])]
         raise HeadError(f"the head's scores of {bad!r} are not finite: train with a smaller --learning-rate.")

@@ -11,10 +11,11 @@ from .random_check import refuse_random
 from .reading import Changed, Unreadable, private_copy
 from .samples import Samples
 from .snapshot import Snapshot, read_snapshot, write_snapshot
-from .stacking import length_of, pieces, stack_inputs
+from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
+    "TARGET_PADDING",
     "Changed",
     "CodedColumn",
     "FileMemo",

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import DataError
 
-__all__ = ["TargetStack", "length_of", "pieces", "stack_inputs"]
+__all__ = ["TARGET_PADDING", "TargetStack", "length_of", "pieces", "stack_inputs"]
 
+TARGET_PADDING = -100  # what torch's losses ignore unless they are told otherwise
 STACKED = 4096  # targets that are Python objects at once
 
 Array = np.ndarray[Any, Any]
@@ -93,9 +94,12 @@ class TargetStack:
             self._stack()
 
     def stacked(self) -> Array:
-        """Return all targets; raises ``DataError`` where they have different shapes, or are no numbers."""
+        """Return all targets, rows of whole numbers padded to the longest one's length with ``TARGET_PADDING``.
+
+        Raises ``DataError`` where others have different shapes, or where they are no numbers.
+        """
         self._stack()
-        joined = _alike(np.concatenate, self._parts)
+        joined = _alike(np.concatenate, _padded(self._parts, 2))
         if joined.dtype.kind not in "biuf":
             raise DataError(
                 f"the targets of the dataset are {joined.dtype}, not numbers: give class numbers (and `classes` with "
@@ -107,8 +111,25 @@ class TargetStack:
         if set(map(type, self._new)) == {int}:  # by far the most usual, and quicker than one array each
             self._parts.append(np.array(self._new))
         elif self._new:
-            self._parts.append(_alike(np.stack, [np.asarray(target) for target in self._new]))
+            self._parts.append(_alike(np.stack, _padded([np.asarray(target) for target in self._new], 1)))
         self._new = []
+
+
+def _padded(parts: list[Array], rank: int) -> list[Array]:
+    """Return whole numbers of one rank that differ in their last size alone padded to the longest; all others as they are."""
+    longest = max((part.shape[-1] for part in parts if part.ndim == rank), default=0)
+    if not all(part.ndim == rank and part.dtype.kind in "iu" for part in parts):
+        return parts
+    return [
+        part
+        if part.shape[-1] == longest
+        else np.pad(
+            part.astype(np.int64),
+            [(0, 0)] * (rank - 1) + [(0, longest - part.shape[-1])],
+            constant_values=TARGET_PADDING,
+        )
+        for part in parts
+    ]
 
 
 def _alike(joined: Callable[[list[Array]], Array], parts: list[Array]) -> Array:

@@ -4,8 +4,8 @@ It takes any network and features. It does not know where a head is saved or how
 
 from __future__ import annotations
 
-from .loop import default_learning_rate, fit, make_optimizer, make_schedule, scores
-from .losses import TaskLoss, plain_loss
+from .loop import fit, scores
+from .losses import TaskLoss, plain_loss, takes_frontier
 from .metrics import (
     AnyMetrics,
     DenseMetrics,
@@ -13,14 +13,17 @@ from .metrics import (
     Metrics,
     MultiLabelMetrics,
     RegressionMetrics,
+    TokenMetrics,
     measure,
     measure_heads,
     metrics_from,
 )
 from .options import LR_SCHEDULES, TrainOptions
+from .patterns import chosen_by
 from .products import product
 from .rows import VALIDATION, Division, divide
 from .scorers import check_scorer, score
+from .steps import default_learning_rate, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
 
 __all__ = [
@@ -36,8 +39,10 @@ __all__ = [
     "RegressionMetrics",
     "Task",
     "TaskLoss",
+    "TokenMetrics",
     "TrainOptions",
     "check_scorer",
+    "chosen_by",
     "default_learning_rate",
     "divide",
     "find_task",
@@ -52,4 +57,5 @@ __all__ = [
     "product",
     "score",
     "scores",
+    "takes_frontier",
 ]

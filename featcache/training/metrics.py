@@ -18,6 +18,7 @@ __all__ = [
     "Metrics",
     "MultiLabelMetrics",
     "RegressionMetrics",
+    "TokenMetrics",
     "measure",
     "measure_heads",
     "metrics_from",
@@ -201,12 +202,50 @@ class DenseMetrics:
         return f"pixel accuracy {100 * self.pixel_accuracy:.2f} %, mean IoU {100 * self.mean_iou:.2f} %"
 
 
-AnyMetrics = Metrics | MultiLabelMetrics | RegressionMetrics | DenseMetrics
+@dataclass(frozen=True)
+class TokenMetrics:
+    """How good predicted classes of tokens are on the rows of one split, over all tokens that count.
+
+    Attributes
+    ----------
+    split : str
+        The name of the rows, such as ``"test"`` or ``"validation"``.
+    samples : int
+        The number of rows.
+    tokens : int
+        The number of tokens that count.
+    accuracy : float
+        The share of tokens whose class is right, from 0 to 1.
+    balanced_accuracy : float
+        The mean recall over the classes that occur.
+    macro_f1 : float
+        The mean F1 over the classes that occur or are predicted.
+    scores : dict of str to float
+        The value of the scikit-learn scorer that was asked for, by name.
+    """
+
+    split: str
+    samples: int
+    tokens: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"token accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
+            f"macro F1 {100 * self.macro_f1:.2f} %"
+        )
+
+
+AnyMetrics = Metrics | MultiLabelMetrics | RegressionMetrics | DenseMetrics | TokenMetrics
 _KINDS: dict[str, type[Any]] = {
     "single_label": Metrics,
     "multi_label": MultiLabelMetrics,
     "regression": RegressionMetrics,
     "dense": DenseMetrics,
+    "token": TokenMetrics,
 }
 
 
@@ -306,7 +345,7 @@ def _measure_values(split: str, task: Task, targets: Array, outputs: torch.Tenso
 def _measure_maps(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> DenseMetrics:
     from sklearn import metrics
 
-    true, predicted = labelled_pixels(task, targets, task.decoded(outputs))
+    true, predicted = task.labelled(targets, task.decoded(outputs))
     classes = np.arange(task.outputs)
     if not len(true):
         return DenseMetrics(split, len(targets), 0.0, 0.0, [None] * task.outputs)
@@ -321,14 +360,26 @@ def _measure_maps(split: str, task: Task, targets: Array, outputs: torch.Tensor)
     )
 
 
-def labelled_pixels(task: Task, targets: Array, predicted: Array) -> tuple[Array, Array]:
-    """Return (true, predicted) class numbers of the pixels that are labelled, flat."""
-    counted = targets != task.ignore_index
-    return targets[counted], predicted[counted]
+def _measure_tokens(split: str, task: Task, targets: Array, outputs: torch.Tensor) -> TokenMetrics:
+    from sklearn import metrics
+
+    true, predicted = task.labelled(targets, task.decoded(outputs))
+    if not len(true):
+        return TokenMetrics(split, len(targets), 0, 0.0, 0.0, 0.0)
+    _, recall, f1, support = metrics.precision_recall_fscore_support(true, predicted, zero_division=0)
+    return TokenMetrics(
+        split,
+        len(targets),
+        len(true),
+        float((true == predicted).mean()),
+        float(recall[support > 0].mean()),
+        float(f1.mean()),
+    )
 
 
 _MEASURES: dict[str, Any] = {
     "multi_label": _measure_labels,
     "regression": _measure_values,
     "dense": _measure_maps,
+    "token": _measure_tokens,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..codecs import POOLS
 from ..errors import UsageError, near_names
+from .averaging import parse_average
 
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "TrainOptions"]
 
@@ -38,9 +40,13 @@ class TrainOptions:
     pool: str = "auto"
     task: str | None = None
     metric: str | None = None
-    ignore_index: int = 255
+    ignore_index: int | None = None
     schedule: str | None = None
     freeze_schedule: str | None = None
+    learning_rates: Mapping[str, float] | None = None
+    clip_norm: float | None = None
+    average: str | None = None
+    loss: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
@@ -70,5 +76,35 @@ class TrainOptions:
                 raise UsageError(f"class_weights must be numbers, one a class ({error}).") from error
             object.__setattr__(self, "class_weights", plain)
         object.__setattr__(self, "seed", int(self.seed))
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"clip_norm must be above 0, not {self.clip_norm}.")
+        if self.average is not None:
+            parse_average(self.average)
+        if self.learning_rates is not None:
+            object.__setattr__(self, "learning_rates", _plain_rates(self.learning_rates))
+        if self.head.startswith("sklearn:") and (self.clip_norm or self.average or self.learning_rates):
+            raise UsageError(
+                "a scikit-learn head is fitted by scikit-learn: leave clip_norm, average and learning_rates out."
+            )
+        if self.loss is not None:
+            if self.head.startswith("sklearn:"):
+                raise UsageError("a scikit-learn head has a loss of its own: give loss with suffix or linear.")
+            if self.label_smoothing or self.class_weights is not None:
+                raise UsageError(
+                    "label_smoothing and class_weights do not go with a loss of your own: have it do that."
+                )
         if self.parameters and not self.head.startswith("sklearn:"):
             raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")
+
+
+def _plain_rates(given: Any) -> dict[str, float]:
+    try:
+        rates = {str(pattern): float(rate) for pattern, rate in given.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"learning_rates must be a number for each name or pattern ({error}).") from error
+    for pattern, rate in rates.items():
+        if not 0 < rate < math.inf:
+            raise UsageError(
+                f"learning_rates must be above 0, not {rate} for {pattern!r}: freeze by trainable instead."
+            )
+    return rates

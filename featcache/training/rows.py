@@ -63,8 +63,8 @@ def divide(
 
 def _refuse_one_class(features: Features, task: Task) -> None:
     seen = np.unique(features.targets)
-    if task.kind == "dense":
-        seen = seen[seen != task.ignore_index]
+    if task.places:
+        seen = seen[task.counted(seen)]
     if len(seen) < 2:
         only = repr(task.classes[int(seen[0])]) if len(seen) else "none"
         raise HeadError(

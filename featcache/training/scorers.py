@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..errors import UnknownNameError, UsageError, near_names, one_line
-from .metrics import labelled_pixels
 from .tasks import Task
 
 __all__ = ["check_scorer", "score"]
@@ -36,8 +35,8 @@ def score(name: str, task: Task, targets: Array, outputs: torch.Tensor) -> float
     check_scorer(name)
     true, predicted = np.asarray(targets), task.decoded(outputs)
     held: dict[str, Array] = {}
-    if task.kind == "dense":
-        true, predicted = labelled_pixels(task, true, predicted)
+    if task.places:
+        true, predicted = task.labelled(true, predicted)
     elif task.kind != "regression":
         held["predict_proba"] = task.probabilities(outputs)
         held["decision_function"] = _decision(task, outputs)

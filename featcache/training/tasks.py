@@ -1,20 +1,23 @@
-"""What a head learns: one class, several labels, values, or a class for every pixel."""
+"""What a head learns: one class, several labels, values, a class for every pixel or token, or what a loss asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from ..errors import DataError, HeadError, UsageError, near_names
 from ..features import Features
+from ..samples import TARGET_PADDING
+from .targets import check_targets, refuse_negative, suggested_kind
 
 __all__ = ["IGNORE_INDEX", "TASKS", "Task", "find_task", "output_tensor"]
 
-TASKS = ("single_label", "multi_label", "regression", "dense")
+TASKS = ("single_label", "multi_label", "regression", "dense", "token", "output")
 IGNORE_INDEX = 255  # the pixel value that means "not labelled" in Pascal VOC, Cityscapes and their heirs
 
 Array = np.ndarray[Any, Any]
@@ -22,18 +25,18 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a head learns: one class, several labels, values, or a class for every pixel.
+    """What a head learns: one class, several labels, values, a class for every pixel or token, or what a loss asks for.
 
     Attributes
     ----------
     kind : str
-        ``"single_label"``, ``"multi_label"``, ``"regression"`` or ``"dense"``.
+        ``"single_label"``, ``"multi_label"``, ``"regression"``, ``"dense"``, ``"token"`` or ``"output"``.
     classes : tuple of str
-        The names of the outputs.
+        The names of the outputs. There are none for the network's own output.
     scalar : bool, default False
         Whether the targets of a regression are one number per sample, and not a vector.
     ignore_index : int, default 255
-        The value of pixels in dense targets that do not count.
+        The value of pixels in dense targets that do not count, or of tokens. Tokens of value -100 never count.
     size : tuple of int, optional
         The (height, width) of the masks of dense targets.
     """
@@ -51,8 +54,29 @@ class Task:
 
     @property
     def classifies(self) -> bool:
-        """Whether there is one class per sample or per pixel."""
-        return self.kind in ("single_label", "dense")
+        """Whether there is one class per sample, pixel or token."""
+        return self.kind == "single_label" or self.places
+
+    @property
+    def places(self) -> bool:
+        """Whether there is one class per pixel or token, some of which do not count."""
+        return self.kind in ("dense", "token")
+
+    def counted(self, targets: Any) -> Any:
+        """Return which pixels or tokens count.
+
+        Parameters
+        ----------
+        targets : numpy.ndarray or torch.Tensor, shape (rows, …)
+            The targets.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor, shape (rows, …), bool
+            True where a target counts.
+        """
+        found = targets != self.ignore_index
+        return found & (targets != TARGET_PADDING) if self.kind == "token" else found
 
     def check(self, targets: Array, dataset: str) -> None:
         """Check that targets fit the task.
@@ -69,7 +93,7 @@ class Task:
         DataError
             If the targets are of another kind or shape than the task's.
         """
-        _CHECKS[self.kind](targets, dataset)
+        check_targets(self.kind, targets, dataset)
         width = targets.shape[1] if targets.ndim == 2 else 1
         if self.kind in ("multi_label", "regression") and width != self.outputs:
             raise DataError(
@@ -77,8 +101,8 @@ class Task:
                 f"({', '.join(self.classes[:5])}): give as many names as values."
             )
         if self.classifies:
-            counted = targets[targets != self.ignore_index] if self.kind == "dense" else targets
-            _refuse_negative(counted, dataset)
+            counted = targets[self.counted(targets)] if self.places else targets
+            refuse_negative(counted, dataset)
             if len(counted) and counted.max() >= self.outputs:
                 raise DataError(
                     f"a target of {dataset!r} is {counted.max()}, but there are {self.outputs} class names. Name every class."
@@ -87,7 +111,7 @@ class Task:
     def check_classes(self, classes: Sequence[str] | None, dataset: str) -> None:
         """Check that a dataset has the classes of the task, in the same order.
 
-        A regression, or a dataset without class names, always passes.
+        A regression, the network's own output and a dataset without class names always pass.
 
         Parameters
         ----------
@@ -101,7 +125,7 @@ class Task:
         DataError
             If the classes differ, or are in another order.
         """
-        if classes is None or self.kind == "regression" or list(classes) == list(self.classes):
+        if classes is None or self.kind in ("regression", "output") or list(classes) == list(self.classes):
             return
         place = next(
             (number for number, (a, b) in enumerate(zip(classes, self.classes, strict=False)) if a != b),
@@ -113,75 +137,183 @@ class Task:
             f"{theirs!r} there and {mine!r} here. Train a head on this data, or name its classes as the head does."
         )
 
-    def prepared(self, targets: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return a batch of targets as the loss takes them.
-
-        Parameters
-        ----------
-        targets : torch.Tensor, shape (batch, …)
-            The targets.
-        dtype : torch.dtype, default torch.float32
-            The dtype of labels and values. Classes become int64.
-
-        Returns
-        -------
-        torch.Tensor, shape (batch, …)
-            The targets.
-        """
-        return targets.long() if self.classifies else targets.to(dtype)
-
-    def aligned(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the network's output in the shape that the loss takes.
+    def paired(self, output: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's output and a batch of targets as the loss takes them.
 
         Parameters
         ----------
         output : torch.Tensor
-            The output of the network: (batch, outputs), or (batch, classes, height, width) for dense targets.
+            The output of the network: (batch, outputs), (batch, classes, height, width) for dense targets, or (batch,
+            length, classes) for a class per token.
         targets : torch.Tensor, shape (batch, …)
-            The targets of the batch.
+            The targets. Those of tokens may be longer than the output by what does not count.
 
         Returns
         -------
-        torch.Tensor
-            The output.
+        output : torch.Tensor
+            The output. That of tokens has shape (batch × length, classes).
+        targets : torch.Tensor
+            The targets. Classes are int64, labels and values of the output's dtype.
 
         Raises
         ------
         HeadError
             If the output does not fit the task or the targets.
         """
-        if output.dim() != (4 if self.kind == "dense" else 2):
-            wanted = "[batch, classes, height, width]" if self.kind == "dense" else f"[batch, {self.outputs}]"
+        wanted = {
+            "dense": (4, "[batch, classes, height, width]"), "token": (3, f"[batch, length, {self.outputs}]"),
+        }.get(self.kind, (2, f"[batch, {self.outputs}]"))  # fmt: skip
+        if output.dim() != wanted[0]:
             raise HeadError(
-                f"the network's output has shape {list(output.shape)}, but {self.kind} targets need {wanted}: choose another "
+                f"the network's output has shape {list(output.shape)}, but {self.kind} targets need {wanted[1]}: choose another "
                 "network, or another --task."
             )
-        if self.kind == "regression" and self.scalar and output.dim() == 2 and output.shape[1] == 1:
-            return output[:, 0]
+        if self.kind == "token":
+            known = self.of_length(targets, output.shape[1]).long()
+            return output.flatten(0, 1), known.masked_fill(known == TARGET_PADDING, self.ignore_index).flatten()
         if self.kind == "dense" and output.shape[2:] != targets.shape[1:]:
             raise HeadError(
                 f"the network's output is {_size(output.shape[2:])} but the targets are {_size(targets.shape[1:])}: "
                 "resize the target masks to the output's size, or choose a network whose output has the input's size."
             )
-        return output
+        if self.kind == "regression" and self.scalar and output.shape[1] == 1:
+            output = output[:, 0]
+        return output, targets.long() if self.classifies else targets.to(output.dtype)
 
-    def kept(self, output: torch.Tensor) -> torch.Tensor:
+    def of_length(self, targets: Any, length: int) -> Any:
+        """Return the targets of as many tokens as the network gives.
+
+        Parameters
+        ----------
+        targets : numpy.ndarray or torch.Tensor, shape (rows, tokens)
+            The targets.
+        length : int
+            The number of tokens that the network gives.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor, shape (rows, length)
+            The targets, without those beyond the length.
+
+        Raises
+        ------
+        HeadError
+            If there are fewer, or one that counts lies beyond the length.
+        """
+        found = targets.shape[1]
+        if found < length or (found > length and bool(self.counted(targets[:, length:]).any())):
+            raise HeadError(
+                f"the network gives {length} tokens a sample, but there are targets for {found}: give each token of a sample "
+                f"one, special tokens too, and {TARGET_PADDING} to those that do not count."
+            )
+        return targets[:, :length]
+
+    def check_own(self, targets: torch.Tensor, own: torch.Tensor | None) -> None:
+        """Check that no token that is padding has a target that counts.
+
+        Parameters
+        ----------
+        targets : torch.Tensor, shape (batch, …)
+            The targets of a batch.
+        own : torch.Tensor, shape (batch, length), bool, or None
+            Which tokens are a sample's own, None where all are.
+
+        Raises
+        ------
+        HeadError
+            If there is one.
+        """
+        if self.kind != "token" or own is None:
+            return
+        known = self.of_length(targets, own.shape[1])
+        if bool((self.counted(known) & ~own).any()):
+            raise HeadError(
+                "a sample has targets for more tokens than it has: give each token of a sample one, special tokens too, and "
+                f"{TARGET_PADDING} to those that do not count."
+            )
+
+    def labelled(self, targets: Array, predicted: Array) -> tuple[Array, Array]:
+        """Return the targets of the pixels or tokens that count, and what is predicted there.
+
+        Parameters
+        ----------
+        targets : numpy.ndarray, shape (rows, …)
+            The targets.
+        predicted : numpy.ndarray, shape (rows, …)
+            The predictions.
+
+        Returns
+        -------
+        targets : numpy.ndarray, shape (counted,)
+            The class numbers of the targets.
+        predicted : numpy.ndarray, shape (counted,)
+            The class numbers of the predictions.
+
+        Raises
+        ------
+        HeadError
+            If the output does not fit the targets.
+        """
+        if self.kind == "token":
+            targets = self.of_length(targets, predicted.shape[1])
+            self.check_own(torch.from_numpy(targets), torch.from_numpy(predicted != TARGET_PADDING))
+        counted = self.counted(targets)
+        return targets[counted], predicted[counted]
+
+    def kept(self, output: torch.Tensor, own: torch.Tensor | None = None) -> torch.Tensor:
         """Return what is kept of a batch's output.
 
         Parameters
         ----------
         output : torch.Tensor, shape (batch, …)
             The output of the network.
+        own : torch.Tensor, shape (batch, length), bool, optional
+            Which tokens are a sample's own, where others are padding.
 
         Returns
         -------
-        torch.Tensor
+        torch.Tensor, shape (batch, …)
             The whole output, on the CPU. For dense targets the likeliest class of each pixel, uint8 up to 256 classes,
-            else int64.
+            else int64. For tokens theirs, int64, and -100 for padding.
         """
-        if self.kind != "dense":
+        if self.kind == "output" and not output.dim():
+            raise HeadError("the network returns one number for a whole batch, so it predicts nothing of a sample.")
+        if not self.places:
             return output.cpu()
-        return output.argmax(dim=1).to(torch.uint8 if self.outputs <= 256 else torch.int64).cpu()
+        if self.kind == "dense":
+            return output.argmax(dim=1).to(torch.uint8 if self.outputs <= 256 else torch.int64).cpu()
+        likeliest = output.argmax(dim=-1)
+        if own is not None and own.shape == likeliest.shape:
+            likeliest = likeliest.masked_fill(~own.to(likeliest.device), TARGET_PADDING)
+        return likeliest.cpu()
+
+    def joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return what was kept of several batches as one tensor.
+
+        Parameters
+        ----------
+        parts : sequence of torch.Tensor, shape (batch, …)
+            What ``kept`` returned.
+
+        Returns
+        -------
+        torch.Tensor, shape (rows, …)
+            All rows. Those of tokens are padded to the longest with -100.
+
+        Raises
+        ------
+        HeadError
+            If batches have different shapes.
+        """
+        if self.kind == "token":
+            longest = max(part.shape[1] for part in parts)
+            parts = [pad(part, (0, longest - part.shape[1]), value=TARGET_PADDING) for part in parts]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise HeadError(
+                "the network's output has another shape in another batch, so it cannot be had for all rows at once: run "
+                "head.layers on batches of the features, or head.model on inputs."
+            )
+        return torch.cat([*parts])
 
     def probabilities(self, outputs: torch.Tensor) -> Array:
         """Return the probabilities of kept outputs.
@@ -199,13 +331,13 @@ class Task:
         Raises
         ------
         UsageError
-            If the task is a regression or has dense targets.
+            If the task is a regression, the network's own output, or has one class per pixel or token.
         """
-        if self.kind == "regression":
-            raise UsageError("a regression has no probabilities: use predict_values.")
-        if self.kind == "dense":
+        if self.kind in ("regression", "output"):
+            raise UsageError(f"a {self.kind} task has no probabilities: use predict_values.")
+        if self.places:
             raise UsageError(
-                "of dense outputs the likeliest classes are kept: use predict_values, or head.model itself."
+                f"of {self.kind} outputs the likeliest classes are kept: use predict_values, or head.model itself."
             )
         scores = outputs.double()
         found = torch.sigmoid(scores) if self.kind == "multi_label" else torch.softmax(scores, dim=1)
@@ -222,11 +354,11 @@ class Task:
         Returns
         -------
         numpy.ndarray, shape (rows, …)
-            Class numbers, rows of 0 and 1, values, or masks.
+            Class numbers, rows of 0 and 1, values, masks, or the classes of tokens, padded with -100.
         """
-        if self.kind == "dense":
-            masks: Array = outputs.numpy()
-            return masks
+        if self.places:
+            numbers: Array = outputs.numpy()
+            return numbers
         if self.kind == "single_label":
             return outputs.argmax(dim=1).numpy()
         if self.kind == "multi_label":
@@ -272,10 +404,11 @@ class Task:
         return cls(str(value["kind"]), names, bool(value["scalar"]), int(value["ignore_index"]), size)
 
 
-def find_task(features: Features, kind: str | None = None, ignore_index: int = IGNORE_INDEX) -> Task:
+def find_task(features: Features, kind: str | None = None, ignore_index: int | None = None) -> Task:
     """Return the task that the targets are for; ``kind`` overrides what their type and shape suggest.
 
-    Whole numbers are classes, rows of 0 and 1 several labels, other numbers values, whole-number maps dense targets.
+    Whole numbers are classes, rows of 0 and 1 several labels, other rows of whole numbers classes of tokens, other numbers
+    values, whole-number maps dense targets. By default -100 is ignored of tokens, and 255 of maps.
     Raises ``DataError`` for targets of the wrong kind, ``UsageError`` for a kind that is not known.
     """
     targets, dataset = features.targets, features.dataset
@@ -283,11 +416,14 @@ def find_task(features: Features, kind: str | None = None, ignore_index: int = I
         raise UsageError(f"unknown task {kind!r}.{near_names(kind, TASKS)} Known: {', '.join(TASKS)}.")
     if not len(targets):
         raise DataError(f"{dataset!r} has no rows to train on.")
-    chosen = kind or _suggested(targets, dataset)
-    _CHECKS[chosen](targets, dataset)
+    chosen = kind or suggested_kind(targets, dataset)
+    check_targets(chosen, targets, dataset)
     scalar = chosen == "regression" and targets.ndim == 1
     size = (targets.shape[1], targets.shape[2]) if chosen == "dense" else None
-    task = Task(chosen, tuple(_names(features, chosen, ignore_index)), scalar, ignore_index, size)
+    if ignore_index is None:
+        ignore_index = TARGET_PADDING if chosen == "token" else IGNORE_INDEX
+    task = Task(chosen, (), scalar, ignore_index, size)
+    task = replace(task, classes=tuple(_names(features, task)))
     task.check(targets, dataset)
     return task
 
@@ -305,7 +441,8 @@ def output_tensor(output: Any) -> torch.Tensor:
             found: torch.Tensor = parts[name]
             return found
     values = output if isinstance(output, tuple | list) else parts.values()
-    first = next((each for each in values if isinstance(each, torch.Tensor)), None)
+    # A single number is the network's own loss, of which no scores can be had.
+    first = next((each for each in values if isinstance(each, torch.Tensor) and each.dim()), None)
     if first is None:
         raise HeadError(
             f"the network's output is {type(output).__name__}, not a tensor of class scores, and holds none: wrap it so that "
@@ -314,71 +451,10 @@ def output_tensor(output: Any) -> torch.Tensor:
     return first
 
 
-def _suggested(targets: Array, dataset: str) -> str:
-    kind, rank = targets.dtype.kind, targets.ndim
-    if rank == 2 and np.isin(targets, (0, 1)).all():
-        return "multi_label"
-    if kind == "f" and rank <= 2:
-        return "regression"
-    if kind in "biu" and rank == 1:
-        return "single_label"
-    if kind in "biu" and rank == 3:
-        return "dense"
-    raise DataError(
-        f"the targets of {dataset!r} are {_words(targets)}: give each sample one whole number (a class), a row of 0 and 1 "
-        "(several labels), a float or a row of floats (values), or a map of whole numbers (dense); or say --task regression."
-    )
-
-
-def _check_classes(targets: Array, dataset: str) -> None:
-    if targets.ndim != 1 or targets.dtype.kind not in "biu":
-        raise DataError(
-            f"the targets of {dataset!r} are {_words(targets)}, not class numbers: give each sample one whole number."
-        )
-    _refuse_negative(targets, dataset)
-
-
-def _check_labels(targets: Array, dataset: str) -> None:
-    if targets.ndim != 2 or not np.isin(targets, (0, 1)).all():
-        raise DataError(
-            f"the targets of {dataset!r} are {_words(targets)}, not several labels: give each sample a row of 0 and 1, one "
-            "number a label."
-        )
-
-
-def _check_values(targets: Array, dataset: str) -> None:
-    if targets.ndim not in (1, 2) or targets.dtype.kind not in "biuf":
-        raise DataError(
-            f"the targets of {dataset!r} are {_words(targets)}, not values: give each sample a number or a row of numbers."
-        )
-    if not np.isfinite(targets).all():
-        row = int(np.flatnonzero(~np.isfinite(targets.reshape(len(targets), -1)).all(axis=1))[0])
-        raise DataError(f"target {row} of {dataset!r} is NaN or infinite: give every sample finite values.")
-
-
-def _check_maps(targets: Array, dataset: str) -> None:
-    if targets.ndim != 3 or targets.dtype.kind not in "biu":
-        raise DataError(
-            f"the targets of {dataset!r} are {_words(targets)}, not dense: give each sample a (height, width) map of class "
-            "numbers."
-        )
-
-
-def _refuse_negative(targets: Array, dataset: str) -> None:
-    if len(targets) and targets.min() < 0:
-        raise DataError(f"the targets of {dataset!r} hold {targets.min()}: class numbers begin at 0.")
-
-
-_CHECKS = {
-    "single_label": _check_classes,
-    "multi_label": _check_labels,
-    "regression": _check_values,
-    "dense": _check_maps,
-}
-
-
-def _names(features: Features, kind: str, ignore_index: int) -> list[str]:
-    targets = features.targets
+def _names(features: Features, task: Task) -> list[str]:
+    targets, kind = features.targets, task.kind
+    if kind == "output":
+        return []
     if kind == "regression":
         width = targets.shape[1] if targets.ndim == 2 else 1
         if features.classes and len(features.classes) == width:
@@ -388,14 +464,13 @@ def _names(features: Features, kind: str, ignore_index: int) -> list[str]:
         return features.classes
     if kind == "multi_label":
         return [str(number) for number in range(targets.shape[1])]
-    counted = targets[targets != ignore_index] if kind == "dense" else targets
+    counted = targets[task.counted(targets)] if task.places else targets
     if not len(counted):
-        raise DataError(f"every pixel of the targets of {features.dataset!r} is {ignore_index}, which is ignored.")
+        place = "pixel" if kind == "dense" else "token"
+        raise DataError(
+            f"every {place} of the targets of {features.dataset!r} is {task.ignore_index}, which is ignored."
+        )
     return [str(number) for number in range(int(counted.max()) + 1)]
-
-
-def _words(targets: Array) -> str:
-    return f"{targets.dtype} of shape {list(targets.shape[1:])}"
 
 
 def _size(shape: torch.Size) -> str:

@@ -115,3 +115,13 @@ def test_targets_of_different_shapes_or_that_are_no_numbers_are_refused(monkeypa
     monkeypatch.setattr("featcache.samples.stacking.STACKED", 1)
     with pytest.raises(DataError, match="different shapes"):
         stacked(np.zeros(2), np.zeros(3))
+
+
+@pytest.mark.parametrize("at_once", [1, 4096])
+def test_rows_of_whole_numbers_of_many_lengths_are_padded_with_what_losses_ignore(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("featcache.samples.stacking.STACKED", at_once)
+    assert stacked([1, 2], [3], torch.tensor([4, 5, 6])).tolist() == [[1, 2, -100], [3, -100, -100], [4, 5, 6]]
+    with pytest.raises(DataError, match="different shapes"):
+        stacked(np.zeros((2, 2), int), np.zeros((3, 2), int))
