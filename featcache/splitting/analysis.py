@@ -123,13 +123,10 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     paths: tuple[Path, ...] = ()
     states = _state_names(run, range(end))
     if guards or runs.resized is not None:
-        paths = (
-            path_of(run, [other, runs.changed, *([runs.resized] if runs.resized else [])], end, frozenset(answered)),
-        )
+        paths = (path_of(run, [other, runs.changed, *([runs.resized] if runs.resized else [])], end, set(carried)),)
     for alone in runs.alone if guards else ():
         found = max((call.end for call in alone.modules if call.name == cut), default=0)
-        fed = _seeds(alone, found, _main_inputs(model, run, end), inputs) | inputs - set(carried)
-        paths += (path_of(alone, [], found, frozenset(_tainted(alone, found, fed))),)
+        paths += (path_of(alone, [], found, set(carried)),)
         states |= _state_names(alone, range(found))
     return CutAnalysis(
         cut,
@@ -200,7 +197,7 @@ def _decides(run: Run, end: int, number: int) -> bool:
 
 
 def _is_weighted(run: Run, call: Call) -> bool:
-    return any(run.origins[n][0] == "state" and run.objects[n].is_floating_point() for n in call.reads)
+    return any(map(run.is_weight, call.reads))
 
 
 def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..errors import SplitError
+from .crossings import refs_in
 from .names import call_name, is_content_free, is_metadata
 from .runs import Call, Run
 from .trees import TensorSet, named_state, tensors_in
@@ -41,12 +42,23 @@ class Step:
 Path = tuple[Step, ...]
 
 
-def path_of(run: Run, others: list[Run], end: int, answered: frozenset[int]) -> Path:
-    """Return the calls on what is cached of a recorded run before the cut; ``others`` show which scalars vary."""
-    steps = []
+def path_of(run: Run, others: list[Run], end: int, carried: set[int]) -> Path:
+    """Return the calls on what is cached of a recorded run before the cut, found as ``Follower`` finds them.
+
+    ``others`` show which scalars vary; ``carried`` are the inputs that cross the cut as they are.
+    """
+    steps, fed = [], set(run.input_numbers)
+    cached = fed - carried
     for position, call in enumerate(run.calls[:end]):
-        if answered.isdisjoint(call.touches):
+        given = call.content_reads
+        is_fed = not fed.isdisjoint(given)
+        is_cached = not cached.isdisjoint(given) or (is_fed and any(map(run.is_weight, given)))
+        made = {*refs_in(call.outputs), *(given[:1] if is_in_place(call.name) else ())}
+        if is_fed or is_cached:
+            fed |= made
+        if not is_cached:
             continue
+        cached |= made
         scalars = _scalars(call.args, call.kwargs)
         theirs = [_scalars(each.args, each.kwargs) for each in _calls_at(others, position, call)]
         fixed = [
@@ -70,7 +82,7 @@ def _scalars(args: Any, kwargs: Any) -> tuple[str, ...]:
     return tuple(repr(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, kinds))
 
 
-def _is_in_place(name: str) -> bool:
+def is_in_place(name: str) -> bool:
     short = name.rpartition(".")[2]
     return (
         short == "__setitem__"
@@ -106,7 +118,7 @@ class Follower(TorchFunctionMode):
         cached = self.cached.meets(given) or (fed and any(each.is_floating_point() for each in states))
         result = func(*args, **kwargs)
         made = tensors_in(result) if fed or cached else []
-        if _is_in_place(name):
+        if is_in_place(name):
             made = [*made, *given[:1]]
         if cached:
             self.taken.append(Step(name, tuple(self.states[id(each)] for each in states), _scalars(args, kwargs)))

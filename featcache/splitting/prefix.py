@@ -22,7 +22,7 @@ from .following import Follower
 from .layout import applied
 from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
-from .trees import TensorSet, ordered, tensors_in
+from .trees import TensorSet, ordered, tensors_in, unpacked
 
 __all__ = ["around", "at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
 
@@ -153,7 +153,7 @@ def pick_up(
             name, nth, leaf = crossing.source
 
             def take(outputs: Any, number: int = crossing.number, leaf: int = leaf) -> None:
-                found[number] = pytree.tree_leaves(outputs)[leaf]
+                found[number] = pytree.tree_leaves(unpacked(outputs))[leaf]
 
             if name == last.name:
                 _at_end(running, name, nth, take)
@@ -277,6 +277,6 @@ class _Capture(TorchFunctionMode):
             place = matching_call(self.analysis, self.position, name, cached)
             if place is not None:
                 for leaf, number in self.wanted.get(place, ()):
-                    self.found[number] = pytree.tree_leaves(result)[leaf]
+                    self.found[number] = pytree.tree_leaves(unpacked(result))[leaf]
                 self.position = place + 1
         return result

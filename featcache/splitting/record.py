@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -18,7 +17,7 @@ from .eager import eager
 from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
 from .runs import Call, ModuleCall, Ref, Run
-from .trees import named_state, ordered, tensors_in, unmapped
+from .trees import named_state, ordered, tensors_in, unmapped, unpacked
 
 __all__ = ["record"]
 
@@ -66,12 +65,7 @@ class _Recorder(TorchFunctionMode):
             )
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
-        leaves, spec = pytree.tree_flatten(tree, is_leaf=lambda each: isinstance(each, PackedSequence))
-        if any(isinstance(leaf, PackedSequence) for leaf in leaves):
-            raise SplitError(
-                "the model hands packed sequences from module to module, which cannot be followed: give the recurrent layer the "
-                "padded batch, or wrap packing, layer and padding in one module."
-            )
+        leaves, spec = pytree.tree_flatten(unpacked(tree))
         numbers: list[int] = []
         found: list[Any] = []
         for position, leaf in enumerate(leaves):

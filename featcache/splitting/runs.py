@@ -106,6 +106,10 @@ class Run:
         """Return the numbers of the tensors that the run was given."""
         return [number for number, origin in enumerate(self.origins) if origin[0] == "input"]
 
+    def is_weight(self, number: int) -> bool:
+        """Return whether an object is a parameter or buffer of floating numbers."""
+        return self.origins[number][0] == "state" and self.objects[number].is_floating_point()
+
     def release(self) -> None:
         """Let go of all tensors but constants; what is still needed of the others is their dtype and shape."""
         for number, origin in enumerate(self.origins):

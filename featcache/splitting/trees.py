@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, PackedSequence_
 from torch.utils import _pytree as pytree
 
-__all__ = ["TensorSet", "named_state", "ordered", "tensors_in", "unmapped"]
+__all__ = ["TensorSet", "named_state", "ordered", "tensors_in", "unmapped", "unpacked"]
 
 DEEPEST = 4
 
@@ -38,6 +39,15 @@ def unmapped(tensor: torch.Tensor) -> torch.Tensor:
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
+
+
+def unpacked(tree: Any) -> Any:
+    """Return a nested value in which packed sequences are plain named tuples, whose tensors are seen."""
+
+    def is_packed(value: Any) -> bool:
+        return isinstance(value, PackedSequence)
+
+    return pytree.tree_map_only(PackedSequence, lambda packed: PackedSequence_(*packed), tree, is_leaf=is_packed)
 
 
 class TensorSet:
