@@ -27,10 +27,14 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     """Return a split of a deep copy of the network, on ``device``, with a new last layer, made under ``seed``.
 
     An end-to-end loop that starts from ``new_network(…).model`` starts from the weights that ``train_head`` starts from:
-    the new layer is drawn on the CPU right after seeding, whatever the device. Raises ``HeadError`` where there is
-    no last layer behind the cut that alone makes the output.
+    the new layer is drawn on the CPU right after seeding, whatever the device. The suffix consists of that copy's modules;
+    if the network is in evaluation mode, it is put into training mode. Raises ``HeadError`` where there is no last layer
+    behind the cut that alone makes the output.
     """
-    return _renewed(split, classes, seed, device)[0]
+    network, _ = _renewed(split, classes, seed, device)
+    if not network.model.training:
+        network.suffix.train()
+    return network
 
 
 def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, batch_size: int) -> None:

@@ -58,6 +58,8 @@ class Split:
         The inputs on which the network was recorded.
     other_length : tuple or mapping of str, optional
         The same at another length, where samples vary in length.
+    shares_modules : bool, default False
+        Whether the suffix consists of the network's own modules, in their modes, rather than of modules of its own.
 
     Attributes
     ----------
@@ -70,7 +72,9 @@ class Split:
     structure : str
         The digest of the computation before the cut.
     suffix : torch.nn.Module
-        The part behind the cut. Called with what ``prefix`` returns, it gives the output of the network.
+        The part behind the cut, ready to be trained. Called with what ``prefix`` returns, it gives the output of the
+        network. It has the network's parameters and buffers, and modes of its own: training mode, as the network's own
+        ``train`` sets it, or, if the network is in training mode, those that its modules are in.
     example_inputs : tuple or mapping of str
         The inputs on which the network was recorded.
     other_length : tuple or mapping of str, or None
@@ -98,6 +102,7 @@ class Split:
         graph: Program | None,
         example_inputs: Inputs,
         other_length: Inputs | None = None,
+        shares_modules: bool = False,
     ) -> None:
         self.model = model
         self.cut = analysis.cut
@@ -108,6 +113,9 @@ class Split:
         self.other_length = other_length
         self._analysis = analysis
         self._graph = graph
+        self._shares_modules = shares_modules
+        if not shares_modules:  # the caller's network keeps its modes, whatever those of the suffix are
+            model = skeleton(model, None if model.training else True, shares_objects=True, lasting=True)
         self.suffix = self._make_suffix(model)
 
     @property
@@ -227,9 +235,7 @@ class Split:
         Split
             The split without a graph.
         """
-        return Split(
-            self.model, self._analysis, self.structure, self._program, None, self.example_inputs, self.other_length
-        )
+        return self._again(self.model, None, self._shares_modules)
 
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network.
@@ -242,10 +248,20 @@ class Split:
         Returns
         -------
         Split
-            The split of ``model``.
+            The split of ``model``. Its suffix consists of the modules of ``model``, in their modes.
         """
+        return self._again(model, self._graph, shares_modules=True)
+
+    def _again(self, model: nn.Module, graph: Program | None, shares_modules: bool) -> Split:
         return Split(
-            model, self._analysis, self.structure, self._program, self._graph, self.example_inputs, self.other_length
+            model,
+            self._analysis,
+            self.structure,
+            self._program,
+            graph,
+            self.example_inputs,
+            self.other_length,
+            shares_modules,
         )
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
@@ -259,7 +275,8 @@ class Split:
         return GuardedSuffix(model, self._analysis, flat, build_flat(model, guards, self.frontier), recorded)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Split:
-        return self.rebind(memo.setdefault(id(self.model), deep_copy(self.model)))
+        copied = memo.setdefault(id(self.model), deep_copy(self.model))
+        return self._again(copied, self._graph, self._shares_modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Recorded calls do not pickle; the recording is made again where the split is needed.
@@ -425,7 +442,7 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
         analysis = with_training_path(warm, more, given.two)
 
     def make(model: nn.Module, analysis: CutAnalysis, graph: Program | None) -> Split:
-        return Split(model, analysis, structure, program, graph, ())
+        return Split(model, analysis, structure, program, graph, (), shares_modules=True)
 
     analysis, graph = proven(make, model, analysis, given)
     warn_of_tied(model, analysis)
