@@ -30,6 +30,7 @@ from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import tensors_in
 from .trial import refuse_mixed_rows
+from .wrappers import name_inside, unwrapped
 
 __all__ = ["Split", "as_now", "check_all", "prefixes", "split", "split_at"]
 
@@ -45,7 +46,7 @@ class Split:
     Parameters
     ----------
     model : torch.nn.Module
-        The whole network. The split refers to it and does not copy it.
+        The whole network, without wrappers. The split refers to it and does not copy it.
     analysis : CutAnalysis
         What the recording says about the cut.
     structure : str
@@ -299,7 +300,8 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
     Parameters
     ----------
     model : torch.nn.Module
-        The network to cut. It is not changed.
+        The network to cut. It is not changed. What torch.compile, DataParallel or DistributedDataParallel wrapped around
+        it is taken off.
     cut : str
         The name of the module to cut behind, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
     example_inputs : tuple or mapping of str
@@ -342,6 +344,7 @@ def split_at(
     model: nn.Module, cuts: Sequence[str], example_inputs: Inputs, other_length: Inputs | None = None
 ) -> list[Split]:
     """Return ``model`` cut behind each of several modules, from one recording; otherwise as ``split``."""
+    cuts, model = [name_inside(model, cut) for cut in cuts], unwrapped(model)
     known = [name for name, _ in model.named_modules() if name]
     for cut in cuts:
         if cut not in known:
