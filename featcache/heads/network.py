@@ -41,7 +41,7 @@ def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, bat
     """Raise ``HeadError`` where a flat suffix is not its replay in batches of the sizes that training takes."""
     device = next((each.device for each in suffix.parameters()), torch.device("cpu"))
     for size in {min(batch_size, len(rows)), len(rows) % batch_size} - {0}:
-        frontier, _ = next(iter(rows.loader(size, shuffle=False, device=str(device))))
+        frontier, _ = next(iter(rows.loader(size, shuffle=False, device=str(device), world_size=1)))
         try:
             expected = output_tensor(_evaluated(replay, frontier))
         except Exception:  # a replay that was not proven; what the network itself cannot take is named where it comes

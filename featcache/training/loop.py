@@ -52,11 +52,11 @@ def fit(
         raise UsageError("patience counts epochs by validation loss, but there are no validation rows: set validation.")
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
     optimizer = make_optimizer(parameters, options)
-    loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
+    loader = features.loader(options.batch_size, seed=options.seed, device=str(device), world_size=1)
     schedule = make_schedule(optimizer, options, len(loader))
     loss_of = TaskLoss(task, options, features.targets).to(device, parameters[0].dtype)
     of_rows = None if weights is None else torch.from_numpy(weights)
-    judge = None if validation is None else validation.loader(BATCH, shuffle=False, device=str(device))
+    judge = None if validation is None else validation.loader(BATCH, shuffle=False, device=str(device), world_size=1)
     history: list[EpochRecord] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     if options.metric is not None and judge is None:
@@ -164,7 +164,7 @@ def scores(module: nn.Module, features: Features, device: torch.device, task: Ta
     module.eval()
     try:
         with torch.no_grad():
-            loader = features.loader(BATCH, shuffle=False, device=str(device))
+            loader = features.loader(BATCH, shuffle=False, device=str(device), world_size=1)
             parts = [task.kept(output_tensor(module(frontier))) for frontier, _ in loader]
     finally:
         for part, training in zip(module.modules(), was_training, strict=True):
