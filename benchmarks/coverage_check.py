@@ -35,6 +35,8 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
 def check_boundary(model: nn.Module, cut: str, example: Any, inputs: Any) -> dict[str, Any]:
     """Return what is found at a cut: ``eval`` and ``train`` (exact, rounding, wrong, refused, untrained), and why."""
     found: dict[str, Any] = {"cut": cut, "eval": "refused", "train": "refused", "flat": False, "refused": "", "why": ""}
+    for name, module in model.named_modules():
+        module.__dict__["_coverage_name"] = name  # which the suffix's modules have, too
     try:
         made = featcache.split(model, cut, example)
     except featcache.FeatCacheError as error:
@@ -218,13 +220,11 @@ def _prefix_modules(model: nn.Module, cut: str, inputs: Any) -> set[str]:
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[Counter[str]]:
-    """Count the forward calls of the model's modules, and of copies of them: each is marked, and its class watched."""
+    """Count the forward calls of the model's modules, and of copies of them, which are marked; their classes are watched."""
     calls: Counter[str] = Counter()
     classes = {type(module) for module in model.modules()}
     originals = {kind: kind.forward for kind in classes}
     own = {kind for kind in classes if "forward" in vars(kind)}
-    for name, module in model.named_modules():
-        module.__dict__["_coverage_name"] = name
     for kind in classes:
         kind.forward = _counting(originals[kind], calls)
     try:

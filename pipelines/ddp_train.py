@@ -59,7 +59,7 @@ def main() -> None:
             print(f"epoch {epoch + 1}: loss {loss.item():.3f}")
     if rank == 0:
         with torch.no_grad():
-            pairs = test.loader(256, shuffle=False, device=device)
+            pairs = test.loader(256, shuffle=False, device=device, world_size=1)
             right = sum((suffix(frontier).argmax(1) == targets).sum().item() for frontier, targets in pairs)
         save_file({name: value.cpu().contiguous() for name, value in suffix.state_dict().items()}, options.out)
         print(f"test accuracy {100 * right / len(test):.1f} %, {world_size} process{'es' * (world_size > 1)}")

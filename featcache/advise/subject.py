@@ -10,7 +10,7 @@ from ..codecs import Stored
 from ..errors import UnknownCutError, UsageError, near_names
 from ..extraction import Example, example_of, samples_of
 from ..samples import Samples
-from ..splitting import Cut, cuts
+from ..splitting import Cut, cuts, name_inside
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,7 @@ class Subject:
         """
         if names is None:
             return boundaries(self.candidates)
+        names = [name_inside(self.model, name) for name in names]
         known = {cut.name: cut for cut in self.candidates}
         for name in names:
             if name not in known:

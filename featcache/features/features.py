@@ -355,7 +355,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         seed: int = 0,
         device: str | torch.device | None = "cpu",
         rank: int = 0,
-        world_size: int = 1,
+        world_size: int | None = None,
         augmented: bool | None = None,
     ) -> FeatureLoader:
         """Return an iterable of (frontier, targets) batches, each iteration of which is one epoch.
@@ -375,9 +375,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             The device of the batches. None is the best one there is.
         rank : int, default 0
             The number of this process among ``world_size``.
-        world_size : int, default 1
+        world_size : int, optional
             The number of processes. Each gets every ``world_size``-th row, padded by repetition to equal counts, as
-            torch's DistributedSampler does. If rows are shuffled by blocks, each gets a run of blocks instead.
+            torch's DistributedSampler does. If rows are shuffled by blocks, each gets a run of blocks instead. By default
+            this process gets all rows, which is refused where torch.distributed runs several: say 1 if it is meant.
         augmented : bool, optional
             Whether each row of an epoch is one of its random views, drawn with ``seed``, if views are stored. By
             default the same as ``shuffle``.
@@ -390,7 +391,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         Raises
         ------
         UsageError
-            If an option is not valid.
+            If an option is not valid. When it is iterated over: if several processes would each get all rows.
         """
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 

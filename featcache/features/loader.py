@@ -107,8 +107,9 @@ class FeatureLoader:
         The device of the batches. None is the best one there is.
     rank : int, default 0
         The number of this process among ``world_size``.
-    world_size : int, default 1
-        The number of processes that share the rows.
+    world_size : int, optional
+        The number of processes that share the rows. By default this process gets all of them, which is refused where
+        torch.distributed runs several: say 1 if it is meant.
     augmented : bool, optional
         Whether each row of an epoch is one of its random views. By default the same as ``shuffle``.
 
@@ -146,11 +147,13 @@ class FeatureLoader:
         seed: int = 0,
         device: str | torch.device | None = "cpu",
         rank: int = 0,
-        world_size: int = 1,
+        world_size: int | None = None,
         augmented: bool | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, not {batch_size}.")
+        self._shared = world_size is not None
+        world_size = 1 if world_size is None else world_size
         if not 0 <= rank < world_size:
             raise UsageError(f"rank must be from 0 to world_size - 1, not {rank} of {world_size}.")
         if shuffle not in (True, False, "full", "blocks"):
@@ -232,6 +235,8 @@ class FeatureLoader:
         return np.random.default_rng([self.seed, epoch, 1]).integers(1, self.features.views + 1, len(self.features))
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self._shared:
+            _refuse_several_processes()
         epoch, self.epoch = self.epoch, self.epoch + 1
         views = self.views(epoch)
         self._load()
@@ -320,6 +325,20 @@ class FeatureLoader:
                     waiting.append(readers.submit(read, number))
                 yield window
                 del window
+
+
+def _refuse_several_processes() -> None:
+    """Raise ``UsageError`` where this process is one of several, each of which would train on all rows."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    count = torch.distributed.get_world_size()
+    if count > 1:
+        raise UsageError(
+            f"{count} processes work together (torch.distributed), and this loader would give all rows to each. Give each its "
+            f"share, on its own device: features.loader(…, rank={torch.distributed.get_rank()}, world_size={count}, device=…). "
+            "accelerate.prepare leaves such a loader as it is; it shares and moves torch.utils.data.DataLoader(features, …). "
+            "world_size=1 has all rows given to this process."
+        )
 
 
 def _batch(features: LoadableRows, rows: Array, views: Array | None, empty: Empty) -> Batch:

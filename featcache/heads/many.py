@@ -189,7 +189,7 @@ def _fit(
     train, validation, heads = rows.train, rows.validation, len(options)
     stacked = [each.detach().expand(heads, *each.shape).clone() for each in (start.weight, start.bias)]
     shares_of, weights = TaskLoss(task, options[0], train.targets).to(device, torch.float32).shares(device)
-    loader = train.loader(options[0].batch_size, seed=options[0].seed, device=str(device))
+    loader = train.loader(options[0].batch_size, seed=options[0].seed, device=str(device), world_size=1)
     optimizer = make_optimizer([nn.Parameter(torch.zeros(1))], options[0])
     step_of = _Steps(stacked, options, make_schedule(optimizer, options[0], len(loader)).lr_lambdas[0])
     best = [each.clone() for each in stacked]

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
-from ..splitting import Split, as_now, deep_copy, weight_digests
+from ..splitting import Split, as_now, deep_copy, unwrapped, weight_digests
 from .load import check_backbone, load_head, read_head
 from .save import TENSORS
 from .trained import TrainedHead
@@ -84,6 +84,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
         raise UsageError(
             f"a {kind} head is not part of the model: give featcache.split(model, {recipe.cut!r}, …) in the model's place."
         )
+    model = unwrapped(model)
     _check_weights(where, recipe, model)
     merged = deep_copy(model)
     for name in differing_layers(tensors, merged):

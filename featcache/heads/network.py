@@ -28,10 +28,14 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     """Return a split of a deep copy of the network, on ``device``, with a new last layer, made under ``seed``.
 
     An end-to-end loop that starts from ``new_network(…).model`` starts from the weights that ``train_head`` starts from:
-    the new layer is drawn on the CPU right after seeding, whatever the device. Raises ``HeadError`` where there is
-    no last layer behind the cut that alone makes the output.
+    the new layer is drawn on the CPU right after seeding, whatever the device. The suffix consists of that copy's modules;
+    if the network is in evaluation mode, it is put into training mode. Raises ``HeadError`` where there is no last layer
+    behind the cut that alone makes the output.
     """
-    return _renewed(split, classes, seed, device)[0]
+    network, _ = _renewed(split, classes, seed, device)
+    if not network.model.training:
+        network.suffix.train()
+    return network
 
 
 def same_network(split: Split, device: torch.device) -> Split:
@@ -44,7 +48,7 @@ def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, bat
     """Raise ``HeadError`` where a flat suffix is not its replay in batches of the sizes that training takes."""
     device = next((each.device for each in suffix.parameters()), torch.device("cpu"))
     for size in {min(batch_size, len(rows)), len(rows) % batch_size} - {0}:
-        frontier, _ = next(iter(rows.loader(size, shuffle=False, device=str(device))))
+        frontier, _ = next(iter(rows.loader(size, shuffle=False, device=str(device), world_size=1)))
         try:
             expected = output_tensor(_evaluated(replay, frontier))
         except Exception:  # a replay that was not proven; what the network itself cannot take is named where it comes

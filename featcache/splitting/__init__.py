@@ -14,6 +14,7 @@ from .middle import middle
 from .padding import padding_difference
 from .splitting import Split, as_now, check_all, prefixes, split, split_at
 from .structure import weight_digests
+from .wrappers import name_inside, unwrapped
 
 __all__ = [
     "Cut",
@@ -27,11 +28,13 @@ __all__ = [
     "first_difference",
     "fold",
     "middle",
+    "name_inside",
     "padding_difference",
     "prefixes",
     "rounding",
     "skeleton",
     "split",
     "split_at",
+    "unwrapped",
     "weight_digests",
 ]

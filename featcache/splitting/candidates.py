@@ -16,6 +16,7 @@ from .nearest import candidate_names
 from .randomness import quiet
 from .recording import recorded
 from .runs import Run
+from .wrappers import unwrapped
 
 __all__ = ["Cut", "cuts"]
 
@@ -90,6 +91,7 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
     1 16 0.73
     2 12 1.0
     """
+    model = unwrapped(model)
     given = examples(model, example_inputs, other_length)
     runs = recorded(model, given)
     flops = _flops(model, given.two, runs.run)

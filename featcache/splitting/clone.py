@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from .modes import Modes, overrides_modes, set_mode
+from .wrappers import inner_name
 
 __all__ = ["deep_copy", "own_modes", "skeleton"]
 
@@ -73,17 +74,20 @@ def _exceptions(model: nn.Module, mode: bool) -> dict[str, bool]:
     return {name: module.training for name, module in named if module.training != mode}
 
 
-class _Uncompiled(nn.Module):
-    """Stands for what torch.compile returns, whose compiled code would run the caller's modules."""
+class _Transparent(nn.Module):
+    """Stands for a wrapper in the midst of a network: what torch.compile makes would run the caller's modules."""
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("_orig_mod"), name)
+            (inner,) = self._modules.values()
+            return getattr(inner, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._orig_mod(*args, **kwargs)
+        (inner,) = self._modules.values()
+        assert inner is not None
+        return inner(*args, **kwargs)
 
 
 class _Copies:
@@ -113,12 +117,19 @@ class _Copies:
         if isinstance(module, torch.jit.ScriptModule):
             self.done[id(module)] = module  # compiled code cannot be copied; splitting refuses it
             return module
+<<<<<<< HEAD
         compiled = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
         kind = _Uncompiled if compiled else module.__class__
         copied = object.__new__(kind)  # that of torch.fx makes a class without a forward
+=======
+        wraps = inner_name(module) is not None
+        kind = _Transparent if wraps else module.__class__
+        copied = kind.__new__(kind)
+>>>>>>> 90f2ceb1c1eefdedd41d69211099fed39b8cfff1
         self.done[id(module)] = copied
         self.made.append(copied)
-        copied.__dict__.update(vars(nn.Module()) if compiled else module.__dict__)
+        usual = vars(nn.Module()) if wraps else module.__dict__
+        copied.__dict__.update({name: module.__dict__.get(name, value) for name, value in usual.items()})
         copied.__dict__["_compiled_call_impl"] = None
         copied.__dict__["_modules"] = OrderedDict(
             (name, child if child is None else self.module(child)) for name, child in module._modules.items()

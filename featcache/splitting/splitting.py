@@ -30,6 +30,7 @@ from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import tensors_in
 from .trial import refuse_mixed_rows
+from .wrappers import name_inside, unwrapped
 
 __all__ = ["Split", "as_now", "check_all", "prefixes", "split", "split_at"]
 
@@ -45,7 +46,7 @@ class Split:
     Parameters
     ----------
     model : torch.nn.Module
-        The whole network. The split refers to it and does not copy it.
+        The whole network, without wrappers. The split refers to it and does not copy it.
     analysis : CutAnalysis
         What the recording says about the cut.
     structure : str
@@ -58,6 +59,8 @@ class Split:
         The inputs on which the network was recorded.
     other_length : tuple or mapping of str, optional
         The same at another length, where samples vary in length.
+    shares_modules : bool, default False
+        Whether the suffix consists of the network's own modules, in their modes, rather than of modules of its own.
 
     Attributes
     ----------
@@ -70,7 +73,9 @@ class Split:
     structure : str
         The digest of the computation before the cut.
     suffix : torch.nn.Module
-        The part behind the cut. Called with what ``prefix`` returns, it gives the output of the network.
+        The part behind the cut, ready to be trained. Called with what ``prefix`` returns, it gives the output of the
+        network. It has the network's parameters and buffers, and modes of its own: training mode, as the network's own
+        ``train`` sets it, or, if the network is in training mode, those that its modules are in.
     example_inputs : tuple or mapping of str
         The inputs on which the network was recorded.
     other_length : tuple or mapping of str, or None
@@ -98,6 +103,7 @@ class Split:
         graph: Program | None,
         example_inputs: Inputs,
         other_length: Inputs | None = None,
+        shares_modules: bool = False,
     ) -> None:
         self.model = model
         self.cut = analysis.cut
@@ -108,6 +114,9 @@ class Split:
         self.other_length = other_length
         self._analysis = analysis
         self._graph = graph
+        self._shares_modules = shares_modules
+        if not shares_modules:  # the caller's network keeps its modes, whatever those of the suffix are
+            model = skeleton(model, None if model.training else True, shares_objects=True, lasting=True)
         self.suffix = self._make_suffix(model)
 
     @property
@@ -228,9 +237,7 @@ class Split:
         Split
             The split without a graph.
         """
-        return Split(
-            self.model, self._analysis, self.structure, self._program, None, self.example_inputs, self.other_length
-        )
+        return self._again(self.model, None, self._shares_modules)
 
     def rebind(self, model: nn.Module) -> Split:
         """Return the same split of another instance of the network.
@@ -243,10 +250,20 @@ class Split:
         Returns
         -------
         Split
-            The split of ``model``.
+            The split of ``model``. Its suffix consists of the modules of ``model``, in their modes.
         """
+        return self._again(model, self._graph, shares_modules=True)
+
+    def _again(self, model: nn.Module, graph: Program | None, shares_modules: bool) -> Split:
         return Split(
-            model, self._analysis, self.structure, self._program, self._graph, self.example_inputs, self.other_length
+            model,
+            self._analysis,
+            self.structure,
+            self._program,
+            graph,
+            self.example_inputs,
+            self.other_length,
+            shares_modules,
         )
 
     def _make_suffix(self, model: nn.Module) -> nn.Module:
@@ -260,7 +277,8 @@ class Split:
         return GuardedSuffix(model, self._analysis, flat, build_flat(model, guards, self.frontier), recorded)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Split:
-        return self.rebind(memo.setdefault(id(self.model), deep_copy(self.model)))
+        copied = memo.setdefault(id(self.model), deep_copy(self.model))
+        return self._again(copied, self._graph, self._shares_modules)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Recorded calls do not pickle; the recording is made again where the split is needed.
@@ -283,7 +301,8 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
     Parameters
     ----------
     model : torch.nn.Module
-        The network to cut. It is not changed.
+        The network to cut. It is not changed. What torch.compile, DataParallel or DistributedDataParallel wrapped around
+        it is taken off.
     cut : str
         The name of the module to cut behind, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
     example_inputs : tuple or mapping of str
@@ -326,6 +345,7 @@ def split_at(
     model: nn.Module, cuts: Sequence[str], example_inputs: Inputs, other_length: Inputs | None = None
 ) -> list[Split]:
     """Return ``model`` cut behind each of several modules, from one recording; otherwise as ``split``."""
+    cuts, model = [name_inside(model, cut) for cut in cuts], unwrapped(model)
     known = [name for name, _ in model.named_modules() if name]
     for cut in cuts:
         if cut not in known:
@@ -426,7 +446,7 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
         analysis = with_training_path(warm, more, given.two)
 
     def make(model: nn.Module, analysis: CutAnalysis, graph: Program | None) -> Split:
-        return Split(model, analysis, structure, program, graph, ())
+        return Split(model, analysis, structure, program, graph, (), shares_modules=True)
 
     analysis, graph = proven(make, model, analysis, given)
     warn_of_tied(model, analysis)

@@ -58,7 +58,7 @@ def fit(
     if options.patience is not None and validation is None:
         raise UsageError("patience counts epochs by validation loss, but there are no validation rows: set validation.")
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
-    loader = features.loader(options.batch_size, seed=options.seed, device=str(device))
+    loader = features.loader(options.batch_size, seed=options.seed, device=str(device), world_size=1)
     steps = Steps(module, named or module, options, len(loader))
     loss_of: TaskLoss | OwnLoss
     if options.loss is None:
@@ -69,7 +69,7 @@ def fit(
             raise UsageError("sample_weights do not go with a loss of your own: weigh the samples in it.")
     of_rows = None if weights is None else torch.from_numpy(weights)
     at_once = BATCH if options.loss is None else options.batch_size  # another loss may be one of the whole batch
-    judge = None if validation is None else validation.loader(at_once, shuffle=False, device=str(device))
+    judge = None if validation is None else validation.loader(at_once, shuffle=False, device=str(device), world_size=1)
     history: list[EpochRecord] = []
     best: tuple[float, int, dict[str, torch.Tensor]] | None = None
     if options.metric is not None and judge is None:
@@ -153,7 +153,7 @@ def scores(module: nn.Module, features: Features, device: torch.device, task: Ta
     module.eval()
     try:
         with torch.no_grad():
-            loader = features.loader(BATCH, shuffle=False, device=str(device))
+            loader = features.loader(BATCH, shuffle=False, device=str(device), world_size=1)
             parts = [task.kept(output_tensor(module(frontier)), _own_steps(frontier)) for frontier, _ in loader]
     finally:
         for part, training in zip(module.modules(), was_training, strict=True):

@@ -112,8 +112,8 @@ def suffix_is_never_trained(patch: pytest.MonkeyPatch) -> None:
 
     def evaluating(*args, **kwargs):
         made = plain(*args, **kwargs)
-        made.suffix.train = lambda mode=True: made.suffix
         made.suffix.eval()
+        made.suffix.train = lambda mode=True: made.suffix
         return made
 
     patch.setattr(featcache, "split", evaluating)

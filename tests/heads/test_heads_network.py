@@ -73,6 +73,13 @@ def test_the_new_last_layer_depends_on_the_seed_alone(made) -> None:
     assert all(torch.equal(first.state_dict()[name], made.model.state_dict()[name]) for name in rest)
 
 
+def test_the_suffix_of_a_new_network_can_be_trained_as_it_is_handed_out(made) -> None:
+    network = new_network(made, 7)
+    assert all(module.training for module in network.suffix.modules())
+    assert network.model.fc is network.suffix.fc
+    assert not network.model.stem[1].training
+
+
 def test_the_last_layer_is_the_one_that_runs_last_not_the_one_that_is_defined_last(pairs) -> None:
     class Unordered(nn.Module):
         def __init__(self) -> None:

@@ -66,6 +66,7 @@ class Alone(nn.Module):
 def test_a_batch_of_one_row_goes_the_way_of_one_row() -> None:
     model, x = Alone().eval(), torch.randn(5, 4)
     split = featcache.split(model, "a", (x[:2],))
+    split.suffix.eval()
     for count in (1, 5):
         assert torch.allclose(split.suffix(split.prefix(x[:count])), model(x[:count]), atol=1e-6)
 

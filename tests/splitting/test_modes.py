@@ -76,6 +76,60 @@ def test_train_head_leaves_statistics_alone_that_the_network_keeps_frozen(
         assert torch.equal(dict(head.model.named_buffers())[name], buffer), name
 
 
+@pytest.mark.parametrize("cut", ["stem", "block"])
+def test_a_trainer_that_leaves_modes_alone_trains_the_suffix_as_the_whole_network_is_trained(net, cut: str) -> None:
+    x, whole = torch.randn(8, 3, 12, 12), copy.deepcopy(net)
+    made = featcache.split(net, cut, (x[:2],))
+    statistics = net.tail[1].running_mean.clone()
+    assert all(module.training for module in made.suffix.modules())
+    assert not any(module.training for module in net.modules())
+    frontier = made.prefix(x)
+    torch.manual_seed(0)
+    made.suffix(frontier).square().mean().backward()
+    behind = [whole.block, whole.tail, whole.fc] if cut == "stem" else [whole.tail, whole.fc]
+    for module in behind:
+        module.train()
+    torch.manual_seed(0)
+    whole(x).square().mean().backward()
+    for name, parameter in made.suffix.named_parameters():
+        assert torch.equal(parameter.grad, whole.get_parameter(name).grad), name
+    for name, buffer in net.named_buffers():  # the network's own: statistics are shared
+        assert torch.equal(buffer, whole.get_buffer(name)), name
+    assert not torch.equal(net.tail[1].running_mean, statistics)
+    assert torch.equal(net(x), net(x))
+
+
+def test_the_suffix_of_a_network_in_training_mode_has_the_modes_that_it_was_given(net) -> None:
+    net.train()
+    net.tail[1].eval()
+    made = featcache.split(net, "block", (torch.randn(2, 3, 12, 12),))
+    idle = [name for name, module in made.suffix.named_modules() if not module.training]
+    assert idle == ["tail.1"]
+    assert [name for name, module in net.named_modules() if not module.training] == ["tail.1"]
+
+
+@pytest.mark.parametrize("kind", [FrozenNorm, FrozenNormReplayed])
+def test_the_suffix_is_handed_out_in_the_modes_of_the_networks_own_train(kind: type[FrozenNorm]) -> None:
+    made = featcache.split(kind().eval(), "layer1", (images(2),))
+    for each in (made, copy.deepcopy(made), made.replayed()):
+        assert each.suffix.training
+        for name, module in each.suffix.named_modules():
+            assert module.training is not isinstance(module, nn.BatchNorm2d), name
+
+
+def test_the_suffix_moves_and_is_loaded_with_the_network() -> None:
+    model, other = FrozenNorm().eval(), FrozenNormReplayed().eval()
+    made = featcache.split(model, "layer1", (images(2),))
+    for parameter in other.parameters():
+        parameter.data.add_(0.1)
+    model.load_state_dict(other.state_dict(), assign=True)
+    model.double()
+    x = images(4).double()
+    assert torch.equal(made.suffix.eval()(made.prefix(x)), model(x))
+    made.suffix.float()
+    assert {each.dtype for each in model.fc.parameters()} == {torch.float32}
+
+
 class DropoutAlways(nn.Module):
     """Keeps its dropout on, as Monte Carlo dropout does."""
 
@@ -175,8 +229,9 @@ def test_a_module_that_is_reached_in_a_roundabout_way_is_in_evaluation_mode_and_
 
 def test_a_hook_that_fills_its_callers_list_fills_it_in_the_suffix_too() -> None:
     model, seen = FrozenNormReplayed().eval(), []
+    model.layer3.register_forward_hook(lambda module, args, output: seen.append(output))
     made = featcache.split(model, "layer1", (images(2),))
     assert not made.flat
-    model.layer3.register_forward_hook(lambda module, args, output: seen.append(output))
+    seen.clear()
     made.suffix(made.prefix(images(2)))
     assert len(seen) == 1

@@ -415,5 +415,5 @@ def test_a_network_that_packs_its_sequences_is_cut_and_extracted(padded: bool, c
 
 def test_packed_sequences_that_cross_a_cut_are_refused_with_cuts_that_work() -> None:
     torch.manual_seed(0)
-    with pytest.raises(SplitError, match="no dimension of it is the batch.*that work: fc, proj, emb"):
+    with pytest.raises(SplitError, match=r"no dimension of it is the batch.*that work: fc, proj, emb"):
         featcache.split(Packed(True).eval(), "rnn", (texts(4, 0), torch.tensor([6, 4, 5, 2])))
