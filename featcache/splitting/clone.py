@@ -117,15 +117,9 @@ class _Copies:
         if isinstance(module, torch.jit.ScriptModule):
             self.done[id(module)] = module  # compiled code cannot be copied; splitting refuses it
             return module
-<<<<<<< HEAD
-        compiled = type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
-        kind = _Uncompiled if compiled else module.__class__
-        copied = object.__new__(kind)  # that of torch.fx makes a class without a forward
-=======
         wraps = inner_name(module) is not None
         kind = _Transparent if wraps else module.__class__
-        copied = kind.__new__(kind)
->>>>>>> 90f2ceb1c1eefdedd41d69211099fed39b8cfff1
+        copied = object.__new__(kind)  # that of torch.fx makes a class without a forward
         self.done[id(module)] = copied
         self.made.append(copied)
         usual = vars(nn.Module()) if wraps else module.__dict__
