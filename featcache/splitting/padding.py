@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from .clone import skeleton
 from .compare import difference
 from .inputs import as_call, as_given
+from .randomness import quiet, seeded
 from .splitting import Split, prefixes
 from .trees import tensors_in
 
@@ -42,10 +43,10 @@ def padding_difference(split: Split) -> float:
         return float("inf")
     frontier = {name: torch.cat([value, _padded(other[name], value)]) for name, value in one.items()}
     running, (args, kwargs) = skeleton(split.model, own_buffers=True), as_call(inputs, split.model)
-    with torch.no_grad():
-        expected = running(*args, **kwargs)
+    with torch.no_grad(), quiet():
+        expected = seeded(running, *args, **kwargs)
         suffix = split.rebind(skeleton(split.model, own_buffers=True)).suffix.eval()
-        found = suffix(as_given(frontier))
+        found = seeded(suffix, as_given(frontier))
     length = max(mine[0].shape[1] if mine[0].dim() > 1 else 0, 1)
     return max(
         (_row_difference(a, b, length) for a, b in zip(tensors_in(expected), tensors_in(found), strict=True)),

@@ -15,7 +15,7 @@ from .clone import skeleton
 from .compare import compare
 from .examples import Examples
 from .flat import Program, flat_graph
-from .randomness import quiet
+from .randomness import quiet, seeded
 from .trial import frozen_reference, keeping_state, seeded_step
 
 __all__ = ["proven"]
@@ -59,7 +59,7 @@ def _trials(made: Any, given: Examples) -> list[tuple[Any, Any]]:
     found = []
     with torch.no_grad(), quiet():
         for args, kwargs in given.trials():
-            whole = skeleton(made.model, own_buffers=True)(*args, **kwargs)
+            whole = seeded(skeleton(made.model, own_buffers=True), *args, **kwargs)
             found.append((whole, made.prefix(*args, **kwargs)))
     return found
 
@@ -90,7 +90,7 @@ def _prove(make: Make, model: nn.Module, analysis: CutAnalysis, given: Examples,
     suffix = made.rebind(skeleton(model, own_buffers=True)).suffix.eval()
     with torch.no_grad(), quiet():
         for whole, frontier in trials:
-            compare(whole, suffix(frontier), f"suffix(prefix(x)) at the cut {analysis.cut!r}")
+            compare(whole, seeded(suffix, frontier), f"suffix(prefix(x)) at the cut {analysis.cut!r}")
         if flat:
             replay = made.replayed().suffix.eval()
             _compare_sizes(replay, suffix, trials[0][1])
@@ -118,10 +118,10 @@ def _compare_sizes(replay: nn.Module, suffix: nn.Module, frontier: Any) -> None:
 
         batch = {name: rows(each) for name, each in frontier.items()} if isinstance(frontier, dict) else rows(frontier)
         try:
-            expected = replay(batch)
+            expected = seeded(replay, batch)
         except Exception:  # some networks need several rows
             continue
-        compare(expected, suffix(batch), f"the suffix in a batch of {count}")
+        compare(expected, seeded(suffix, batch), f"the suffix in a batch of {count}")
 
 
 def _prove_training(made: Any, given: Examples) -> set[int]:

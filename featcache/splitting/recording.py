@@ -13,7 +13,7 @@ from .clone import skeleton
 from .compare import compare
 from .examples import Examples
 from .layout import apart
-from .randomness import quiet
+from .randomness import quiet, seeded
 from .record import record
 from .runs import Run, Runs
 from .trial import refuse_changing_modes, refuse_lazy, refuse_scripted
@@ -35,8 +35,9 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
     running = skeleton(model, own_buffers=True)
     try:
         with torch.no_grad(), quiet():
-            first = running(*given.two[0], **given.two[1])
-            second = running(*given.two[0], **given.two[1])
+            args, kwargs = given.two
+            first = seeded(running, *args, **kwargs)
+            second = seeded(running, *args, **kwargs)
             for call in (given.three, given.resized):
                 if call is not None:
                     running(*call[0], **call[1])
@@ -59,8 +60,8 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
     difference = compare(first, second, "a second evaluation pass", refuse=False)
     if difference:
         raise SplitError(
-            f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}): "
-            "it draws random numbers or keeps state, so its features cannot be cached."
+            f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}), also "
+            "with equal random numbers: it keeps state, so its features cannot be cached."
         )
     return replace(runs, apart=apart(runs))
 

@@ -21,7 +21,7 @@ from .inputs import Call, as_call, as_given
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .proof import proven
-from .randomness import quiet
+from .randomness import quiet, seeded
 from .recording import recorded
 from .replay import ReplaySuffix
 from .runs import Runs
@@ -420,12 +420,12 @@ def check_all(
     args, kwargs = as_call(inputs, splits[0].model)
     running = skeleton(splits[0].model, own_buffers=True)
     with torch.no_grad(), quiet():
-        whole = running(*args, **kwargs)
+        whole = seeded(running, *args, **kwargs)
         found = []
         for split, frontier in zip(splits, frontiers or prefixes(splits, inputs), strict=True):
             suffix = split._make_suffix(skeleton(split.model, own_buffers=True)).eval()
             try:
-                again = suffix(as_given(frontier))
+                again = seeded(suffix, as_given(frontier))
             except (NotImplementedError, TypeError, KeyError, AttributeError) as error:
                 raise SplitError(
                     f"the suffix behind {split.cut!r} cannot be run on these samples: {type(error).__name__}: "

@@ -19,7 +19,7 @@ from .inputs import Call
 from .modes import Modes, may_change_weights, set_mode
 from .nested import REMEDY, nested_encoders
 from .prefix import at_end_of_call, run_prefix
-from .randomness import quiet, seed_all
+from .randomness import quiet, seeded
 from .trees import named_state, tensors_in
 
 __all__ = [
@@ -32,8 +32,6 @@ __all__ = [
     "refuse_scripted",
     "seeded_step",
 ]
-
-SEED = 20240229
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +47,7 @@ class Step:
 def seeded_step(run: Callable[[], Any], parameters: dict[str, nn.Parameter], model: nn.Module) -> Step:
     """Return what ``run`` gives under a fixed seed with gradients, and the model's buffers then."""
     with torch.inference_mode(False), torch.enable_grad(), quiet():
-        seed_all(SEED)
-        output = run()
+        output = seeded(run)
         found = [tensor for tensor in tensors_in(output) if tensor.requires_grad and tensor.is_floating_point()]
         wanted = {name: each for name, each in parameters.items() if each.requires_grad}
         gradients: dict[str, torch.Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -417,3 +418,42 @@ def test_packed_sequences_that_cross_a_cut_are_refused_with_cuts_that_work() -> 
     torch.manual_seed(0)
     with pytest.raises(SplitError, match=r"no dimension of it is the batch.*that work: fc, proj, emb"):
         featcache.split(Packed(True).eval(), "rnn", (texts(4, 0), torch.tensor([6, 4, 5, 2])))
+
+
+class Draws(nn.Module):
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.body, self.mid, self.fc = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).relu()
+        if self.where == "between":
+            x = x + torch.randn_like(x)
+        x = self.mid(x)
+        if self.where == "dropout":
+            x = nn.functional.dropout(x, 0.5, training=True)
+        if self.where == "latent":
+            x = x + torch.randn(len(x), 8)
+        return self.fc(x * float(np.random.rand()) if self.where == "numpy" else x)
+
+
+@pytest.mark.parametrize("where", ["dropout", "latent", "numpy"])
+def test_random_numbers_behind_the_cut_in_evaluation_mode_are_drawn_in_every_pass(where: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, rows = Draws(where).eval(), torch.randn(12, 6)
+    for cut in ("body", "mid"):
+        made = check(model, cut, (rows[:2],), (rows,))
+        suffix, frontier = made.suffix.eval(), made.prefix(rows)
+        assert not torch.equal(suffix(frontier), suffix(frontier))
+    data = [(row, number % 3) for number, row in enumerate(rows)]
+    features = featcache.extract(model, data, tmp_path, cut="mid", batch_size=4)
+    assert torch.equal(torch.as_tensor(features.numpy()[0]), frontier)
+    featcache.train_head(made, features, epochs=1, device="cpu")
+
+
+def test_random_numbers_before_the_cut_are_refused_and_those_behind_it_are_not() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(SplitError, match=r"draws random numbers in evaluation mode.*that work: body"):
+        featcache.split(Draws("between").eval(), "mid", (torch.randn(2, 6),))
+    check(Draws("between").eval(), "body", (torch.randn(2, 6),))
