@@ -93,7 +93,8 @@ class _Form:
         if side == "main" and self.padding is not None:
             others = tensor[tensor != self.padding]
             padded = tensor.where(tensor != self.padding, others[0] if len(others) else self.padding + 1)
-            padded[1, ..., -(-padded.shape[-1] // 2) :] = self.padding
+            row = padded[1:]  # with a dimension at least, so that a slice is a view
+            row[..., 0 if row.dim() == 1 else -(-row.shape[-1] // 2) :] = self.padding
             return padded
         if side != "other" or self.values is None:
             return tensor

@@ -16,7 +16,7 @@ from .layout import apart
 from .randomness import quiet, seeded
 from .record import record
 from .runs import Run, Runs
-from .trial import refuse_changing_modes, refuse_lazy, refuse_scripted
+from .trial import refuse_changing_modes, refuse_lazy, refuse_unseen
 
 __all__ = ["recorded"]
 
@@ -26,7 +26,7 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
 
     Raises ``SplitError`` where the model fails, or gives another output for equal input.
     """
-    refuse_scripted(model)
+    refuse_unseen(model)
     refuse_lazy(model)
     if given.two[1].get("use_cache"):
         raise SplitError("the model is asked for a key-value cache, which is not stored: leave use_cache out.")

@@ -29,7 +29,7 @@ from .structure import program_digest, structure_digest, weight_digests
 from .tied import warn_of_tied, with_tied_frozen
 from .training_path import with_training_path
 from .trees import tensors_in
-from .trial import refuse_mixed_rows
+from .trial import refuse_mixed_rows, refuse_unseen
 from .wrappers import name_inside, unwrapped
 
 __all__ = ["Split", "as_now", "check_all", "prefixes", "split", "split_at"]
@@ -346,6 +346,7 @@ def split_at(
 ) -> list[Split]:
     """Return ``model`` cut behind each of several modules, from one recording; otherwise as ``split``."""
     cuts, model = [name_inside(model, cut) for cut in cuts], unwrapped(model)
+    refuse_unseen(model)
     known = [name for name, _ in model.named_modules() if name]
     for cut in cuts:
         if cut not in known:

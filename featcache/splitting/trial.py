@@ -29,7 +29,7 @@ __all__ = [
     "refuse_changing_modes",
     "refuse_lazy",
     "refuse_mixed_rows",
-    "refuse_scripted",
+    "refuse_unseen",
     "seeded_step",
 ]
 
@@ -132,9 +132,14 @@ def _numbers(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def refuse_scripted(model: nn.Module) -> None:
-    """Raise ``SplitError`` where a part of the model is TorchScript, whose calls cannot be seen."""
+def refuse_unseen(model: nn.Module) -> None:
+    """Raise ``SplitError`` where a part of the model is TorchScript or of Keras, whose calls or layers cannot be seen."""
     for name, module in model.named_modules():
+        if type(module).__module__.partition(".")[0] == "keras":
+            raise SplitError(
+                f"{name or 'the model'!r} is a network of Keras, whose layers are no modules of torch, so that none can be cut "
+                "behind. Build the network of torch modules, and copy the weights."
+            )
         if isinstance(module, torch.jit.ScriptModule):
             raise SplitError(
                 f"{name or 'the model'!r} is compiled by torch.jit: what it computes cannot be seen, so its features have no "

@@ -457,3 +457,35 @@ def test_random_numbers_before_the_cut_are_refused_and_those_behind_it_are_not()
     with pytest.raises(SplitError, match=r"draws random numbers in evaluation mode.*that work: body"):
         featcache.split(Draws("between").eval(), "mid", (torch.randn(2, 6),))
     check(Draws("between").eval(), "body", (torch.randn(2, 6),))
+
+
+def test_a_network_of_keras_is_refused_with_the_reason() -> None:
+    class Functional(nn.Module):
+        __module__ = "keras.src.models.functional"
+
+    model = nn.Sequential(Functional(), nn.Linear(6, 2))
+    for refused in (
+        lambda: featcache.split(model, "1", (torch.randn(2, 6),)),
+        lambda: featcache.cuts(model, torch.randn(2, 6)),
+    ):
+        with pytest.raises(SplitError, match=r"'0' is a network of Keras"):
+            refused()
+
+
+def test_numbers_that_choose_a_path_are_guarded_where_they_are_the_main_input() -> None:
+    class Tasks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb, self.inner, self.fc = nn.Embedding(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, task: torch.Tensor) -> torch.Tensor:
+            x = self.emb(task)
+            if (task == 2).any():
+                x = torch.where((task == 2)[:, None], x * 2, x)
+            return self.fc(self.inner(x).relu())
+
+    torch.manual_seed(0)
+    for rows in ([0, 1], [2, 1], [2, 2]):
+        made = featcache.split(Tasks().eval(), "inner", (torch.tensor(rows),))
+        for batch in ([0, 1, 3], [2, 0, 2], [2], [3]):
+            assert made.check(torch.tensor(batch)) <= 1e-6
