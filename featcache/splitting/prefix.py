@@ -131,7 +131,9 @@ def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clo
             f"these inputs, where {list(shape)} was recorded: the size depends on the batch, or the inputs have another "
             "size than the example's."
         )
-    return rows.clone() if clone else rows
+    # As a store gives it: what writes into a view of it would else do something else to stored rows.
+    stored = rows.contiguous()
+    return stored.clone() if clone and stored is rows else stored
 
 
 def pick_up(

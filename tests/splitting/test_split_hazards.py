@@ -335,3 +335,33 @@ def test_the_windows_of_a_sample_are_stored_as_one_row(samples_first: bool, writ
     assert made.frontier[0].shape == (4, 3)
     assert made.prefix(x).shape == (5, 4, 3)
     assert torch.equal(made.suffix(made.prefix(x)[3:]), model(x)[3:])
+
+
+class ChannelNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class WritesIntoAView(nn.Module):
+    """Writes into what is a view of its features or a copy, depending on how these lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = nn.Conv2d(3, 8, 3), ChannelNorm(), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(self.stem(x)).clone()
+        x.flatten(1).clamp_(max=0.1)
+        return self.head(x.amax((2, 3)))
+
+
+def test_a_suffix_that_depends_on_how_its_rows_lie_in_memory_is_refused() -> None:
+    torch.manual_seed(0)
+    model, pictures = WritesIntoAView().eval(), torch.randn(4, 3, 8, 8)
+    with pytest.raises(SplitError, match=r"differs from the whole model.*that work: stem"):
+        featcache.split(model, "block", (pictures,))
+    equals_the_model(model, "block.norm", pictures)
