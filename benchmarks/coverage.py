@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage_check import check_boundary, randomise
+from coverage_check import check_boundary, leaves, randomise
 from coverage_models import FAMILIES, Case
 from coverage_page import page
 
@@ -49,7 +49,7 @@ def survey(case: Case, boundaries: int = 0, tell: Any = None) -> dict[str, Any]:
     try:
         model, example, inputs = prepared(case)
         row["parameters"] = sum(each.numel() for each in model.parameters())
-        row["input"] = [list(each.shape[1:]) for each in (inputs.values() if isinstance(inputs, dict) else inputs)]
+        row["input"] = [list(each.shape[1:]) for each in leaves(inputs)]
         names = [each.name for each in featcache.cuts(model, example)]
         row["boundaries"] = len(names)
         for name in evenly(names, boundaries):

@@ -61,7 +61,7 @@ def _in_evaluation(model: nn.Module, cut: str, made: featcache.Split, inputs: An
         made.suffix.eval()
         forbidden = _prefix_modules(model, cut, inputs)
         with counted(model) as calls:
-            again = made.suffix(frontier)
+            again = _run(made.suffix, (frontier,))
         ran = sorted(forbidden & set(calls))
         if ran:
             return "wrong", f"the suffix runs {ran[0]}."
@@ -213,9 +213,16 @@ def _prefix_modules(model: nn.Module, cut: str, inputs: Any) -> set[str]:
     theirs: dict[str, Any] = {}
     before, _ = _ended_by(model, cut, inputs, mine)
     parts = list(inputs.items() if isinstance(inputs, dict) else enumerate(inputs))
-    main = {key: value.roll(1, -1) if number == 0 else value for number, (key, value) in enumerate(parts)}
+    main = {key: _rolled(value) if number == 0 else value for number, (key, value) in enumerate(parts)}
     _ended_by(model, cut, main if isinstance(inputs, dict) else tuple(main.values()), theirs)
     return {name for name in before if not all(map(torch.equal, mine[name], theirs[name]))}
+
+
+def _rolled(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value.roll(1, -1)
+    first = next(iter(value))
+    return {**value, first: _rolled(value[first])}
 
 
 @contextmanager
@@ -247,9 +254,11 @@ def _counting(forward: Callable[..., Any], calls: Counter[str]) -> Callable[...,
 
 
 def leaves(tree: Any) -> list[torch.Tensor]:
-    """Return the tensors in an output, in order."""
+    """Return the tensors in an output, in order, but for a key-value cache, which no suffix gives."""
     if isinstance(tree, torch.Tensor):
         return [tree]
+    if type(tree).__name__.endswith("Cache"):
+        return []
     if isinstance(tree, Mapping):
         tree = list(tree.values())
     if isinstance(tree, (list, tuple)):
@@ -258,7 +267,16 @@ def leaves(tree: Any) -> list[torch.Tensor]:
 
 
 def _run(function: Callable[..., Any], inputs: Any) -> Any:
+    inputs = copied(inputs)  # a network may write into a dict
+    torch.manual_seed(SEED)  # some draw behind the cut
     return function(**inputs) if isinstance(inputs, dict) else function(*inputs)
+
+
+def copied(tree: Any) -> Any:
+    """Return inputs in containers of their own."""
+    if isinstance(tree, dict):
+        return {name: copied(each) for name, each in tree.items()}
+    return tuple(map(copied, tree)) if isinstance(tree, tuple) else tree
 
 
 def _restore(model: nn.Module, kept: dict[str, torch.Tensor]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from coverage_setups import setups
 from torch import nn
 
 Inputs = Callable[[int, int], Any]  # (batch, seed) to a tuple or a dict of inputs
@@ -243,7 +244,14 @@ def transformers_cases() -> Iterator[Case]:
         yield Case("transformers", name, lambda make=make, kind=kind: (make(), KINDS[kind]), make)  # type: ignore[misc]
 
 
+def setup_cases() -> Iterator[Case]:
+    """Set-ups that ask for something special."""
+    for name, build, make in setups():
+        yield Case("set-ups", name, build, make)
+
+
 FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
+    "set-ups": setup_cases,
     "timm": timm_cases,
     "torchvision": torchvision_cases,
     "transformers": transformers_cases,

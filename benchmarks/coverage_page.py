@@ -26,6 +26,9 @@ nothing, inputs are the smallest that the model takes, and the check does not us
 - **weighted**: the shares exact in evaluation and in training mode where each model counts with all of its boundaries, not with
   those that were checked: an estimate over all boundaries.
 - **refused**: `split` raised `SplitError` with the reason. **wrong** would be a cut that is accepted and gives something else.
+
+The family *set-ups* holds small networks of each kind that asks for something special. A key-value cache in the output of a
+decoder is not compared: it serves to generate text, and no suffix gives one.
 """
 REASONS = {
     "no dimension of it is the batch": "no dimension is the batch",
