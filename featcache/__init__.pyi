@@ -48,7 +48,7 @@ from .heads import (
     train_unfreezing as train_unfreezing,
 )
 from .identity import Recipe as Recipe
-from .integrations import FrozenFeatures as FrozenFeatures
+from .integrations import FrozenDetector as FrozenDetector, FrozenFeatures as FrozenFeatures
 from .machine import Bound as Bound, Timings as Timings
 from .progress import ProgressEvent as ProgressEvent
 from .project import Project as Project, Settings as Settings

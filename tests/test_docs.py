@@ -18,6 +18,13 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 MARKED = {
     page.name: re.findall(r"<!-- run -->\n```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL) for page in PAGES
 }
+NEEDING = [
+    pytest.param(package, block, id=f"{page.name}-{package}")
+    for page in PAGES
+    for package, block in re.findall(
+        r"<!-- run with (\w+) -->\n```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL
+    )
+]
 
 
 def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -53,6 +60,14 @@ def test_every_public_name_and_every_command_has_a_place_in_the_reference(site: 
 @pytest.mark.parametrize("page", [name for name, blocks in MARKED.items() if blocks])
 def test_every_marked_block_runs(page: str, tmp_path: Path) -> None:
     done = run("-c", "\n".join(MARKED[page]), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "block"), NEEDING)
+def test_every_block_that_needs_a_package_runs_where_it_is_installed(package: str, block: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    done = run("-c", block, folder=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

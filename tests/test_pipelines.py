@@ -105,6 +105,17 @@ def test_imagenet_weights_put_to_digits(digits: Path, tmp_path: Path) -> None:
     assert float(words.split("sklearn:LogisticRegression: ")[1].split(" %")[0]) > 94
 
 
+@pytest.mark.slow
+def test_digits_are_found_in_pictures_by_a_detector_trained_from_the_cache(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "pipelines" / "detection.py", "--pictures", "240", "--save", "detector.pt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "240 computed, 0 reused" in done.stdout
+    for share in ("of the detections ", "of the digits "):
+        assert float(done.stdout.split(share)[1].split(" %")[0]) > 80
+    assert "backbone.fpn.inner_blocks.0.0.weight" in torch.load(tmp_path / "detector.pt", weights_only=True)
+
+
 def test_every_script_is_short_and_uses_the_public_api_only() -> None:
     for script in (ROOT / "pipelines").glob("*.py"):
         text = script.read_text(encoding="utf-8")

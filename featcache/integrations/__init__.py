@@ -5,5 +5,6 @@ Each speaks the other library's own protocol and holds no logic of its own beyon
 from __future__ import annotations
 
 from .sklearn import FrozenFeatures
+from .torchvision import FrozenDetector
 
-__all__ = ["FrozenFeatures"]
+__all__ = ["FrozenDetector", "FrozenFeatures"]
