@@ -119,6 +119,9 @@ def samples_of(
     if stored is None:
         return samples
     if stored.augment is not None:
+        refused = getattr(samples.transform, "no_views", None)
+        if refused is not None:
+            raise UsageError(f"there can be no random views of these samples: {refused}.")
         augment = load_augment(stored.augment) if isinstance(stored.augment, str) else stored.augment
         samples = samples.augmented(augment, stored.view_seed)
     if stored.views > 1 and samples.augment is None:

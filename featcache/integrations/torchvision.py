@@ -123,6 +123,8 @@ class FrozenDetector(nn.Module):
 class _Prepare:
     """The detector's resizing, normalization and padding, of one image."""
 
+    no_views = "the boxes of a detector's targets would not move with what is in its images"
+
     def __init__(self, transform: nn.Module, example: torch.Tensor) -> None:
         self.transform = copy.copy(transform).eval()
         self.shape: tuple[int, ...] = tuple(self._made(example).shape)

@@ -122,11 +122,12 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     guards = _guards(run, end, inputs)
     paths: tuple[Path, ...] = ()
     states = _state_names(run, range(end))
+    as_they_are = {crossing.number for crossing in made if crossing.carried}
     if guards or runs.resized is not None:
-        paths = (path_of(run, [other, runs.changed, *([runs.resized] if runs.resized else [])], end, set(carried)),)
+        paths = (path_of(run, [other, runs.changed, *([runs.resized] if runs.resized else [])], end, as_they_are),)
     for alone in runs.alone if guards else ():
         found = max((call.end for call in alone.modules if call.name == cut), default=0)
-        paths += (path_of(alone, [], found, set(carried)),)
+        paths += (path_of(alone, [], found, as_they_are),)
         states |= _state_names(alone, range(found))
     return CutAnalysis(
         cut,

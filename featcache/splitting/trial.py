@@ -133,8 +133,16 @@ def _numbers(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def refuse_unseen(model: nn.Module) -> None:
-    """Raise ``SplitError`` where a part of the model is TorchScript or of Keras, whose calls or layers cannot be seen."""
+    """Raise ``SplitError`` where a part of the model is TorchScript or of Keras, whose calls or layers cannot be seen.
+
+    A detector of torchvision takes its batch apart into images, and is cut by its own class.
+    """
     for name, module in model.named_modules():
+        if type(module).__name__ == "GeneralizedRCNNTransform":
+            raise SplitError(
+                f"{name!r} takes a list of images and resizes each of them: a detector of torchvision is cut as "
+                "featcache.FrozenDetector(model, cut, images)."
+            )
         if type(module).__module__.partition(".")[0] == "keras":
             raise SplitError(
                 f"{name or 'the model'!r} is a network of Keras, whose layers are no modules of torch, so that none can be cut "

@@ -244,3 +244,17 @@ def test_what_is_no_detector_or_draws_its_scale_is_refused(net) -> None:
     model.transform.min_size = (48, 64)
     with pytest.raises(SplitError, match="one min_size"):
         FrozenDetector(model, "backbone", images)
+
+
+def test_random_views_of_a_detectors_images_are_refused_since_its_boxes_would_not_move(tmp_path: Path) -> None:
+    images = [torch.rand(3, 90, 120) for _ in range(2)]
+    frozen = FrozenDetector(made("RetinaNet"), "backbone", images)
+    samples = [(image, number) for number, image in enumerate(images)]
+    with pytest.raises(UsageError, match="boxes of a detector's targets would not move"):
+        featcache.extract(frozen.split, samples, tmp_path, transform=frozen.transform, augment="flip", views=2)
+
+
+@pytest.mark.parametrize("given", [torch.rand(2, 3, 90, 120), list(torch.rand(2, 3, 90, 120))])
+def test_a_detector_that_is_cut_as_any_network_is_refused_with_the_class_that_cuts_it(given: object) -> None:
+    with pytest.raises(SplitError, match=r"featcache\.FrozenDetector"):
+        featcache.split(made("RetinaNet"), "backbone", (given,))

@@ -317,3 +317,18 @@ def test_a_sentence_transformer_is_cut_inside_its_network(tmp_path: Path) -> Non
     made = check(model, "0.model.encoder.layer.0", batch, {name: each.flip(0) for name, each in batch.items()})
     found = made.suffix.eval()(made.prefix(**batch))["sentence_embedding"]
     assert torch.equal(found, model(dict(batch))["sentence_embedding"])
+
+
+def test_a_classifier_that_looks_up_padding_among_its_ids_is_extracted_with_full_masks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "n_positions": 16, "n_embd": 16, "n_layer": 3, "n_head": 2, "num_labels": 3}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    model = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**sizes, **special)).eval()
+    ids = texts(8, 0)
+    data = [({"input_ids": row, "attention_mask": torch.ones_like(row)}, n % 3) for n, row in enumerate(ids)]
+    for batch_size in (2, 8):
+        store = tmp_path / str(batch_size)
+        features = featcache.extract(model, data, store, cut="transformer.h.0", batch_size=batch_size)
+        assert features.report.computed == 8
+    made = check(model, "transformer.h.0", {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    featcache.train_head(made, features, epochs=1, device="cpu")
