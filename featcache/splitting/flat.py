@@ -202,6 +202,8 @@ class _Builder:
         return node
 
     def _module(self, mine: ModuleCall, *others: ModuleCall) -> None:
+        if any(call.decides for call in self.run.calls[mine.begin : mine.end]) and not _is_fixed(mine.outputs):
+            raise NotFlatError(f"what {mine.name} returns may depend on content")
         args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
         node = self.graph.call_module(mine.name, args, kwargs)
         self._results(node, mine.outputs)
@@ -318,3 +320,8 @@ class _Builder:
         if writers:
             raise NotFlatError("a side input is changed in place")
         self._call(*calls)
+
+
+def _is_fixed(outputs: Any) -> bool:
+    """Return whether outputs are tensors, or tuples of them: of anything else a recording tells one case only."""
+    return isinstance(outputs, Ref) or (isinstance(outputs, tuple) and all(map(_is_fixed, outputs)))
