@@ -15,6 +15,8 @@ import transformers
 from torch import nn
 
 import featcache
+from featcache.errors import SplitError
+from featcache.splitting.canonical import canonical
 
 
 def bert() -> nn.Module:
@@ -154,6 +156,61 @@ def test_the_padding_of_the_example_does_not_change_the_name(rows: tuple[int, in
     chosen = [data[row][0] for row in rows]
     example = {name: torch.stack([each[name] for each in chosen]) for name in chosen[0]}
     assert featcache.split(model, "encoder.layer.0", example).structure == features.recipe.structure
+
+
+class ByKind(nn.Module):
+    """Takes a number for each row, under a name that a mask could have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.kinds, self.head = nn.Linear(4, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask_kind: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x) + self.kinds(mask_kind))
+
+
+def test_a_number_for_each_row_is_no_mask_whatever_its_name() -> None:
+    model, kinds = ByKind().eval(), torch.tensor([2, 1, 0])
+    made, x = featcache.split(model, "body", {"x": torch.randn(3, 4), "mask_kind": kinds}), torch.randn(3, 4)
+    with torch.no_grad():
+        made.suffix.eval()
+        assert torch.equal(made.suffix(made.prefix(x=x, mask_kind=kinds)), model(x, kinds))
+
+
+class ByLength(nn.Module):
+    """Calls another layer, or none at all, where samples are short."""
+
+    def __init__(self, short: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.long, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.short = nn.Linear(4, 4) if short else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        if x.shape[1] > 5:
+            x = self.long(x)
+        elif self.short is None:
+            raise ValueError("too short")
+        else:
+            x = self.short(x)
+        return self.head(x.mean(1))
+
+
+def test_where_other_layers_run_at_another_length_the_example_stays_as_it_is() -> None:
+    two, resized = (((torch.randn(2, length, 4),), {}) for length in (8, 4))
+    assert all(
+        mine is given for mine, given in zip(canonical(ByLength(True), two, resized), (two, resized), strict=True)
+    )
+
+
+@pytest.mark.parametrize("lengths", [(8, 4), (4, 8)])
+def test_a_network_that_does_not_run_at_one_of_the_lengths_is_refused_with_its_own_words(
+    lengths: tuple[int, int],
+) -> None:
+    with pytest.raises(SplitError, match="cannot be run on the example input: ValueError: too short"):
+        featcache.split(ByLength(False).eval(), "body", *((torch.randn(2, length, 4),) for length in lengths))
 
 
 SCRIPT = """

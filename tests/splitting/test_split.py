@@ -212,6 +212,24 @@ def test_masks_that_the_suffix_needs_cross_the_frontier_as_they_are() -> None:
     assert made.check(input_ids=ids, attention_mask=mask) < 1e-5
 
 
+class WeightedMean(nn.Module):
+    """Needs its mask behind the cut only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head((self.body(x) * mask[..., None]).sum(1))
+
+
+@pytest.mark.parametrize("given", [{}, {"mask": None}])
+def test_an_input_that_crosses_the_cut_and_is_left_out_is_asked_for(given: dict[str, None]) -> None:
+    made = split(WeightedMean().eval(), "body", {"x": torch.randn(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.long)})
+    with pytest.raises(SplitError, match=r"\(mask missing\): give the inputs as the example gave them"):
+        made.prefix(x=torch.randn(2, 3, 4), **given)
+
+
 def test_unsound_cuts_are_refused_with_the_reason_and_cuts_that_work() -> None:
     class Escapes(SmallNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
