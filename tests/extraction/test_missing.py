@@ -115,8 +115,9 @@ def test_a_report_without_work_needs_all_views_too(store: FeatureStore) -> None:
 def test_a_report_begins_with_nothing_done() -> None:
     report = ExtractReport("0", "numbers", "r", "s", 6)
     assert (report.views, report.computed, report.reused, report.derived, report.skipped, report.remaining) == (0,) * 6
-    assert (report.size_bytes, report.elapsed_s, report.device, report.task) == (0, 0, None, None)
-    assert report.shards == report.skipped_samples == report.notes == []
+    assert (report.changed, report.size_bytes, report.elapsed_s) == (0, 0, 0)
+    assert (report.device, report.task) == (None, None)
+    assert report.shards == report.skipped_samples == report.changed_samples == report.notes == []
 
 
 def test_a_report_counts_equal_samples_each(store: FeatureStore) -> None:
