@@ -69,6 +69,31 @@ def test_sizes_in_a_flat_suffix_are_those_of_each_batch() -> None:
         assert torch.equal(found, expected)
 
 
+class Averages(nn.Module):
+    """Does something else behind the cut where samples are long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        return self.head(x.amax(1) if x.shape[1] > 100 else x.mean(1))
+
+
+def test_where_samples_vary_in_length_a_suffix_does_what_the_network_does_at_each_length() -> None:
+    model = Averages().eval()
+    assert featcache.split(model, "body", (torch.randn(2, 8, 4),)).flat
+    made = featcache.split(model, "body", (torch.randn(2, 8, 4),), (torch.randn(2, 5, 4),))
+    assert not made.flat
+    made.suffix.eval()
+    with torch.no_grad():
+        for length in (1, 5, 8, 120):
+            x = torch.randn(3, length, 4)
+            assert torch.equal(made.suffix(made.prefix(x)), model(x))
+
+
 Pair = namedtuple("Pair", "logits features")
 CLASSES: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
     "tuple": lambda logits, features: (logits, features),
