@@ -74,7 +74,7 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
     SplitError
         If the model cannot run on the example, or gives different outputs for equal inputs.
     UsageError
-        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes.
+        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes or holds other inputs.
 
     Notes
     -----

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from ..errors import UsageError
 from .canonical import canonical
 from .inputs import Call, as_call, batch_of, copied, is_masks, named_tensors, with_tensors
+from .trees import tensors_in
 
 __all__ = ["Examples", "examples"]
 
@@ -77,6 +78,10 @@ def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) ->
         raise UsageError(
             "other_length has the same shapes as example_inputs: give samples of another length, or leave it out."
         )
+    if other is not None and _inputs(given, model) != _inputs(other, model):
+        raise UsageError(
+            "other_length holds other inputs than example_inputs: give the same ones in the same order, of another length."
+        )
     two, other = _rows(given, [0, 1]), None if other is None else _rows(other, [0, 1])
     made, resized = canonical(model, two, other)
     named = enumerate(named_tensors(made, model))
@@ -124,3 +129,7 @@ def _changed(row: torch.Tensor, way: int) -> torch.Tensor:
 
 def _shapes(call: Call) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)]
+
+
+def _inputs(call: Call, model: nn.Module) -> tuple[list[str], list[int]]:
+    return [name for name, _ in named_tensors(call, model)], [each.dim() for each in tensors_in(call)]

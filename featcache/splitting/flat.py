@@ -12,7 +12,6 @@ import copy
 import enum
 import operator
 import types
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -93,13 +92,10 @@ class _Builder:
     def __init__(self, analysis: CutAnalysis, until: CutAnalysis | None) -> None:
         self.analysis, self.until = analysis, until
         self.run, self.other = analysis.run, analysis.other
-        # Where samples do not vary in length, the run stands for the one at another length, which then shows no growth.
-        self.resized = analysis.run if analysis.resized is None else analysis.resized
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.constants: dict[str, torch.Tensor] = {}
         self.batch: fx.Node | None = None
-        self.length: fx.Node | None = None
         self.device: fx.Node | None = None
 
     def guards(self) -> tuple[Program, tuple[Any, ...]]:
@@ -107,16 +103,13 @@ class _Builder:
         self._frontier()
         fed = fed_by_inputs(self.run, self.analysis.end)
         nodes, values = [], []
-        for calls in zip(
-            *(run.calls[: self.analysis.end] for run in (self.run, self.other, self.resized)), strict=True
-        ):
-            if not calls[0].decides or not fed.intersection(calls[0].reads):
+        for mine, other in zip(self.run.calls[: self.analysis.end], self.other.calls, strict=False):
+            if not mine.decides or not fed.intersection(mine.reads):
                 continue
-            found = [call.outputs for call in calls]
-            if calls[0].sized or not isinstance(found[0], PLAIN) or any(each != found[0] for each in found[1:]):
-                raise NotFlatError(f"what comes of {calls[0].name} differs from batch to batch")
-            nodes.append(self._node(*calls))
-            values.append(found[0])
+            if mine.sized or not isinstance(mine.outputs, PLAIN) or mine.outputs != other.outputs:
+                raise NotFlatError(f"what comes of {mine.name} differs from batch to batch")
+            nodes.append(self._node(mine, other))
+            values.append(mine.outputs)
         self.graph.output(tuple(nodes))
         self._clear()
         return (self.graph, self.constants), tuple(values)
@@ -128,30 +121,26 @@ class _Builder:
             raise NotFlatError(f"the path depends on the content of {', '.join(self.until.guards)}")
         if self.analysis.resized is not None:
             raise NotFlatError("the path may depend on the length")
-        events = self._events(self.run)
-        others, resized = self._events(self.other), self._events(self.resized)
-        if any([event.name for event in events] != [event.name for event in each] for each in (others, resized)):
-            raise NotFlatError("the path behind the cut depends on the batch or the length")
+        events, others = self._events(self.run), self._events(self.other)
+        if [event.name for event in events] != [event.name for event in others]:
+            raise NotFlatError("the path behind the cut depends on the batch")
         for event in events:  # inside of a module that is called whole, its own code does that
             if event.context:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
             raise NotFlatError("the model itself switches gradients")
         self._frontier()
-        for event in zip(events, others, resized, strict=True):
-            if isinstance(event[0], ModuleCall):
-                self._module(*event)
-            else:
-                self._call(*event)
+        for mine, other in zip(events, others, strict=True):
+            (self._module if isinstance(mine, ModuleCall) else self._call)(mine, other)
         if self.until is None:
-            self.graph.output(self._tree(self.run.outputs, self.other.outputs, self.resized.outputs))
+            self.graph.output(self._tree(self.run.outputs, self.other.outputs))
         else:
             self.graph.output({each.spec.name: self._rows(each) for each in self.until.crossings})
         self._clear()
         return self.graph, self.constants
 
     def _clear(self) -> None:
-        for node in (self.batch, self.length, self.device):
+        for node in (self.batch, self.device):
             if node is not None and not node.users:
                 self.graph.erase_node(node)
 
@@ -183,8 +172,6 @@ class _Builder:
             if len(self.analysis.crossings) > 1:
                 node = self.graph.call_function(operator.getitem, (given, crossing.spec.name))
             self.batch = self.batch or self.graph.call_method("size", (node, 0))
-            if crossing.spec.ragged:
-                self.length = self.length or self.graph.call_method("size", (node, 1))
             self.device = self.device or self.graph.call_function(builtins.getattr, (node, "device"))
             node = self._stepped(node, crossing.layout.from_rows())
             if crossing.number in self.analysis.overwritten:
@@ -201,26 +188,28 @@ class _Builder:
             node = self.graph.call_method(name, (node, *args))
         return node
 
-    def _module(self, mine: ModuleCall, *others: ModuleCall) -> None:
-        args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
+    def _module(self, mine: ModuleCall, other: ModuleCall) -> None:
+        if any(call.decides for call in self.run.calls[mine.begin : mine.end]) and not _is_fixed(mine.outputs):
+            raise NotFlatError(f"what {mine.name} returns may depend on content")
+        args, kwargs = self._tree((mine.args, mine.kwargs), (other.args, other.kwargs))
         node = self.graph.call_module(mine.name, args, kwargs)
         self._results(node, mine.outputs)
 
-    def _call(self, mine: Call, *others: Call) -> None:
+    def _call(self, mine: Call, other: Call) -> None:
         if mine.decides:
             raise NotFlatError(f"what comes of {mine.name} depends on content")
-        self._results(self._node(mine, *others), mine.outputs)
+        self._results(self._node(mine, other), mine.outputs)
 
-    def _node(self, mine: Call, *others: Call) -> fx.Node:
+    def _node(self, mine: Call, other: Call) -> fx.Node:
         first = mine.reads[0] if mine.reads else -1
         if mine.name.startswith("Tensor.new_") and first in self.analysis.answered and first not in self.nodes:
             # Only the type and the device of that tensor matter.
             type_of: dict[str, Any] = {"dtype": self.run.objects[first].dtype, "device": self.device}
             self.nodes[first] = self.graph.call_function(torch.empty, (0,), type_of)
-            made = self._node(mine, *others)
+            made = self._node(mine, other)
             del self.nodes[first]
             return made
-        args, kwargs = self._tree(*((call.args, call.kwargs) for call in (mine, *others)))
+        args, kwargs = self._tree((mine.args, mine.kwargs), (other.args, other.kwargs))
         if mine.name in DROPOUTS and kwargs.get("training") is False:
             # It was recorded in evaluation mode, and most likely asked the module; the trial in training mode tells.
             inside = self.run.modules[mine.parent].name if mine.parent >= 0 else ""
@@ -249,47 +238,37 @@ class _Builder:
                     part = self.graph.call_function(operator.getitem, (part, index))
             self.nodes[leaf.number] = part
 
-    def _tree(self, *trees: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(trees[0])
-        others = [pytree.tree_leaves(each) for each in trees[1:]]
-        if any(len(leaves) != len(each) for each in others):
-            raise NotFlatError("arguments depend on the batch or the length")
-        made = pytree.tree_unflatten([self._leaf(*each) for each in zip(leaves, *others, strict=True)], spec)
+    def _tree(self, mine: Any, other: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(mine)
+        others = pytree.tree_leaves(other)
+        if len(leaves) != len(others):
+            raise NotFlatError("arguments depend on the batch")
+        made = pytree.tree_unflatten([self._leaf(*each) for each in zip(leaves, others, strict=True)], spec)
         return held(self.graph, made)
 
-    def _leaf(self, mine: Any, *others: Any) -> Any:
+    def _leaf(self, mine: Any, other: Any) -> Any:
         if isinstance(mine, Ref):
             return self._tensor(mine.number)
-        varies = any(mine != each for each in others)
-        if isinstance(mine, int) and not isinstance(mine, (bool, enum.Enum)) and varies:
-            return self._size(mine, *others)
-        if isinstance(mine, float) and varies:
+        if isinstance(mine, int) and not isinstance(mine, (bool, enum.Enum)) and mine != other:
+            return self._size(mine, other)
+        if isinstance(mine, float) and mine != other:
             raise NotFlatError("a number depends on the batch")
         if isinstance(mine, torch.device):
             return self.device
         if isinstance(mine, slice):
-            parts = zip(*((each.start, each.stop, each.step) for each in (mine, *others)), strict=True)
-            return slice(*(self._leaf(*each) for each in parts))
+            ends = ((mine.start, other.start), (mine.stop, other.stop), (mine.step, other.step))
+            return slice(*(self._leaf(*each) for each in ends))
         if not isinstance(mine, PLAIN):
             raise NotFlatError(f"an argument is {type(mine).__name__}")
         return mine
 
-    def _size(self, mine: int, larger: Any, resized: Any) -> Any:
+    def _size(self, mine: int, larger: Any) -> Any:
         try:
-            grown = self.analysis.growth(mine, int(larger), int(resized))
+            grown = self.analysis.growth(mine, int(larger), mine)
         except (SplitError, TypeError) as error:
-            raise NotFlatError("a size does not grow with the batch or the length") from error
-        if grown.lengths is None:
-            return self._scaled(self.batch, grown.batch_slope, grown.rest)
-        basis = self.analysis.basis
-        slope, rest = (Fraction(1, 2), Fraction(0)) if basis is None else grown.at_length(*basis[1:])
-        if slope.denominator != 1 or rest.denominator != 1:
-            raise NotFlatError("a size does not grow with the length")
-        steps = self._scaled(self.length, int(slope), int(rest))
-        return self.graph.call_function(operator.mul, (self.batch, steps)) if grown.each else steps
-
-    def _scaled(self, node: Any, slope: int, rest: int) -> Any:
-        scaled = node if slope == 1 else self.graph.call_function(operator.mul, (node, slope))
+            raise NotFlatError("a size does not grow with the batch") from error
+        slope, rest = grown.batch_slope, grown.rest
+        scaled = self.batch if slope == 1 else self.graph.call_function(operator.mul, (self.batch, slope))
         return self.graph.call_function(operator.add, (scaled, rest)) if rest else scaled
 
     def _tensor(self, number: int) -> Any:
@@ -312,9 +291,13 @@ class _Builder:
 
     def _untainted(self, position: int) -> None:
         """Write down a call before the cut that does not depend on what is cached."""
-        calls = [run.calls[position] for run in (self.run, self.other, self.resized)]
-        mine = calls[0]
+        mine, other = self.run.calls[position], self.other.calls[position]
         writers = [call for call in self.run.calls[: self.analysis.end] if set(call.writes) & set(mine.makes)]
         if writers:
             raise NotFlatError("a side input is changed in place")
-        self._call(*calls)
+        self._call(mine, other)
+
+
+def _is_fixed(outputs: Any) -> bool:
+    """Return whether outputs are tensors, or tuples of them: of anything else a recording tells one case only."""
+    return isinstance(outputs, Ref) or (isinstance(outputs, tuple) and all(map(_is_fixed, outputs)))

@@ -50,7 +50,7 @@ def run_prefixes(
     given = _numbered(analyses[0], (args, kwargs))
     for crossing in (crossing for each in analyses for crossing in each.crossings if crossing.carried):
         place = analyses[0].run.origins[crossing.number][1]
-        if place < len(given) and isinstance(given[place], torch.Tensor):
+        if isinstance(given[place], torch.Tensor):
             found[crossing.number] = given[place]
 
     def reach(analysis: CutAnalysis) -> None:

@@ -231,4 +231,4 @@ def _watch(module: nn.Module, name: str, recorder: _Recorder) -> None:
         recorder.leave(outputs)
 
     module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
-    module.register_forward_hook(leave, with_kwargs=True)
+    module.register_forward_hook(leave, with_kwargs=True, always_call=True)  # also where the model catches an error

@@ -325,7 +325,7 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
     SplitError
         If caching at that cut is unsound or does not reproduce the model.
     UsageError
-        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes.
+        If ``example_inputs`` holds no batch, or ``other_length`` has the same shapes or holds other inputs.
 
     Examples
     --------

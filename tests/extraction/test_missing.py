@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from featcache import FeatureStore, Recipe, TensorSpec
-from featcache.extraction.missing import ExtractReport, describe, missing_rows, report_if_complete, samples_among
+from featcache.errors import StaleError
+from featcache.extraction.missing import (
+    ExtractReport,
+    describe,
+    missing_rows,
+    refuse_changed,
+    report_if_complete,
+    samples_among,
+)
 from featcache.extraction.slices import TaskSlice, task_count, task_numbers
-from featcache.samples import Samples, Snapshot
+from featcache.samples import Changed, Samples, Snapshot
 from featcache.store import FeatureSet
 
 # Of six samples, the third is equal to the first.
@@ -115,8 +123,9 @@ def test_a_report_without_work_needs_all_views_too(store: FeatureStore) -> None:
 def test_a_report_begins_with_nothing_done() -> None:
     report = ExtractReport("0", "numbers", "r", "s", 6)
     assert (report.views, report.computed, report.reused, report.derived, report.skipped, report.remaining) == (0,) * 6
-    assert (report.size_bytes, report.elapsed_s, report.device, report.task) == (0, 0, None, None)
-    assert report.shards == report.skipped_samples == report.notes == []
+    assert (report.changed, report.size_bytes, report.elapsed_s) == (0, 0, 0)
+    assert (report.device, report.task) == (None, None)
+    assert report.shards == report.skipped_samples == report.changed_samples == report.notes == []
 
 
 def test_a_report_counts_equal_samples_each(store: FeatureStore) -> None:
@@ -127,6 +136,20 @@ def test_a_report_counts_equal_samples_each(store: FeatureStore) -> None:
     assert (report.reused, report.skipped, report.remaining) == (3, 1, 2)
     assert describe(samples, plain, views, 2).reused == 3 + 2 * 3
     assert describe(samples, plain, views, 1).reused == 3 + 3
+
+
+def test_samples_that_changed_are_refused_by_their_names() -> None:
+    unchanged, changed = (ExtractReport("0", "numbers", "r", "s", 6) for _ in range(2))
+    refuse_changed([])
+    refuse_changed([unchanged, unchanged])
+    changed.changed_samples = [Changed(1, "b", "edited"), Changed(3, "b", "edited")]
+    with pytest.raises(StaleError, match=r"^1 sample changed after it was listed and has no row: b\. Run again"):
+        refuse_changed([unchanged, changed])
+    changed.changed_samples += [Changed(4, name, "edited") for name in "cde"]
+    with pytest.raises(
+        StaleError, match=r"^4 samples changed after they were listed and have no row: b, c, d, …\. Run"
+    ):
+        refuse_changed([changed])
 
 
 class Torn(Numbered):

@@ -15,6 +15,7 @@ import math
 import operator
 import re
 import types
+import typing
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -83,6 +84,8 @@ WRITTEN: list[tuple[Any, Any]] = [
     (logging.getLogger("a.b"), {"logger": "a.b"}),
     (list[int], {"typing": "list[int]"}),
     (int | None, {"typing": "int | None"}),
+    (typing.Any, {"typing": "typing.Any"}),
+    (typing.List[int], {"typing": "typing.List[int]"}),  # noqa: UP006
     (Ellipsis, {"singleton": "Ellipsis"}),
     (NotImplemented, {"singleton": "NotImplemented"}),
     ([1, [2]], [1, [2]]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,30 @@ def test_parts_of_files_are_read_again_where_any_of_the_files_changed(tmp_path: 
         assert memo.hashed == count
     assert [row.tobytes() for row in memo.part_ids(files[:1], parts, content)] == expected
     assert memo.hashed == 12
+
+
+def test_parts_of_files_that_are_just_written_are_read_again_though_their_modification_is_said_to_be_old(
+    tmp_path: Path,
+) -> None:
+    for old in ("a", "b"):
+        (tmp_path / old).write_bytes(b"one")
+        os.utime(tmp_path / old, ns=(0, 0))
+    memo, files = FileMemo(), [str(tmp_path / name) for name in ("a", "b")]
+    for given, count in ((files, 1), (files, 2), (files[:1], 3), (files[:1], 4)):
+        memo.part_ids(given, ["0"], lambda _: b"content")
+        assert memo.hashed == count
+
+
+@pytest.mark.usefixtures("trusting")
+def test_what_is_forgotten_is_read_again_and_nothing_else(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    memo = FileMemo()
+    ids = read(memo, tmp_path, *names)[1]
+    memo.hashed = 0
+    memo.forget([ids[1], ids[2], encoded_id(b"none of them")])
+    assert memo.hashed == 2
+    assert read(memo, tmp_path, "a", "d") == (0, [ids[0], ids[3]])
+    assert read(memo, tmp_path, *names) == (2, ids)
+    assert read(memo, tmp_path, *names) == (0, ids)

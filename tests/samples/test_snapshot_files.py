@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featcache.errors import CorruptError
+from featcache.hdf5 import create_file
 from featcache.samples import CodedColumn, Snapshot, TextColumn, read_snapshot, write_snapshot
 
 IDS = np.arange(48, dtype=np.uint8).reshape(3, 16)
@@ -74,6 +75,14 @@ def test_a_snapshot_whose_parts_do_not_fit_is_refused_though_its_name_does(tmp_p
 def test_a_snapshot_of_another_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match="does not match its name"):
         read_snapshot(written(tmp_path, SNAPSHOT, "0" * 32))
+
+
+def test_a_snapshot_whose_notes_are_nested_beyond_measure_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with create_file(path, {"format": "featcache-snapshot-1", "dataset": "d", "notes": "[" * 60_000}):
+        pass
+    with pytest.raises(CorruptError, match=r"notes are nested beyond measure\. Delete the file"):
+        read_snapshot(path)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import transformers
 from torch import nn
 
 import featcache
+from featcache.errors import SplitError, UsageError
+from featcache.splitting.canonical import canonical
 
 
 def bert() -> nn.Module:
@@ -154,6 +156,119 @@ def test_the_padding_of_the_example_does_not_change_the_name(rows: tuple[int, in
     chosen = [data[row][0] for row in rows]
     example = {name: torch.stack([each[name] for each in chosen]) for name in chosen[0]}
     assert featcache.split(model, "encoder.layer.0", example).structure == features.recipe.structure
+
+
+class ByKind(nn.Module):
+    """Takes a number for each row, under a name that a mask could have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.kinds, self.head = nn.Linear(4, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask_kind: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x) + self.kinds(mask_kind))
+
+
+def test_a_number_for_each_row_is_no_mask_whatever_its_name() -> None:
+    model, kinds = ByKind().eval(), torch.tensor([2, 1, 0])
+    made, x = featcache.split(model, "body", {"x": torch.randn(3, 4), "mask_kind": kinds}), torch.randn(3, 4)
+    with torch.no_grad():
+        made.suffix.eval()
+        assert torch.equal(made.suffix(made.prefix(x=x, mask_kind=kinds)), model(x, kinds))
+
+
+class ByLength(nn.Module):
+    """Calls another layer, or none at all, where samples are short."""
+
+    def __init__(self, short: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.long, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.short = nn.Linear(4, 4) if short else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        if x.shape[1] > 5:
+            x = self.long(x)
+        elif self.short is None:
+            raise ValueError("too short")
+        else:
+            x = self.short(x)
+        return self.head(x.mean(1))
+
+
+def test_where_other_layers_run_at_another_length_the_example_stays_as_it_is() -> None:
+    two, resized = (((torch.randn(2, length, 4),), {}) for length in (8, 4))
+    assert all(
+        mine is given for mine, given in zip(canonical(ByLength(True), two, resized), (two, resized), strict=True)
+    )
+
+
+def test_images_stay_as_they_are_and_what_varies_in_length_gets_lengths_from_the_list() -> None:
+    two = ((torch.randn(2, 3, 8, 8),), {})
+    assert canonical(nn.Conv2d(3, 4, 3), two, None)[0] is two
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    made = canonical(model, *(((torch.randn(2, length, 4),), {}) for length in (8, 5)))
+    assert [each[0][0].shape[1] for each in made] == [64, 48]
+
+
+class Padded(nn.Module):
+    """Looks where its ids are those of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.body, self.head = nn.Embedding(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        padded = ids.eq(1)
+        x = self.embed(ids)
+        if padded.any():
+            x = x.masked_fill(padded[..., None], 0)
+        return self.head(self.body(x).sum(1))
+
+
+def test_an_example_of_padding_alone_names_the_set_as_any_other_does() -> None:
+    given = ([[1, 1, 1, 1], [1, 1, 1, 1]], [[0, 2, 2, 0], [2, 2, 0, 0]], [[0, 2, 1, 1], [2, 1, 1, 1]])
+    found = [featcache.split(Padded().eval(), "body", (torch.tensor(ids),)) for ids in given]
+    assert len({each.structure for each in found}) == 1
+
+
+@pytest.mark.parametrize("lengths", [(8, 4), (4, 8)])
+def test_a_network_that_does_not_run_at_one_of_the_lengths_is_refused_with_its_own_words(
+    lengths: tuple[int, int],
+) -> None:
+    with pytest.raises(SplitError, match="cannot be run on the example input: ValueError: too short"):
+        featcache.split(ByLength(False).eval(), "body", *((torch.randn(2, length, 4),) for length in lengths))
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head(self.body(x).mean(1) if mask is None else (self.body(x) * mask[..., None]).mean(1))
+
+
+X, MASK = torch.zeros(2, 8, 4), torch.ones(2, 8, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ((X, MASK), (X[:, :5],)),
+        ((X,), (X[:, :5], MASK[:, :5])),
+        ((X,), (X[:, 0],)),
+        ({"x": X, "mask": MASK}, {"x": X[:, :5]}),
+        ({"x": X, "mask": MASK}, {"mask": MASK[:, :5], "x": X[:, :5]}),
+    ],
+    ids=["one less", "one more", "a dimension less", "a name less", "another order"],
+)
+def test_examples_of_two_lengths_must_hold_the_same_inputs(given: Any, other: Any) -> None:
+    with pytest.raises(UsageError, match="other_length holds other inputs than example_inputs"):
+        featcache.split(Weighted().eval(), "body", given, other)
 
 
 SCRIPT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import featcache
 from featcache.errors import FeatCacheError, SplitError
+from featcache.splitting import deep_copy, skeleton
 
 
 class Remembering(nn.Module):
@@ -133,3 +135,46 @@ def test_a_network_in_use_by_its_caller_meanwhile_gives_what_it_gave() -> None:
     expected = copy.deepcopy(model)(*x())
     featcache.split(model, "norm", x())
     assert torch.equal(model(*x()), expected)
+
+
+def test_a_closure_is_copied_over_what_it_will_find_later() -> None:
+    def later(x: torch.Tensor) -> torch.Tensor:
+        return module(x)
+
+    model = nn.Linear(4, 3)
+    model.later = later
+    copied = deep_copy(model)
+    module = model
+    with pytest.raises(NameError):  # the copy has a cell of its own, as empty as it was
+        copied.later(torch.ones(1, 4))
+    again = deep_copy(model)
+    x = torch.ones(1, 4)
+    assert torch.equal(again.later(x), model(x))
+    with torch.no_grad():
+        again.weight.zero_()
+    assert not torch.equal(again.later(x), model(x))
+
+
+class Shelf:
+    def __init__(self, **kept: Any) -> None:
+        vars(self).update(kept)
+
+
+def test_a_skeleton_that_shares_objects_copies_only_those_that_lead_to_a_module() -> None:
+    model, layer = nn.Module(), nn.Linear(2, 2)
+    model.layer = layer
+    model.plain = Shelf(dict={"a": 1}, list=[1], set={1}, deque=deque([1]), tuple=([1],), none={})
+    leading = {"dict": {1: layer}, "list": [layer], "set": {layer}, "deque": deque([layer]), "tuple": (layer,)}
+    model.leading = Shelf(**leading)
+    copied, own = skeleton(model, shares_objects=True), skeleton(model)
+    assert copied.plain is model.plain
+    for name, kept in vars(model.plain).items():
+        assert getattr(own.plain, name) is not kept
+        assert getattr(own.plain, name) == kept
+    for name, kept in leading.items():
+        for made in (copied, own):
+            found = getattr(made.leading, name)
+            assert type(found) is type(kept)
+            assert list(found.values() if isinstance(found, dict) else found) == [made.layer]
+        assert getattr(model.leading, name) is kept
+        assert list(kept.values() if isinstance(kept, dict) else kept) == [layer]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,32 @@ def test_weights_of_a_path_that_the_example_does_not_take_are_not_left_out_of_th
     again = featcache.extract(model, rows([0] * 8), str(tmp_path), cut="norm", batch_size=4)
     assert again.report.computed == 8
     assert again.report.recipe != first.report.recipe
+
+
+class Filled(nn.Module):
+    """Writes its features into a tensor that it made itself, in one way or another."""
+
+    def __init__(self, fill: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm, self.fc, self.fill = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2), fill
+
+    def forward(self, x: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
+        filled = torch.zeros(len(x), 4)
+        self.fill(filled, self.stem(x))
+        if (domain == 2).any():
+            filled = filled.exp()
+        return self.fc(self.norm(filled))
+
+
+@pytest.mark.parametrize(
+    "fill", [lambda to, x: operator.setitem(to, slice(None), x), operator.iadd, torch.Tensor.copy_, torch.Tensor.add_]
+)
+def test_a_path_is_followed_through_what_is_written_in_place(fill: Callable[..., Any], tmp_path: Path) -> None:
+    model = Filled(fill).eval()
+    with pytest.raises(SplitError, match=OTHER_PATH):
+        featcache.extract(model, rows([2] * 8), str(tmp_path), cut="norm", batch_size=4)
+    assert featcache.extract(model, rows([0] * 8), str(tmp_path), cut="norm", batch_size=4).report.computed == 8
 
 
 class Long(nn.Module):

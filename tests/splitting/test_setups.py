@@ -60,18 +60,19 @@ def test_an_exported_program_that_cannot_change_its_mode_is_refused_with_the_way
 class Views(nn.Module):
     """Two views of each sample through one encoder, as contrastive networks take them."""
 
-    def __init__(self) -> None:
+    def __init__(self, activation: nn.Module) -> None:
         super().__init__()
-        self.enc, self.fc = nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Linear(8, 4)
+        self.enc, self.fc = nn.Sequential(nn.Linear(6, 8), activation), nn.Linear(8, 4)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         one, other = self.fc(self.enc(torch.cat([first, second]))).chunk(2)
         return (one * other).sum(1)
 
 
-def test_two_views_that_run_as_one_batch_are_one_row_per_sample() -> None:
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Softplus(0.1)], ids=["far from each other", "near each other"])
+def test_two_views_that_run_as_one_batch_are_one_row_per_sample(activation: nn.Module) -> None:
     torch.manual_seed(0)
-    model, views = Views().eval(), (torch.randn(5, 6), torch.randn(5, 6))
+    model, views = Views(activation).eval(), (torch.randn(5, 6), torch.randn(5, 6))
     made = check(model, "enc", views)
     (rows,) = rows_of(made, *views)
     assert rows.shape == (5, 2, 8)

@@ -212,6 +212,63 @@ def test_masks_that_the_suffix_needs_cross_the_frontier_as_they_are() -> None:
     assert made.check(input_ids=ids, attention_mask=mask) < 1e-5
 
 
+class WeightedMean(nn.Module):
+    """Needs its mask behind the cut only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head((self.body(x) * mask[..., None]).sum(1))
+
+
+@pytest.mark.parametrize("given", [{}, {"mask": None}])
+def test_an_input_that_crosses_the_cut_and_is_left_out_is_asked_for(given: dict[str, None]) -> None:
+    made = split(WeightedMean().eval(), "body", {"x": torch.randn(2, 3, 4), "mask": torch.ones(2, 3, dtype=torch.long)})
+    with pytest.raises(SplitError, match=r"\(mask missing\): give the inputs as the example gave them"):
+        made.prefix(x=torch.randn(2, 3, 4), **given)
+
+
+class Pieces(nn.Module):
+    """Makes a row of every two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(2, 3), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.reshape(-1, 2)).reshape(-1, 6))
+
+
+def test_a_batch_that_gives_parts_of_samples_is_refused() -> None:
+    made = split(Pieces().eval(), "body", (torch.randn(2, 4),))
+    assert made.prefix(torch.randn(3, 4)).shape == (3, 2, 3)
+    with pytest.raises(
+        SplitError, match=r"'body'.* has rows of shape \[3\] for these inputs, where \[2, 3\] was recorded"
+    ):
+        made.prefix(torch.randn(1, 6))
+
+
+class Centred(nn.Module):
+    """What crosses the cut are the features, the input itself, and what depends on the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        centred = self.first(x) - self.first(x).mean(0)
+        return self.head(self.body(x) + x + centred)
+
+
+def test_rows_that_mix_are_found_also_behind_an_input_that_crosses_as_it_is() -> None:
+    with pytest.raises(
+        SplitError, match=r"'sub', which crosses the cut 'body', holds rows that depend on the other rows"
+    ):
+        split(Centred().eval(), "body", (torch.randn(2, 4),))
+
+
 def test_unsound_cuts_are_refused_with_the_reason_and_cuts_that_work() -> None:
     class Escapes(SmallNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable
@@ -365,3 +366,29 @@ def test_a_suffix_that_depends_on_how_its_rows_lie_in_memory_is_refused() -> Non
     with pytest.raises(SplitError, match=r"differs from the whole model.*that work: stem"):
         featcache.split(model, "block", (pictures,))
     equals_the_model(model, "block.norm", pictures)
+
+
+class Fails(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not for this input")
+
+
+class Tries(nn.Module):
+    """Does without a layer that fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fails, self.last = nn.Linear(6, 6), Fails(), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        with contextlib.suppress(ValueError):
+            x = self.fails(x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize(("cut", "layers"), [("0", 2), ("0.first", 1), ("0.last", 2), ("1", 3)])
+def test_a_layer_whose_error_the_network_catches_changes_nothing_of_the_others(cut: str, layers: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Tries(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    assert len(equals_the_model(model, cut, torch.randn(4, 6)).weights) == 2 * layers
