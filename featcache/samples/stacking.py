@@ -35,9 +35,14 @@ def stack_inputs(inputs: list[Any], transform: Callable[[Any], Any] | None = Non
             f"samples cannot be stacked into a batch: found {', '.join(sorted(kinds)[:4])}. Give a transform that makes "
             "tensors of one shape (--transform, --image-size), or one that pads them: `collate(inputs)`."
         ) from error
-    if isinstance(batch, Mapping):
-        return dict(batch)
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    made = dict(batch) if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    nested = [type(each).__name__ for each in (made.values() if isinstance(made, dict) else made)]
+    if not {"dict", "list", "tuple"}.isdisjoint(nested):
+        raise DataError(
+            "the input of a sample is nested: give a tensor, a tuple or a flat dict of them. A network that takes one dict is "
+            "given that dict."
+        )
+    return made
 
 
 def _are_masked(inputs: list[Any]) -> bool:

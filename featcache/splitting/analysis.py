@@ -239,11 +239,17 @@ def _tainted(run: Run, end: int, seeds: set[int]) -> set[int]:
         before = len(tainted)
         for call in run.calls[:end]:
             if tainted.intersection(call.content_reads):
-                tainted.update(call.makes, call.writes)
+                tainted.update(_touched(call, tainted), call.writes)
             elif tainted.intersection(call.writes):
                 tainted.update(call.makes)
         if len(tainted) == before:
             return tainted
+
+
+def _touched(call: Call, tainted: set[int]) -> tuple[int, ...]:
+    """Return what of the results depends on tainted arguments: how many steps are packed, lengths alone decide."""
+    packs = call.name.endswith("_pack_padded_sequence") and len(call.makes) == 2
+    return call.makes[:1] if packs and tainted.isdisjoint(call.content_reads[1:]) else call.makes
 
 
 def _refuse_escapes(cut: str, run: Run, end: int, tainted: set[int]) -> None:

@@ -117,9 +117,7 @@ class Follower(TorchFunctionMode):
         fed = self.fed.meets(given)
         cached = self.cached.meets(given) or (fed and any(each.is_floating_point() for each in states))
         result = func(*args, **kwargs)
-        made = tensors_in(result) if fed or cached else []
-        if is_in_place(name):
-            made = [*made, *given[:1]]
+        made = [*tensors_in(result), *(given[:1] if is_in_place(name) else ())] if fed or cached else []
         if cached:
             self.taken.append(Step(name, tuple(self.states[id(each)] for each in states), _scalars(args, kwargs)))
             self.cached.add(made)

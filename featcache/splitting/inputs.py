@@ -96,8 +96,8 @@ def with_tensors(call: Call, change: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 
 def copied(call: Call) -> Call:
-    """Return a call with containers of its own: a network may write into those that it is given."""
-    return with_tensors(call, lambda tensor: tensor)
+    """Return a call with containers and tensors of its own: a network may write into those that it is given."""
+    return with_tensors(call, torch.clone)
 
 
 def batch_of(call: Call) -> int:

@@ -19,6 +19,7 @@ from .analysis import CutAnalysis
 from .crossings import Crossing, refs_in
 from .eager import eager
 from .following import Follower
+from .inputs import copied
 from .layout import applied
 from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
@@ -45,6 +46,8 @@ def run_prefixes(
 
     With ``follow``, ``SplitError`` is raised where the run takes a path that was not recorded.
     """
+    if any(_overwrites_inputs(each) for each in analyses):
+        args, kwargs = copied((args, kwargs))
     found: dict[int, torch.Tensor] = {}
     reached: dict[str, dict[str, torch.Tensor]] = {}
     given = _numbered(analyses[0], (args, kwargs))
@@ -76,6 +79,11 @@ def run_prefixes(
         follower.check()
     # A cut that was not reached has no entry: what it lacks is named.
     return [reached.get(analysis.cut) or taken(analysis, {}) for analysis in analyses]
+
+
+def _overwrites_inputs(analysis: CutAnalysis) -> bool:
+    run = analysis.run
+    return any(run.origins[number][0] == "input" for call in run.calls[: analysis.end] for number in call.writes)
 
 
 def _numbered(analysis: CutAnalysis, call: Any) -> list[Any]:

@@ -15,6 +15,7 @@ from .clone import skeleton
 from .compare import compare
 from .examples import Examples
 from .flat import Program, flat_graph
+from .inputs import copied
 from .randomness import quiet, seeded
 from .trial import frozen_reference, keeping_state, seeded_step
 
@@ -59,7 +60,8 @@ def _trials(made: Any, given: Examples) -> list[tuple[Any, Any]]:
     found = []
     with torch.no_grad(), quiet():
         for args, kwargs in given.trials():
-            whole = seeded(skeleton(made.model, own_buffers=True), *args, **kwargs)
+            mine, named = copied((args, kwargs))
+            whole = seeded(skeleton(made.model, own_buffers=True), *mine, **named)
             found.append((whole, made.prefix(*args, **kwargs)))
     return found
 

@@ -35,9 +35,7 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
     running = skeleton(model, own_buffers=True)
     try:
         with torch.no_grad(), quiet():
-            args, kwargs = given.two
-            first = seeded(running, *args, **kwargs)
-            second = seeded(running, *args, **kwargs)
+            first, second = (seeded(running, *args, **kwargs) for args, kwargs in (given.two, given.two))
             for call in (given.three, given.resized):
                 if call is not None:
                     running(*call[0], **call[1])

@@ -17,7 +17,7 @@ from .compare import compare
 from .examples import Examples, examples
 from .flat import Program, build_flat, guard_graph
 from .guarded import GuardedSuffix
-from .inputs import Call, as_call, as_given
+from .inputs import Call, as_call, as_given, copied
 from .nearest import nearest_cuts
 from .prefix import run_prefix, run_prefixes
 from .proof import proven
@@ -421,7 +421,8 @@ def check_all(
     args, kwargs = as_call(inputs, splits[0].model)
     running = skeleton(splits[0].model, own_buffers=True)
     with torch.no_grad(), quiet():
-        whole = seeded(running, *args, **kwargs)
+        mine, named = copied((args, kwargs))
+        whole = seeded(running, *mine, **named)
         found = []
         for split, frontier in zip(splits, frontiers or prefixes(splits, inputs), strict=True):
             suffix = split._make_suffix(skeleton(split.model, own_buffers=True)).eval()

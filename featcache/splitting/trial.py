@@ -15,7 +15,7 @@ from .analysis import CutAnalysis
 from .clone import own_modes, skeleton
 from .compare import TOLERANCE, compare, difference, rounding
 from .examples import Examples
-from .inputs import Call
+from .inputs import Call, copied
 from .modes import Modes, may_change_weights, set_mode
 from .nested import REMEDY, nested_encoders
 from .prefix import at_end_of_call, run_prefix
@@ -89,7 +89,8 @@ def _step(running: nn.Module, own: Modes, analysis: CutAnalysis, call: Call, nam
 
     def run() -> Any:
         with torch.set_grad_enabled(not frozen):
-            return running(*call[0], **call[1])
+            args, kwargs = copied(call)
+            return running(*args, **kwargs)
 
     parameters = {name: each for name, each in running.named_parameters() if name in names}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
 
 import featcache
-from featcache.errors import SplitError
+from featcache.errors import DataError, SplitError
 
 from .comparing import check, rows_of, texts
 
@@ -332,3 +333,69 @@ def test_a_classifier_that_looks_up_padding_among_its_ids_is_extracted_with_full
         assert features.report.computed == 8
     made = check(model, "transformer.h.0", {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     featcache.train_head(made, features, epochs=1, device="cpu")
+
+
+@pytest.mark.parametrize("nest", [lambda row: {"features": row}, lambda row: (row,)])
+def test_nested_samples_are_refused_with_the_form_that_works(nest: Callable[[object], object], tmp_path: Path) -> None:
+    row = {"input_ids": texts(1, 0)[0], "attention_mask": torch.ones(6, dtype=torch.long)}
+    with pytest.raises(DataError, match="is nested: give a tensor, a tuple or a flat dict"):
+        featcache.extract(TakesADict().eval(), [(nest(row), 0)] * 4, tmp_path, cut="inner")
+
+
+class Overwrites(nn.Module):
+    """Takes away, replaces or changes what it is given."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.inner, self.fc = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.how == "takes away":
+            more = given.pop("y")
+            return self.fc(self.inner(given["x"]) + more)
+        if self.how == "replaces":
+            given["x"] = self.inner(given["x"])
+            return self.fc(given["x"].relu())
+        return self.fc(self.inner(given["x"].mul_(2)))
+
+
+@pytest.mark.parametrize("how", ["takes away", "replaces", "changes"])
+def test_a_network_that_overwrites_its_input_is_given_a_copy_in_every_run(how: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, given = Overwrites(how).eval(), {"x": torch.randn(8, 4), "y": torch.randn(8, 4)}
+    made = featcache.split(model, "inner", ({name: each[:2] for name, each in given.items()},))
+    kept = {name: each.clone() for name, each in given.items()}
+    assert made.check(**given) <= 1e-6
+    frontier = made.prefix(**given)
+    assert all(torch.equal(given[name], kept[name]) for name in kept)
+    data = [({name: each[row] for name, each in kept.items()}, row % 3) for row in range(8)]
+    features = featcache.extract(model, data, tmp_path, cut="inner", batch_size=4)
+    stored, expected = features.numpy()[0], frontier["inner"] if isinstance(frontier, dict) else frontier
+    found = stored["inner"] if isinstance(stored, dict) else stored
+    assert torch.allclose(torch.as_tensor(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_recurrent_layers_that_read_how_many_steps_are_packed_can_be_cut_behind(kind: type[nn.Module]) -> None:
+    class Recurrent(Packed):
+        def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            x = self.proj(self.emb(ids))
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.fc(self.rnn(packed)[1][-1])
+
+    torch.manual_seed(0)
+    model = Recurrent(False)
+    model.rnn = kind(8, 8, batch_first=True)
+    check(model.eval(), "rnn", (texts(4, 0), torch.tensor([6, 4, 5, 2])), (texts(5, 0), torch.tensor([1, 6, 6, 3, 2])))
+
+
+def test_an_encoder_with_relative_positions_is_extracted_with_masks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2, "pad_token_id": 0}
+    model, ids = transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval(), texts(8, 0)
+    mask = torch.ones_like(ids)
+    mask[::3, 4:] = 0
+    data = [({"input_ids": row, "attention_mask": each}, 0) for row, each in zip(ids, mask, strict=True)]
+    features = featcache.extract(model, data, tmp_path, cut="encoder.block.0", batch_size=4)
+    assert features.report.computed == 8
