@@ -129,6 +129,11 @@ class _Builder:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
         if any(isinstance(event, Call) and event.switches_gradients for event in events):
             raise NotFlatError("the model itself switches gradients")
+        fed = fed_by_inputs(self.run, len(self.run.calls))
+        behind_the_cut = self.run.calls[self.analysis.end : self.until.end if self.until else None]
+        if any(call.decides and fed.intersection(call.reads) for call in behind_the_cut):
+            # Also inside of a module that is called whole: it may keep the value, and another one may look at it there.
+            raise NotFlatError("a value behind the cut depends on content")
         self._frontier()
         for mine, other in zip(events, others, strict=True):
             (self._module if isinstance(mine, ModuleCall) else self._call)(mine, other)

@@ -304,6 +304,9 @@ def test_code_of_packages_is_told_from_that_of_users() -> None:
     patched = type("Patched", (), {"__module__": "textwrap", "run": closing_over(1)})
     assert not is_library(patched)
     assert is_library(type("Patched", (), {"__module__": "textwrap"}))
+    assert is_library(textwrap.TextWrapper())
+    assert is_library(str.upper)  # which has no module
+    assert not is_library(type("Made", (), {"__module__": __name__})())
 
 
 def test_code_without_a_file_is_of_the_package_that_made_it() -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import featcache
 from featcache.identity import (
     encoded_id,
     file_id,
+    is_image,
+    is_tensor,
     is_weights_file,
     package_folder,
     states,
@@ -74,6 +77,16 @@ def test_packages_are_found_without_being_imported() -> None:
 )
 def test_weights_are_a_file_by_their_ending_or_folder(weights: str, is_file: bool) -> None:
     assert is_weights_file(weights) == is_file
+
+
+@pytest.mark.parametrize("name", ["Image", "Tensor"])
+def test_what_is_only_called_like_an_image_or_a_tensor_is_neither(name: str) -> None:
+    module = {"Image": "PIL.Image", "Tensor": "torch"}[name]
+    for kind in (type(name, (), {"__module__": "user"}), type("Other", (), {"__module__": module})):
+        assert not is_image(kind())
+        assert not is_tensor(kind())
+    for value, is_one in ((Image.new("L", (2, 2)), is_image), (torch.nn.Parameter(torch.ones(1)), is_tensor)):
+        assert is_one(value)
 
 
 def sparse(*values: float, where: int = 0) -> torch.Tensor:

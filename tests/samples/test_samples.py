@@ -252,3 +252,28 @@ def test_a_view_is_augmented_before_the_transform_and_the_plain_one_is_not() -> 
     assert samples.input(2) == b"C"
     assert samples.seen(b"c", 1, b"id") == b"C-X"
     assert Samples(Letters()).augmented(lambda letter: letter + b"-x").seen(b"c", 2, b"id") == b"c-x"
+
+
+class Ragged:
+    """A transform that says that what it gives varies in length."""
+
+    ragged = True
+
+    def __call__(self, item: Any) -> Any:
+        return item
+
+
+def test_inputs_that_vary_in_length_are_refused_unless_the_transform_says_that_they_may() -> None:
+    short, long, wide = np.zeros((2, 3)), np.zeros((5, 3)), np.zeros((2, 4))
+    samples = Samples(Letters(), name="letters")
+    for alike in ([], [short], [short, short], [short, wide], [(short, long), (short, long)]):
+        samples.check_alike(alike)
+    for unlike, said in (
+        ([short, long, short], r"\(2,\), \(5,\)"),
+        ([(short, short), (short, long)], r"\(2, 2\), \(2, 5\)"),
+    ):
+        with pytest.raises(
+            DataError, match=f"some samples of 'letters' vary in length, .* lengths {said}. Let the transform"
+        ):
+            samples.check_alike(unlike)
+    Samples(Letters(), Ragged()).check_alike([short, long])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def test_a_snapshot_comes_back_from_its_file(tmp_path: Path) -> None:
     assert np.array_equal(again.ids, IDS)
     assert again.targets.tolist() == [1, 0, 2]
     assert read_snapshot(written(tmp_path, replace(SNAPSHOT, classes=None))).classes is None
+
+
+def test_a_snapshot_cannot_be_changed_since_its_digest_is_computed_once() -> None:
+    with pytest.raises(FrozenInstanceError):
+        SNAPSHOT.dataset = "e"  # type: ignore[misc]
 
 
 def unaligned() -> list[Snapshot]:

@@ -173,3 +173,71 @@ def test_what_a_layer_says_of_the_content_beside_its_tensors_is_that_of_each_bat
         assert type(found[1]) is type(expected[1])
         pairs = zip(torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(expected), strict=True)
         assert all(torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other for one, other in pairs)
+
+
+class Keeps(nn.Module):
+    """Keeps what it saw in its features as an attribute, at which the network looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.large = nn.Linear(4, 2), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.large = bool((x > 100).any())
+        return self.linear(x)
+
+
+class LooksLater(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.keeps = nn.Linear(4, 4), Keeps()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.keeps(self.body(x))
+        return x * 2 if self.keeps.large else x
+
+
+def test_what_a_layer_keeps_of_the_content_is_that_of_each_batch() -> None:
+    model = LooksLater()
+    with torch.no_grad():
+        model.body.weight.copy_(torch.eye(4))
+    for x in (torch.ones(5, 4), torch.full((5, 4), 1000.0)):
+        _, found, expected = both(model, x)
+        assert torch.equal(found, expected)
+
+
+class Scales(nn.Module):
+    """Returns, beside its features, what it saw in its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x * self.scale, bool(self.scale > 2)
+
+
+def test_what_a_layer_says_of_its_weights_is_true_of_them_as_they_are() -> None:
+    made, found, _ = both(nn.Sequential(nn.Linear(4, 4), Scales()), torch.ones(5, 4), "0")
+    assert not found[1]
+    with torch.no_grad():
+        made.model[1].scale.fill_(3)
+        assert made.suffix(made.prefix(torch.ones(5, 4)))[1]
+
+
+class Causal(nn.Module):
+    """Holds a mask, at which torch's encoder looks, whatever the input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.body, self.encoder = nn.Linear(4, 8), nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.body(x), mask=self.mask)
+
+
+def test_a_layer_that_looks_at_a_buffer_alone_is_called_whole() -> None:
+    assert featcache.split(Causal().eval(), "body", (torch.randn(2, 5, 4),)).flat
