@@ -10,6 +10,7 @@ from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
 from .following import Path, path_of
 from .inputs import main_input
+from .names import COMPARISONS
 from .nested import refuse_inside_nested
 from .runs import Call, ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
@@ -177,24 +178,32 @@ def _main_inputs(model: nn.Module, run: Run, end: int) -> set[int]:
     inputs = refs_in((args, kwargs))
     if not inputs:
         raise SplitError("the model was given no tensor: example_inputs must hold at least one.")
-    named = {name: value.number for name, value in kwargs.items() if isinstance(value, Ref)}
-    main = named.get(main_input(model, list(named)) or "", inputs[0])
-    if refs_in(args) and getattr(model, "main_input_name", None) not in kwargs:
+    named = {input_name(run, number): number for number in inputs}
+    main = named.get(
+        main_input(model, [(name, run.objects[number]) for name, number in named.items()]) or "", inputs[0]
+    )
+    if any(isinstance(each, Ref) for each in args) and getattr(model, "main_input_name", None) not in kwargs:
         main = inputs[0]
     floating = {number for number in inputs if run.objects[number].is_floating_point()}
     return floating if main not in floating and _decides(run, end, main) else {main} | floating
 
 
 def _decides(run: Run, end: int, number: int) -> bool:
-    """Return whether a Python value, or a size, comes of an input without any weights."""
-    reached = {number}
+    """Return whether a Python value, or a size, comes of comparing an input with a number, and none of it in another way.
+
+    For such comparisons the example is made canonical; others would depend on the values that it happens to have.
+    """
+    plain, compared, found = {number}, set[int](), False
     for call in run.calls[:end]:
-        if not reached.intersection(call.content_reads) or _is_weighted(run, call):
+        is_plain = not plain.isdisjoint(call.content_reads)
+        if _is_weighted(run, call) or not (is_plain or compared.intersection(call.content_reads)):
             continue
-        if call.decides:
-            return True
-        reached.update(call.makes, call.writes)
-    return False
+        compares = call.name.rpartition(".")[2].strip("_") in COMPARISONS
+        if call.decides and is_plain:
+            return False
+        found |= call.decides
+        (plain if is_plain and not compares else compared).update(call.makes, call.writes)
+    return found
 
 
 def _is_weighted(run: Run, call: Call) -> bool:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from .clone import skeleton
 from .eager import eager
 from .inputs import Call, copied, is_lengths, is_masks, main_input, named_tensors, with_tensors
-from .names import ESCAPES, call_name, is_sized_by_content
+from .names import COMPARISONS, ESCAPES, call_name, is_sized_by_content
 from .randomness import quiet
 from .trees import TensorSet, tensors_in
 
@@ -106,7 +106,7 @@ def _side_inputs(model: nn.Module, call: Call) -> list[str]:
     """Return of each tensor what it is: "main", "mask", "lengths" or "other"; "" for floating ones."""
     named = named_tensors(call, model)
     given = [name for name, _ in named]
-    main = main_input(model, given) or given[0]
+    main = main_input(model, named) or given[0]
     found = []
     for place, (name, tensor) in enumerate(named):
         if tensor.is_floating_point() or tensor.is_complex() or not tensor.dim() or len(tensor) != 2:
@@ -147,7 +147,7 @@ class _Comparisons(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         if self.ids.meets(given) and not any(each.is_floating_point() for each in given):
             self.ids.add(tensors_in(result))
-            if name.strip("_") in ("eq", "ne", "not_equal"):
+            if name.strip("_") in COMPARISONS:
                 others = [
                     each
                     for each in args

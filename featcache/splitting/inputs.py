@@ -61,15 +61,22 @@ def forward_names(model: nn.Module) -> list[str]:
     return [each.name for each in parameters if each.kind not in several]
 
 
-def main_input(model: nn.Module, names: Sequence[str]) -> str | None:
+def main_input(model: nn.Module, named: Sequence[tuple[str, torch.Tensor]]) -> str | None:
     """Return which of the named inputs is the main one: as transformers names it, else the first that ``forward`` lists.
 
-    ``forward(**batch)`` lists none: there it is the first by name that is no mask and no length; None where there is none.
+    ``forward(**batch)`` lists none: there it is the first by name that is no mask and no length, floating ones before whole
+    numbers and ids before other numbers; None where there is none.
     """
+
+    def rank(each: tuple[str, torch.Tensor]) -> tuple[bool, bool, str]:
+        name, tensor = each
+        return not tensor.is_floating_point(), "ids" not in name.lower(), name
+
     declared = getattr(model, "main_input_name", None)
     order = [declared, *forward_names(model)] if isinstance(declared, str) else forward_names(model)
-    order += [name for name in sorted(names) if "mask" not in name.lower() and "len" not in name.lower()]
-    return next((name for name in order if name in names), None)
+    ranked = [name for name, _ in sorted(named, key=rank)]
+    order += [name for name in ranked if "mask" not in name.lower() and "len" not in name.lower()]
+    return next((name for name in order if name in ranked), None)
 
 
 def named_tensors(call: Call, model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -399,3 +399,39 @@ def test_an_encoder_with_relative_positions_is_extracted_with_masks(tmp_path: Pa
     data = [({"input_ids": row, "attention_mask": each}, 0) for row, each in zip(ids, mask, strict=True)]
     features = featcache.extract(model, data, tmp_path, cut="encoder.block.0", batch_size=4)
     assert features.report.computed == 8
+
+
+def test_a_path_that_depends_on_ids_otherwise_than_by_a_comparison_is_refused() -> None:
+    class Chosen(MaskOfIds):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.emb(ids)
+            for number in ids[:, 0].unique().tolist():
+                x = x + number
+            return self.fc((x + self.layers[0](x, x, x, need_weights=False)[0]).mean(1))
+
+    with pytest.raises(SplitError, match=r"Python value is taken from a tensor.*that work: emb"):
+        featcache.split(Chosen().eval(), "layers.0", (torch.tensor([[3, 4, 5], [3, 7, 8]]),))
+
+
+def test_the_order_of_samples_does_not_name_a_set_where_a_batch_of_any_keywords_holds_a_task(tmp_path: Path) -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.fc = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), nn.Linear(8, 3)
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+            x = batch["x"]
+            found = torch.zeros_like(x)
+            for number in batch["task"].unique().tolist():
+                chosen = batch["task"] == number
+                found[chosen] = self.layers[number](x[chosen])
+            return self.fc(self.inner(found))
+
+    torch.manual_seed(0)
+    model, rows = Experts().eval(), torch.randn(4, 8)
+    names = {
+        featcache.split(model, "inner", {"x": rows[:2], "task": torch.tensor(tasks)}).structure
+        for tasks in ([0, 1], [1, 0])
+    }
+    assert len(names) == 1
