@@ -280,6 +280,11 @@ def check_origin(split: Split, features: Features) -> None:
         raise UsageError(f"the features are those at {features.recipe.cut!r}, but the split is cut at {split.cut!r}.")
     if len(features) == 0:
         raise HeadError("there are no rows to train on.")
+    if split.other_length is None and any(spec.ragged for spec in features.recipe.frontier):
+        raise UsageError(
+            "the samples of these features vary in length, but the split was recorded at one length: give featcache.split a "
+            "batch that is padded to another one, too (other_length=…)."
+        )
     check_same_prefix(features, split.cut, split.structure, split.weights)
 
 

@@ -65,9 +65,10 @@ def length_of(value: Any) -> tuple[Any, ...] | None:
 
     Inputs that share all sizes but the first, tensor by tensor, share everything but this.
     """
-    parts = (
-        list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else [value]
-    )
+    if isinstance(value, Mapping):
+        parts = [value[name] for name in sorted(value, key=str)]  # the order of keys says nothing
+    else:
+        parts = list(value) if isinstance(value, (tuple, list)) else [value]
     if not all(hasattr(part, "shape") for part in parts):
         return None
     return tuple(int(part.shape[0]) if len(part.shape) else -1 for part in parts)

@@ -52,8 +52,8 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
         raise
     except Exception as error:
         raise SplitError(
-            f"the model cannot be run on the example input: {type(error).__name__}: {one_line(error, 200)}. "
-            "Check that the transform fits the model."
+            f"the model cannot be run on the example input, its rows in another order or one row more: {type(error).__name__}: "
+            f"{one_line(error, 200)}. Check that the transform fits the model."
         ) from error
     difference = compare(first, second, "a second evaluation pass", refuse=False)
     if difference:

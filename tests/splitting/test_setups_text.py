@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import flex_attention
 
 import featcache
-from featcache.errors import DataError, SplitError
+from featcache.errors import DataError, SplitError, UsageError
 
 from .comparing import check, rows_of, texts
 
@@ -435,3 +435,42 @@ def test_the_order_of_samples_does_not_name_a_set_where_a_batch_of_any_keywords_
         for tasks in ([0, 1], [1, 0])
     }
     assert len(names) == 1
+
+
+def test_samples_whose_keys_are_in_another_order_are_told_by_name(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.fc = nn.Linear(4, 5), nn.Linear(3, 5), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.a(x) + self.b(y))
+
+    torch.manual_seed(0)
+    model, x, y = Two().eval(), torch.randn(6, 4), torch.randn(6, 3)
+    data = [({"x": x[n], "y": y[n]} if n % 2 else {"y": y[n], "x": x[n]}, n % 3) for n in range(6)]
+    features = featcache.extract(model, data, tmp_path, cut="b", batch_size=3)
+    stored, expected = features.numpy()[0], featcache.split(model, "b", {"x": x, "y": y}).prefix(x=x, y=y)
+    assert isinstance(expected, dict)
+    assert all(torch.allclose(torch.as_tensor(stored[name]), expected[name], atol=1e-6) for name in expected)
+
+
+def test_features_that_vary_in_length_ask_for_a_split_that_knows_another_length(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, ids = MaskOfIds().eval(), texts(8, 0)
+    rows = [row[: 6 - number % 3] for number, row in enumerate(ids)]
+    masked = [({"ids": row, "mask": torch.ones_like(row)}, number % 3) for number, row in enumerate(rows)]
+
+    class Masked(MaskOfIds):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            x = self.emb(ids)
+            x = x + self.layers[0](x, x, x, key_padding_mask=mask == 0, need_weights=False)[0]
+            return self.fc((x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+    model = Masked().eval()
+    features = featcache.extract(model, masked, tmp_path, cut="layers.0", batch_size=4)
+    example = {"ids": ids[:2], "mask": torch.ones_like(ids[:2])}
+    with pytest.raises(UsageError, match=r"vary in length.*other_length"):
+        featcache.train_head(featcache.split(model, "layers.0", example), features, epochs=1)
+    shorter = {name: value[:, :4] for name, value in example.items()}
+    featcache.train_head(featcache.split(model, "layers.0", example, shorter), features, epochs=1, device="cpu")
