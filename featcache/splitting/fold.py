@@ -57,6 +57,9 @@ def _is_foldable(suffix: fx.GraphModule, node: fx.Node, trainable: set[str] | No
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if name == "flatten" and (node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)) == 0:
             return False  # the rows of a sample, such as windows, become rows of the batch
+        if name == "permute":
+            order: Any = node.args[1]
+            return isinstance(order, (tuple, list)) and order[0] == 0  # the batch stays where it is
         return str(name) in FUNCTIONS
     return False
 

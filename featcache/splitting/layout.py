@@ -19,12 +19,14 @@ class Layout:
     """Which dimension of a tensor is the batch, and how many of its rows each sample has.
 
     A sample's rows, such as the windows of an image, follow one another; ``apart`` are those of ``torch.cat([a, b])``,
-    where all samples have their first row before any has its second one.
+    where all samples have their first row before any has its second one. Stored rows are contiguous; the model's tensor may
+    not be, as behind a permutation of channels.
     """
 
     dim: int = 0
     rows: int = 1
     apart: bool = False
+    order: tuple[int, ...] = ()  # of the dimensions in memory, where it is another one
 
     @property
     def length_dim(self) -> int:
@@ -47,6 +49,9 @@ class Layout:
             steps.append(("flatten", (0, 1)))
         if self.dim:
             steps += [("movedim", (0, self.dim)), ("contiguous", ())]
+        if self.order:
+            back = tuple(self.order.index(place) for place in range(len(self.order)))
+            steps += [("permute", (self.order,)), ("contiguous", ()), ("permute", (back,))]
         return steps
 
 
@@ -69,7 +74,8 @@ def layout_of(runs: Runs, number: int) -> Layout | None:
     rows = mine[dim] // runs.run.batch
     if not rows or (mine[dim], theirs[dim]) != (rows * runs.run.batch, rows * runs.larger.batch):
         return None
-    return Layout(dim, rows, number in runs.apart)
+    order = runs.run.orders[number] if dim == 0 and rows == 1 else ()
+    return Layout(dim, rows, number in runs.apart, order)
 
 
 def apart(runs: Runs) -> frozenset[int]:

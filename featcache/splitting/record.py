@@ -47,6 +47,7 @@ class _Recorder(TorchFunctionMode):
             self.run.objects.append(tensor)  # also keeps its id from being used again
             self.run.origins.append(origin)
             self.run.shapes.append(tuple(tensor.shape))
+            self.run.orders.append(_order(tensor))
             self.memories.setdefault(_memory(tensor), []).append(known)
             if origin[0] == "input":
                 self.fed.add(known)
@@ -168,6 +169,16 @@ def _version(tensor: torch.Tensor) -> int:
         return tensor._version
     except RuntimeError:  # inference tensors count no versions
         return 0
+
+
+def _order(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the order in which the dimensions of a dense tensor lie in memory, if it is not the usual one."""
+    with torch._C.DisableTorchFunction():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.dim() < 3 or tensor.is_contiguous():
+            return ()
+        strides = tensor.stride()
+        order = tuple(sorted(range(tensor.dim()), key=lambda place: -strides[place]))
+        return order if order[0] == 0 and tensor.permute(order).is_contiguous() else ()
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -100,6 +100,9 @@ class Run:
         default_factory=list
     )  # ("input", n) ("state", name) ("constant",) ("call", n, leaf)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
+    orders: list[tuple[int, ...]] = field(
+        default_factory=list
+    )  # of dimensions in memory, the batch first; () for the usual
 
     @property
     def input_numbers(self) -> list[int]:
