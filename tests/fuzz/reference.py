@@ -56,7 +56,10 @@ def batch(rows: list[Any], numbers: Any) -> Any:
 
 
 def call(net: Any, inputs: Any) -> Any:
-    return net(**inputs) if isinstance(inputs, dict) else net(*inputs)
+    """What a network gives for inputs of its own, into which it may write."""
+    if isinstance(inputs, dict):
+        return net(**{name: each.clone() for name, each in inputs.items()})
+    return net(*(each.clone() for each in inputs))
 
 
 def far(one: torch.Tensor, other: torch.Tensor) -> float:
