@@ -53,12 +53,15 @@ def run(code: str, folder: Path, processes: int = 1) -> list[str]:
     """Run code in processes of torch.distributed, or in one alone, and return the lines that it prints."""
     (folder / "script.py").write_text(code, encoding="utf-8")
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    several += ["--log-dir", "logs", "--redirects", "1"]
     command = [sys.executable, *(several if processes > 1 else []), "script.py"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **ON_CPU}
+    # Several processes write into files of their own: on one pipe, lines of two would mix.
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    printed = sorted((folder / "logs").rglob("stdout.log")) if processes > 1 else []
+    return [line for file in printed for line in file.read_text("utf-8").splitlines()] or done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
