@@ -199,7 +199,7 @@ def _decides(run: Run, end: int, number: int) -> bool:
         if _is_weighted(run, call) or not (is_plain or compared.intersection(call.content_reads)):
             continue
         compares = call.name.rpartition(".")[2].strip("_") in COMPARISONS
-        if call.decides and is_plain:
+        if call.decides and is_plain and not compares:
             return False
         found |= call.decides
         (plain if is_plain and not compares else compared).update(call.makes, call.writes)

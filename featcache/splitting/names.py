@@ -24,7 +24,7 @@ ESCAPES = {
     "item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__", "__complex__",
     "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage", "__dlpack__", "apply_", "map_", "map2_",
 }  # fmt: skip
-COMPARISONS = {"eq", "ne", "not_equal"}
+COMPARISONS = {"eq", "ne", "not_equal", "contains"}
 # The size of what these return depends on the content of an argument …
 SIZED_BY_CONTENT = {
     "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "unique_dim", "_unique", "_unique2", "bincount",
