@@ -21,7 +21,6 @@ MARKED = {
 NEEDING = [
     pytest.param(package, block, id=f"{page.name}-{package}")
     for page in PAGES
-    if page.name != "trainers.md"  # whose blocks go on from its first one: test_trainers.py runs them
     for package, block in re.findall(
         r"<!-- run with (\w+) -->\n```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL
     )

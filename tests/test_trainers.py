@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "trainers.md").read_text("utf-8")
 (COMMON,) = re.findall(r"<!-- run -->\n```python\n(.*?)```", PAGE, re.DOTALL)
 SNIPPETS: dict[str, str] = defaultdict(str)
-for packages, block in re.findall(r"<!-- run with ([\w ]+) -->\n```python\n(.*?)```", PAGE, re.DOTALL):
+for packages, block in re.findall(r"<!-- goes on with ([\w ]+) -->\n```python\n(.*?)```", PAGE, re.DOTALL):
     SNIPPETS[packages] += block
 ON_CPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
 ACCELERATE = """

@@ -21,7 +21,7 @@ from ..errors import DataError, HeadError
 from ..extraction import PrefixRunner, default_workers
 from ..heads import new_network, train_mode
 from ..machine import exact_numerics, on_device, to_device
-from ..splitting import Split, as_call, fold
+from ..splitting import Split, check_all, fold
 from ..store import StoreFiles
 from .subject import Subject
 
@@ -168,8 +168,7 @@ def _run(runner: PrefixRunner, split: Split, batch: Any, device: torch.device) -
 
 
 def _check(split: Split, batch: Any, device: torch.device) -> None:
-    args, kwargs = as_call(batch, split.model)
-    split.check(*args, **kwargs)
+    check_all([split], batch)
     _wait(device)
 
 

@@ -10,7 +10,7 @@ from ..errors import SplitError
 from .crossings import Crossing, ancestors, crossing_of, input_name, refs_in
 from .following import Path, path_of
 from .inputs import main_input
-from .names import COMPARISONS
+from .names import is_comparison
 from .nested import refuse_inside_nested
 from .runs import Call, ModuleCall, Ref, Run, Runs
 from .sizes import Growth, growth
@@ -35,6 +35,7 @@ class CutAnalysis:
     guards: tuple[str, ...]  # inputs whose content decides on the path, or on a size: beside the main one, masks mostly
     paths: tuple[Path, ...]  # that were recorded before the cut, where the inputs or their length may decide on it
     writes_state: bool  # whether the model may write into buffers, or tensors of its own, before the cut
+    overwrites_inputs: bool  # whether it changes what it is given before the cut
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
     training_inputs: frozenset[int] = frozenset()  # inputs that are used behind the cut in training mode only
     training_guards: bool = False  # whether content decides on the path in training mode only
@@ -144,6 +145,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
         guards,
         paths,
         bool(paths) or any(run.origins[n][0] in ("state", "constant") for call in run.calls[:end] for n in call.writes),
+        any(inputs.intersection(call.writes) for call in run.calls[:end]),
     )
 
 
@@ -196,18 +198,14 @@ def _decides(run: Run, end: int, number: int) -> bool:
     plain, compared, found = {number}, set[int](), False
     for call in run.calls[:end]:
         is_plain = not plain.isdisjoint(call.content_reads)
-        if _is_weighted(run, call) or not (is_plain or compared.intersection(call.content_reads)):
+        if run.is_weighted(call) or not (is_plain or compared.intersection(call.content_reads)):
             continue
-        compares = call.name.rpartition(".")[2].strip("_") in COMPARISONS
+        compares = is_comparison(call.name)
         if call.decides and is_plain and not compares:
             return False
         found |= call.decides
         (plain if is_plain and not compares else compared).update(call.makes, call.writes)
     return found
-
-
-def _is_weighted(run: Run, call: Call) -> bool:
-    return any(map(run.is_weight, call.reads))
 
 
 def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
@@ -218,7 +216,7 @@ def _seeds(run: Run, end: int, main: set[int], inputs: set[int]) -> set[int]:
     fed = _tainted(run, end, inputs)
     seeds = set(main)
     for call in run.calls[:end]:
-        if _is_weighted(run, call) and fed.intersection(call.reads):
+        if run.is_weighted(call) and fed.intersection(call.reads):
             seeds.update(call.makes, call.writes)
     return seeds
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from .clone import skeleton
 from .eager import eager
 from .inputs import Call, copied, is_lengths, is_masks, main_input, named_tensors, with_tensors
-from .names import COMPARISONS, ESCAPES, call_name, is_sized_by_content
+from .names import ESCAPES, call_name, is_comparison, is_sized_by_content
 from .randomness import quiet
 from .trees import TensorSet, tensors_in
 
@@ -147,7 +147,7 @@ class _Comparisons(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         if self.ids.meets(given) and not any(each.is_floating_point() for each in given):
             self.ids.add(tensors_in(result))
-            if name.strip("_") in COMPARISONS:
+            if is_comparison(name):
                 others = [
                     each
                     for each in args

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["COMPARISONS", "ESCAPES", "call_name", "is_content_free", "is_metadata", "is_sized_by_content"]
+__all__ = ["ESCAPES", "call_name", "is_comparison", "is_content_free", "is_metadata", "is_sized_by_content"]
 
 # What these return says how a tensor is laid out, not what is in it.
 METADATA = {
@@ -49,6 +49,11 @@ CONTENT_FREE = {
 def is_content_free(name: str) -> bool:
     """Return whether the content of a call's first argument does not matter, only its size, dtype and device."""
     return name.rpartition(".")[2] in CONTENT_FREE
+
+
+def is_comparison(name: str) -> bool:
+    """Return whether a call compares content with a number, or looks for one in it."""
+    return name.rpartition(".")[2].strip("_") in COMPARISONS
 
 
 def is_sized_by_content(name: str, args: Any, kwargs: Any) -> bool:

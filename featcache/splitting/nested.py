@@ -8,7 +8,7 @@ from ..errors import SplitError
 from .crossings import ancestors
 from .runs import ModuleCall, Run
 
-__all__ = ["REMEDY", "nested_encoders", "refuse_inside_nested"]
+__all__ = ["REMEDY", "has_nested_encoder", "refuse_inside_nested"]
 
 REMEDY = (
     " torch's encoder leaves out what is padded, if all masks of a batch allow it: build it with enable_nested_tensor=False, "
@@ -16,9 +16,9 @@ REMEDY = (
 )
 
 
-def nested_encoders(model: nn.Module, run: Run, end: int) -> list[str]:
-    """Return the names of the encoders that begin before a cut and may run on nested tensors."""
-    return [call.name for call in run.modules if call.begin < end and _is_nested(model, call)]
+def has_nested_encoder(model: nn.Module, run: Run, end: int) -> bool:
+    """Return whether an encoder begins before a cut that may run on nested tensors."""
+    return any(call.begin < end and _is_nested(model, call) for call in run.modules)
 
 
 def refuse_inside_nested(model: nn.Module, run: Run, cut: str, cut_call: int) -> None:

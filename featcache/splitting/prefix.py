@@ -46,7 +46,7 @@ def run_prefixes(
 
     With ``follow``, ``SplitError`` is raised where the run takes a path that was not recorded.
     """
-    if any(_overwrites_inputs(each) for each in analyses):
+    if any(each.overwrites_inputs for each in analyses):
         args, kwargs = copied((args, kwargs))
     found: dict[int, torch.Tensor] = {}
     reached: dict[str, dict[str, torch.Tensor]] = {}
@@ -81,16 +81,10 @@ def run_prefixes(
     return [reached.get(analysis.cut) or taken(analysis, {}) for analysis in analyses]
 
 
-def _overwrites_inputs(analysis: CutAnalysis) -> bool:
-    run = analysis.run
-    return any(run.origins[number][0] == "input" for call in run.calls[: analysis.end] for number in call.writes)
-
-
 def _numbered(analysis: CutAnalysis, call: Any) -> list[Any]:
     """Return the inputs of a call as they are numbered in the recording: by their names, whatever else a dict holds."""
     leaves = {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path(ordered(call))[0]}
-    recorded = pytree.tree_flatten_with_path(analysis.run.inputs)[0]
-    return [leaves.get(pytree.keystr(path)) for path, _ in recorded]
+    return [leaves.get(name) for name in analysis.run.input_paths]
 
 
 def _follower(running: nn.Module, analyses: Sequence[CutAnalysis], given: list[Any]) -> Any:

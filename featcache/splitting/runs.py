@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from .names import ESCAPES, is_content_free
 
@@ -109,9 +111,18 @@ class Run:
         """Return the numbers of the tensors that the run was given."""
         return [number for number, origin in enumerate(self.origins) if origin[0] == "input"]
 
+    @cached_property
+    def input_paths(self) -> list[str]:
+        """Return where in the arguments each input stands, in the order in which they are numbered."""
+        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(self.inputs)[0]]
+
     def is_weight(self, number: int) -> bool:
         """Return whether an object is a parameter or buffer of floating numbers."""
         return self.origins[number][0] == "state" and self.objects[number].is_floating_point()
+
+    def is_weighted(self, call: Call) -> bool:
+        """Return whether a call reads a weight."""
+        return any(map(self.is_weight, call.reads))
 
     def release(self) -> None:
         """Let go of all tensors but constants; what is still needed of the others is their dtype and shape."""

@@ -17,7 +17,7 @@ from .compare import TOLERANCE, compare, difference, rounding
 from .examples import Examples
 from .inputs import Call, copied
 from .modes import Modes, may_change_weights, set_mode
-from .nested import REMEDY, nested_encoders
+from .nested import REMEDY, has_nested_encoder
 from .prefix import at_end_of_call, run_prefix
 from .randomness import quiet, seeded
 from .trees import named_state, tensors_in
@@ -192,24 +192,28 @@ def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, given: Examples) 
         return run_prefix(skeleton(model, own_buffers=True), analysis, *call)
 
     together, between = computed(given.two), computed(given.company)
-    hint = REMEDY if nested_encoders(model, analysis.run, analysis.end) else ""
-    if any("_dynamic" in call.name for call in analysis.run.calls[: analysis.end]):
-        hint = " Dynamic quantisation takes its scale from the whole batch: quantise what lies behind the cut only."
-    _refuse_unlike(analysis, together, between, {0: 2, 1: 1}, hint)
+    _refuse_unlike(model, analysis, together, between, {0: 2, 1: 1})
     for row in (0, 1):
         try:
             alone = computed(given.one(row))
         except Exception:  # a network may need several rows: each is asked beside two different ones
             alone = computed(given.one(row, beside=row))
-        _refuse_unlike(analysis, together, alone, {row: 0}, hint)
+        _refuse_unlike(model, analysis, together, alone, {row: 0})
+
+
+def _way_out(model: nn.Module, analysis: CutAnalysis) -> str:
+    """Return what helps against known reasons for rows that depend on each other, after a space; "" for others."""
+    if any("_dynamic" in call.name for call in analysis.run.calls[: analysis.end]):
+        return " Dynamic quantisation takes its scale from the whole batch: quantise what lies behind the cut only."
+    return REMEDY if has_nested_encoder(model, analysis.run, analysis.end) else ""
 
 
 def _refuse_unlike(
+    model: nn.Module,
     analysis: CutAnalysis,
     mine: dict[str, torch.Tensor],
     theirs: dict[str, torch.Tensor],
     places: dict[int, int],
-    hint: str,
 ) -> None:
     for crossing in analysis.crossings:
         if crossing.carried:
@@ -221,5 +225,5 @@ def _refuse_unlike(
                 raise SplitError(
                     f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, holds rows that depend on the other rows "
                     f"of their batch, or on how many there are (by {found:.1e} of their scale; a mean over the batch, or a "
-                    f"normalisation by it, does that): rows cannot be cached.{hint}"
+                    f"normalisation by it, does that): rows cannot be cached.{_way_out(model, analysis)}"
                 )
