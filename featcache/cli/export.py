@@ -9,7 +9,7 @@ import click
 
 from ..errors import UsageError
 from .options import command, project_options, the_project
-from .output import count, print_json, print_line, size
+from .output import count, print_json, print_line, print_notes, size
 
 if TYPE_CHECKING:
     from ..export import ExportReport
@@ -53,8 +53,7 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
         "" if report.difference is None else f", differs from the network by {report.difference:.1e} on real input"
     )
     print_line(f"wrote {report.path}: {report.format}, {size(report.size_bytes)}{rows}{checked}")
-    for note in report.notes:
-        print_line(f"note: {note}.")
+    print_notes(report.notes)
 
 
 def _export_head(path: Path, kind: str, head: str | None, store: str) -> ExportReport:

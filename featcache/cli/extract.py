@@ -8,7 +8,7 @@ import click
 
 from .logs import log_as_json
 from .options import command, configured_cuts, cut_option, project_options, the_project
-from .output import count, duration, print_json, print_line, print_table, progress_bar, size
+from .output import count, duration, print_json, print_line, print_notes, print_table, progress_bar, size
 from .status import STALE
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def extract_command(
             cuts, workers=workers, on_error=on_error, engine=engine, task=task, progress=progress
         )
     for report in reports:
-        _describe(report, options["store"])
-    for note in project.notes:
-        print_line(f"note: {note}.")
+        _describe(report, options["store"], project.notes)
+    print_notes(project.notes)
     bound = next((report.timings.bound() for report in reports if report.timings.bound()), None)
     if bound is not None:
         print_line(f"bound by: {bound.part} ({100 * bound.share:.0f} %). To go faster, {bound.advice}.")
@@ -90,7 +89,7 @@ def _list_tasks(tasks: list[MissingTask], as_json: bool) -> None:
         print_line("nothing to compute.")
 
 
-def _describe(report: ExtractReport, store: str) -> None:
+def _describe(report: ExtractReport, store: str, said: list[str]) -> None:
     what = count(report.samples, "sample") + (f" and {count(report.views, 'view')} of each" if report.views else "")
     done = f"{report.cut}: {what}, {report.computed:,} computed, {report.reused:,} reused"
     if report.derived:
@@ -107,8 +106,7 @@ def _describe(report: ExtractReport, store: str) -> None:
     else:
         done += f" in {duration(report.elapsed_s)}: nothing {'stored' if report.changed else 'to compute'}"
     print_line(f"{done}. Set {report.recipe} in {store}.")
-    for note in report.notes:
-        print_line(f"note: {note}.")
+    print_notes(note for note in report.notes if note not in said)
     for bad in report.skipped_samples[:SHOWN]:
         print_line(f"skipped {bad.name}: {bad.reason}")
     if report.skipped > SHOWN:

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..progress import ProgressEvent
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
 
-__all__ = ["age", "count", "duration", "print_json", "print_line", "print_table", "progress_bar", "size"]
+__all__ = ["age", "count", "duration", "print_json", "print_line", "print_notes", "print_table", "progress_bar", "size"]
 
 PROGRESS_EVERY_S = 1.0  # in logs
 
@@ -28,6 +28,12 @@ def print_line(words: str) -> None:
         logger.info(words)
     else:
         click.echo(words, err=True)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Write remarks to stderr, a line each."""
+    for note in notes:
+        print_line(f"note: {note}.")
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ import click
 
 from ..quantity import parse_duration, parse_size
 from .options import command, cut_option, project_options, quantity, stored_options, the_project
-from .output import count, duration, print_json, print_line, print_table, progress_bar, size
+from .output import count, duration, print_json, print_line, print_notes, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from ..advise import PlanResult
@@ -65,6 +65,7 @@ def plan_command(
         print_json(found)
     else:
         _describe(found)
+        print_notes(project.notes)
 
 
 def _describe(found: PlanResult) -> None:
@@ -91,5 +92,4 @@ def _describe(found: PlanResult) -> None:
         f"a sweep over these cuts, {count(found.epochs, 'epoch')} each: {duration(found.sweep_s)} with "
         f"{', '.join(found.store_cuts) or 'nothing'} stored, {duration(found.plain_sweep_s)} without a cache"
     )
-    for note in found.notes:
-        print_line(f"note: {note}.")
+    print_notes(found.notes)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import command, cut_option, project_options, stored_cuts, the_project
-from .output import print_json, print_line, print_table, size
+from .output import print_json, print_notes, print_table, size
 
 STALE = 3
 
@@ -22,8 +22,7 @@ def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     """
     project = the_project(options)
     states = [project.status(name) for name in stored_cuts(project, cut)]
-    for note in project.notes:
-        print_line(f"note: {note}.")
+    print_notes(project.notes)
     if as_json:
         print_json(states)
     else:
@@ -56,8 +55,7 @@ def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     """
     project = the_project(options)
     explanations = [project.explain(name) for name in stored_cuts(project, cut)]
-    for note in project.notes:
-        print_line(f"note: {note}.")
+    print_notes(project.notes)
     if as_json:
         print_json(explanations)
     else:

@@ -10,7 +10,7 @@ import click
 
 from ..errors import UsageError
 from .options import command, project_options, the_project
-from .output import count, duration, print_json, print_line, progress_bar
+from .output import count, duration, print_json, print_line, print_notes, progress_bar
 from .training import train_one, train_stages
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def train_head_command(
         else:
             trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
-    for note in project.notes:
-        print_line(f"note: {note}.")
+    print_notes(project.notes)
     if as_json:
         print_json({"folder": str(folder), **_summary(trained)})
     else:

@@ -41,6 +41,11 @@ class SourceDataset(Protocol):
         The names of the targets.
     decoding : dict of str to Any
         How a sample's bytes become its item, as JSON-able values.
+
+    Notes
+    -----
+    A dataset may have an attribute ``notes`` besides, a list of str: what the user should know of it, such as what it
+    left out, each a sentence without a full stop. Reports and commands repeat them.
     """
 
     spec: str

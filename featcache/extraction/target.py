@@ -82,7 +82,7 @@ class CutTargets:
             report.shards += [f"{target.feature_set.path}/{shard}" for shard in target.shards]
             if len(target.made):
                 report.device = device
-        report.notes, report.timings = self.notes, self.timings
+        report.notes, report.timings = [*samples.notes, *self.notes], self.timings
         return report
 
 

@@ -67,7 +67,7 @@ class Project:
     settings : Settings
         The settings.
     notes : list of str
-        Remarks, such as that the data is not at hand.
+        Remarks, such as that the data is not at hand, or what a dataset left out.
 
     Raises
     ------
@@ -109,7 +109,9 @@ class Project:
     @cached_property
     def raw_samples(self) -> Samples:
         """The dataset's samples before any transform. They need no backbone."""
-        return Samples(self.dataset)
+        samples = Samples(self.dataset)
+        self.notes += samples.notes
+        return samples
 
     @cached_property
     def samples(self) -> Samples:

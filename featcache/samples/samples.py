@@ -81,6 +81,11 @@ class Samples:
         return other
 
     @property
+    def notes(self) -> list[str]:
+        """Return what the dataset says of itself: what it left out, and what it took its targets for."""
+        return [str(note) for note in getattr(self.dataset, "notes", ())]
+
+    @property
     def decoding(self) -> Any:
         """Return how a sample's content becomes the item, as JSON-able values: a part of the recipe."""
         declared = getattr(self.dataset, "decoding", None)

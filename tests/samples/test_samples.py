@@ -277,3 +277,9 @@ def test_inputs_that_vary_in_length_are_refused_unless_the_transform_says_that_t
         ):
             samples.check_alike(unlike)
     Samples(Letters(), Ragged()).check_alike([short, long])
+
+
+def test_what_a_dataset_says_of_itself_is_repeated() -> None:
+    said = ("3 files left out: 2 .heic, 1 hidden",)
+    assert Samples(Letters(notes=said)).notes == list(said)
+    assert Samples(Letters()).notes == []
