@@ -12,12 +12,13 @@ import numpy as np
 from ..catalog import FeatureStore
 from ..codecs import Stored, takes_stored
 from ..errors import UsageError
-from ..extraction import DEFAULT_SHARD_BYTES, make_recipe, stored_row_bytes
+from ..extraction import DEFAULT_SHARD_BYTES, WORTH_SCALING, make_recipe, scaling_gain, stored_row_bytes
 from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
+from ..samples import Samples
 from ..splitting import Split, split_at
 from .estimate import Estimate, Storing, break_even, choose_stored, estimate
-from .measure import CutCost, measure_cut, measure_data
+from .measure import CutCost, DataCost, measure_cut, measure_data
 from .subject import Subject, subject
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def plan(
         _within(first, storing, time_budget_s),
         storing.total_s,
         sum(row.plain_total_s for row in first),
-        _notes(first, storing),
+        (*_notes(first, storing), *_scaled_note(about.samples, data, costs)),
     )
 
 
@@ -353,6 +354,18 @@ def _within(rows: Sequence[PlanRow], storing: Storing, time_budget_s: float | No
             break
         chosen.append(row.cut)
     return tuple(chosen)
+
+
+def _scaled_note(samples: Samples, data: DataCost, costs: Sequence[CutCost]) -> list[str]:
+    """Return what to do where images take longer to decode than the network takes for them, if anything helps."""
+    slower = [cost.cut for cost in costs if cost.prefix_s < data.input_s()]
+    gain = scaling_gain(samples) if slower else 1.0
+    if gain < WORTH_SCALING:
+        return []
+    return [
+        f"decoding an image takes {1000 * data.decode_s:.0f} ms, longer than the network up to {slower[-1]}: --decoding "
+        f"scaled does it {gain:.1f} × faster"
+    ]
 
 
 def _notes(rows: Sequence[PlanRow], storing: Storing) -> tuple[str, ...]:

@@ -44,13 +44,14 @@ def predict_command(
         raise UsageError("--format npz holds arrays and goes to a file: add --out FILE.npz.")
     from ..project import load_saved_head
 
-    trained, transform, _ = load_saved_head(store, head)
+    trained, transform, project = load_saved_head(store, head)
     from ..datasets import ImageFiles
     from ..heads import predict
 
+    files = ImageFiles(list(inputs), project.settings.pixels)
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
-        predictions = predict(trained, ImageFiles(list(inputs)), transform=transform, progress=progress, **config)
+        predictions = predict(trained, files, transform=transform, progress=progress, **config)
     if kind == "npz":
         _write_arrays(Path(str(out)), predictions)
         _told(str(out), predictions)

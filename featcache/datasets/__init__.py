@@ -5,6 +5,7 @@ A source lists samples and reads one at a time. It never applies a transform or 
 from __future__ import annotations
 
 from .files import ImageFiles
+from .pixels import Pixels
 from .source import DatasetSource, SourceDataset, dataset_name, dataset_sources, open_dataset
 
-__all__ = ["DatasetSource", "ImageFiles", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]
+__all__ = ["DatasetSource", "ImageFiles", "Pixels", "SourceDataset", "dataset_name", "dataset_sources", "open_dataset"]

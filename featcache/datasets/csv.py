@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..identity import content_id
 from ..samples import FileMemo
-from .media import DECODING, IMAGES, SOUNDS, kind_of, read_media
+from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, read_media
 from .options import parse_options, split_name
 from .table import Table, pick, read_table
 from .targets import encode_targets, no_targets, target_of
@@ -31,10 +31,9 @@ MOST_SPLITS = 256
 Array = np.ndarray[Any, Any]
 
 
-class _Rows:
+class _Rows(EncodedSamples):
     """What all tables have in common: targets, classes and splits of the rows."""
 
-    decoding: dict[str, Any]
     names: list[str]
 
     def __init__(self, spec: str, name: str, table: Table, options: dict[str, str]) -> None:
@@ -74,7 +73,6 @@ class FileTable(_Rows):
         self.root = table.path.parent.absolute()
         self.given = given
         self.kind = _kind(table, given, column)
-        self.decoding = DECODING[self.kind]
         self.names = _unlike(given, table.lines)
         if not any(os.path.isfile(self._path(row)) for row in range(len(given))):  # noqa: PTH113
             raise DataNotFoundError(
@@ -88,7 +86,7 @@ class FileTable(_Rows):
     def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
         """Return the id of a file's content, and a function that decodes what was read."""
         with self._at_line(index):
-            found, decoded = read_media(self.kind, Path(self._path(index)))
+            found, decoded = read_media(self.kind, Path(self._path(index)), self.pixels)
 
         def item() -> Any:
             with self._at_line(index):
@@ -118,11 +116,12 @@ class FileTable(_Rows):
 class TextTable(_Rows):
     """Texts of a column, or pairs of texts of two columns; rows are called by their lines."""
 
+    kind = "text"
+
     def __init__(self, spec: str, name: str, table: Table, columns: Sequence[str], options: dict[str, str]) -> None:
         super().__init__(spec, name, table, options)
         self.texts = [table.columns[column] for column in columns]
         self.names = [f"line {line}" for line in table.lines]
-        self.decoding = DECODING["text"]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         return self._text(index), target_of(self.targets, index)

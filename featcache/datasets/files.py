@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError
-from .media import IMAGES, SOUNDS, kind_of, open_media
+from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, open_media
+from .pixels import Pixels
 
 __all__ = ["ImageFiles"]
 
 
-class ImageFiles:
+class ImageFiles(EncodedSamples):
     """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0."""
 
-    def __init__(self, paths: list[str]) -> None:
+    kind = "image"  # which is what pixels are for; other kinds have one way of decoding
+
+    def __init__(self, paths: list[str], pixels: Pixels | None = None) -> None:
+        self.pixels = pixels or Pixels()
         self.paths: list[Path] = []
         for given in paths:
             path = Path(given).expanduser()
@@ -35,4 +39,4 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path = self.paths[index]
-        return open_media(kind_of(path.name) or "image", path), 0
+        return open_media(kind_of(path.name) or "image", path, self.pixels), 0

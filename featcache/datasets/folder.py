@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError
 from ..samples import FileMemo
-from .media import DECODING, IMAGES, SOUNDS, kind_of, read_media
+from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, read_media
 
 __all__ = ["FolderDataset"]
 
@@ -27,7 +27,7 @@ KINDS = ("image", "sound")
 LOOKED_FOR = f"looked for {', '.join(IMAGES)} and {', '.join(SOUNDS)}"
 
 
-class FolderDataset:
+class FolderDataset(EncodedSamples):
     """Images or sounds below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
 
     Items are (PIL image in RGB, class number), or ((float32 waveform, sample rate), class number). Listing opens no file.
@@ -59,7 +59,6 @@ class FolderDataset:
         if not self.names:
             raise DataError(f"{path} holds no images or sounds in its {len(self.classes)} class folders: {LOOKED_FOR}.")
         self.kind = self._keep_one_kind(targets)
-        self.decoding: dict[str, Any] = DECODING[self.kind]
         hollow = [label for label in self.classes if numbers[label] not in set(self.targets.tolist())]
         if hollow:
             raise DataError(
@@ -75,7 +74,7 @@ class FolderDataset:
 
     def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
         """Return the id of a file's content, and a function that decodes what was read."""
-        return read_media(self.kind, self.root / self.names[index])
+        return read_media(self.kind, self.root / self.names[index], self.pixels)
 
     def sample_ids(self, memo: FileMemo | None = None) -> np.ndarray[Any, Any]:
         """Return the ids of the files' contents (samples, 16)."""

@@ -15,7 +15,7 @@ from ..extras import need
 from ..identity import content_id
 from ..samples import FileMemo
 from .csv import TARGETS, TEXTS
-from .media import DECODING, encoded, read_media
+from .media import EncodedSamples, encoded, read_media
 from .options import parse_options, split_name
 from .table import pick
 from .targets import encode_targets, no_targets, target_of
@@ -39,7 +39,7 @@ BATCH = 256
 Array = np.ndarray[Any, Any]
 
 
-class HuggingFaceSamples:
+class HuggingFaceSamples(EncodedSamples):
     """Rows of one or several splits; images and sounds stay encoded until an item is fetched, and are those of ``folder:``."""
 
     def __init__(self, spec: str, name: str, parts: list[tuple[str, Any]], column: str, kind: str) -> None:
@@ -47,7 +47,6 @@ class HuggingFaceSamples:
         self.name = name
         self.kind = kind
         self.column = column
-        self.decoding = DECODING[kind]
         self._parts = [part for _, part in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.splits = [split_name(split) for split, part in parts for _ in range(len(part))]
@@ -72,8 +71,8 @@ class HuggingFaceSamples:
             text = str(value)
             return content_id(text), lambda: text
         if value["bytes"] is None:
-            return read_media(self.kind, Path(value["path"]))
-        return encoded(self.kind, value["bytes"], where)
+            return read_media(self.kind, Path(value["path"]), self.pixels)
+        return encoded(self.kind, value["bytes"], where, self.pixels)
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the encoded contents (samples, 16), which files of this content have, too."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,19 +14,20 @@ import numpy as np
 
 from ..errors import MissingDependencyError, UnreadableSampleError
 from ..identity import encoded_id
+from ..samples import AskedScale
+from .pixels import Pixels
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DECODING",
     "IMAGES",
     "SOUNDS",
     "TEXTS",
+    "EncodedSamples",
     "decode",
     "encoded",
     "kind_of",
-    "open_image",
     "open_media",
     "read_media",
 ]
@@ -38,11 +41,34 @@ KIND_OF = {
     for extension in extensions
 }
 DECODING: dict[str, dict[str, Any]] = {
-    "image": {"decoder": "PIL", "mode": "RGB"},
     # wav and flac hold samples as they are, so every decoder gives the same ones.
     "sound": {"decoder": "samples", "dtype": "float32 of full scale", "channels": "mean"},
     "text": {"decoder": "text"},
 }
+
+
+class EncodedSamples:
+    """What datasets of encoded samples have in common: the ``kind`` of the samples, and how images become pixels."""
+
+    kind: str
+    pixels: Pixels | None = Pixels()
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How a sample's bytes become its item, as JSON-able values."""
+        return (self.pixels or Pixels()).described() if self.kind == "image" else DECODING[self.kind]
+
+    def scaled_for(self, transform: Callable[[Any], Any]) -> Any:
+        """Return the same samples, whose images are decoded as small as a transform allows, if that was asked for."""
+        return self if self.pixels is None or self.pixels.decoding != "scaled" else self.scaled(transform)
+
+    def scaled(self, transform: Callable[[Any], Any]) -> Any:
+        """Return the same samples, whose images are decoded as small as a transform allows; None for other samples."""
+        if self.pixels is None or self.kind != "image":
+            return None
+        other = copy.copy(self)
+        other.pixels = replace(self.pixels, decoding="scaled", scale_of=AskedScale(transform))
+        return other
 
 
 def kind_of(name: str) -> str | None:
@@ -50,19 +76,19 @@ def kind_of(name: str) -> str | None:
     return KIND_OF.get(name[name.rfind(".") :].lower())
 
 
-def open_media(kind: str, path: Path) -> Any:
+def open_media(kind: str, path: Path, pixels: Pixels | None = None) -> Any:
     """Return the item in a file; raises ``UnreadableSampleError`` for one that is damaged or not there."""
-    return decode(kind, _content(path), path)
+    return decode(kind, _content(path), path, pixels)
 
 
-def read_media(kind: str, path: Path) -> tuple[bytes, Callable[[], Any]]:
+def read_media(kind: str, path: Path, pixels: Pixels | None = None) -> tuple[bytes, Callable[[], Any]]:
     """Return the id of a file's content, and a function that decodes what was read, as ``SourceDataset.read`` does."""
-    return encoded(kind, _content(path), path)
+    return encoded(kind, _content(path), path, pixels)
 
 
-def encoded(kind: str, content: bytes, where: object) -> tuple[bytes, Callable[[], Any]]:
+def encoded(kind: str, content: bytes, where: object, pixels: Pixels | None = None) -> tuple[bytes, Callable[[], Any]]:
     """Return the id of some content, and a function that decodes it, as ``SourceDataset.read`` does."""
-    return encoded_id(content), partial(decode, kind, content, where)
+    return encoded_id(content), partial(decode, kind, content, where, pixels)
 
 
 def _content(path: Path) -> bytes:
@@ -74,36 +100,19 @@ def _content(path: Path) -> bytes:
         raise UnreadableSampleError(f"{path} is damaged or unreadable ({error})") from error
 
 
-def open_image(path: Path) -> Any:
-    """Return a PIL image in RGB; raises ``UnreadableSampleError`` for a file that is damaged or no image."""
-    return open_media("image", path)
-
-
-def decode(kind: str, content: bytes, where: object) -> Any:
+def decode(kind: str, content: bytes, where: object, pixels: Pixels | None = None) -> Any:
     """Return a PIL image in RGB, a sound as (float32 tensor (samples,), sample rate), or a text.
 
     Raises ``UnreadableSampleError`` for what is damaged.
     """
-    file = io.BytesIO(content)
     if kind == "image":
-        return _image(file, where)
+        return (pixels or Pixels()).image(content, where)
     if kind == "sound":
-        return _sound(file, where)
+        return _sound(io.BytesIO(content), where)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnreadableSampleError(f"{where} is not text in UTF-8 ({error})") from error
-
-
-def _image(file: BinaryIO, where: object) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise UnreadableSampleError(f"{where} is not an image that PIL knows") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableSampleError(f"{where} is damaged or unreadable ({error})") from error
 
 
 def _sound(file: BinaryIO, where: object) -> tuple[torch.Tensor, int]:

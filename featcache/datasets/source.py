@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UnknownNameError, UsageError, near_names
 from ..registry import Registry
 from .options import QUERY
+from .pixels import Pixels
 
 if TYPE_CHECKING:
     from ..samples import FileMemo
@@ -159,7 +160,7 @@ dataset_sources: Registry[DatasetSource] = Registry(
 )
 
 
-def open_dataset(spec: str) -> Any:
+def open_dataset(spec: str, *, decoding: str = "exact", exif: str = "ignore", background: str | None = None) -> Any:
     """Open the dataset that a specification names.
 
     Parameters
@@ -167,6 +168,15 @@ def open_dataset(spec: str) -> Any:
     spec : str
         ``folder:PATH``, ``csv:FILE``, ``wds:PATTERN``, ``hf:NAME``, ``torchvision:NAME``, ``sklearn:digits``,
         ``path/to/file.py:factory`` or ``package.module:factory``.
+    decoding : {"exact", "scaled"}, default "exact"
+        Whether a JPEG that the transform makes smaller is decoded whole, or at the smallest of the scales 1/2, 1/4 and
+        1/8 that is at least twice the size that the transform asks for. That is several times faster for photographs,
+        and changes the pixels a little.
+    exif : {"ignore", "apply"}, default "ignore"
+        Whether an image is turned as its EXIF orientation says. By default it is not, as in torchvision.
+    background : str, optional
+        The colour behind transparent pixels, such as ``"white"`` or ``"#7f7f7f"``. By default transparency is dropped,
+        as in torchvision.
 
     Returns
     -------
@@ -176,7 +186,8 @@ def open_dataset(spec: str) -> Any:
     Raises
     ------
     UsageError
-        If ``spec`` is not a data specification, or a factory fails.
+        If ``spec`` is not a data specification, a factory fails, or the data are not images that featcache decodes and
+        an option of decoding is given.
     UnknownNameError
         If the source, or what it is asked for, is unknown.
     DataNotFoundError
@@ -196,6 +207,19 @@ def open_dataset(spec: str) -> Any:
     >>> image.size, target
     ((8, 8), 3)
     """
+    pixels = Pixels(decoding, exif, background)
+    dataset = _opened(spec)
+    if pixels != Pixels():
+        if getattr(dataset, "kind", None) != "image" or getattr(dataset, "pixels", None) is None:
+            raise UsageError(
+                f"decoding, exif and background say how featcache decodes images, and it decodes none of {spec!r}: "
+                "leave them out."
+            )
+        dataset.pixels = pixels
+    return dataset
+
+
+def _opened(spec: str) -> Any:
     kind, separator, argument = spec.partition(":")
     if not separator or not argument:
         meant = f" Did you mean 'folder:{spec}'?" if spec and Path(spec).is_dir() else ""

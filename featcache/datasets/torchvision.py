@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..identity import content_id
 from ..samples import FileMemo, private_copy
-from .media import DECODING, kind_of, read_media
+from .media import EncodedSamples, kind_of, read_media
 from .options import parse_options, split_name
 from .targets import encode_targets, target_of
 
@@ -39,8 +39,10 @@ TARGET_LISTS = ("targets", "labels", "_labels")
 Array = np.ndarray[Any, Any]
 
 
-class TorchvisionSamples:
+class TorchvisionSamples(EncodedSamples):
     """The samples of one or several splits. Images that lie in files are opened as ``folder:`` opens them."""
+
+    kind = "image"
 
     def __init__(self, spec: str, name: str, parts: list[tuple[str, Any]], root: Path, kind: str | None) -> None:
         self.spec = spec
@@ -52,7 +54,8 @@ class TorchvisionSamples:
         self._files: list[Path] | None = None
         if all(each is not None for each in files):
             self._files = [path for each in files if each is not None for path in each]
-        self.decoding = DECODING["image"] if self._files else {"decoder": "torchvision", "mode": "RGB"}
+        if self._files is None:
+            self.pixels = None
         self.splits = [split for split, dataset in parts for _ in range(len(dataset))]
         self.names = [f"{split or 'item'}/{row:06d}" for split, dataset in parts for row in range(len(dataset))]
         targets = [target for dataset in self._parts for target in _targets(dataset, spec)]
@@ -64,6 +67,11 @@ class TorchvisionSamples:
         else:
             self.targets, self.classes = encode_targets([list(map(str, targets))], ["target"], self._where, kind)
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How a sample's bytes become its item, as JSON-able values."""
+        return {"decoder": "torchvision", "mode": "RGB"} if self._files is None else super().decoding
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -73,7 +81,7 @@ class TorchvisionSamples:
     def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
         """Return the id of a file's content or of the image itself, and a function that gives what was read."""
         if self._files is not None:
-            return read_media("image", self._files[index])
+            return read_media("image", self._files[index], self.pixels)
         item = private_copy(self._item(index))
         return content_id(item), lambda: item
 

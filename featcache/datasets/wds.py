@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError, UnreadableSampleError, UsageError
 from ..samples import FileMemo
-from .media import DECODING, encoded, kind_of
+from .media import EncodedSamples, encoded, kind_of
 from .options import SPLITS, parse_options
 from .patterns import find_files
 from .targets import encode_targets, no_targets, target_of
@@ -46,7 +46,7 @@ class _Sample:
             return file.read(size)
 
 
-class TarSamples:
+class TarSamples(EncodedSamples):
     """Samples of tar files, whose headers are read once, when they are opened. Items are as those of ``folder:``.
 
     Splits come from the names of the tar files, such as ``train-000.tar``.
@@ -60,7 +60,6 @@ class TarSamples:
         self._samples = samples
         self._inputs = inputs
         self.kind = str(kind_of(f".{inputs[0]}"))
-        self.decoding = DECODING[self.kind]
         tars = list(dict.fromkeys(sample.tar for sample in samples))
         stems = {tar: tar.stem if len({each.stem for each in tars}) == len(tars) else str(tar) for tar in tars}
         self.names = [f"{stems[sample.tar]}/{sample.key}" for sample in samples]
@@ -81,7 +80,7 @@ class TarSamples:
             content = self._read(index)
         except OSError as error:
             raise UnreadableSampleError(f"{where} cannot be read any more ({error})") from error
-        return encoded(self.kind, content, where)
+        return encoded(self.kind, content, where, self.pixels)
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the members' contents (samples, 16), which files of this content have, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,20 +12,22 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..machine import to_device, transferred, usable_cores
-from ..samples import Changed, Samples, Unreadable, length_of
+from ..samples import Changed, Samples, Unreadable, is_turned, length_of
 from .numerics import PrefixRunner
 
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["Batch", "Batches", "SampleBatches", "any_finite", "default_workers"]
+__all__ = ["WORTH_SCALING", "Batch", "Batches", "SampleBatches", "any_finite", "default_workers", "scaling_gain"]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
 Frontier = dict[str, torch.Tensor]
 WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
+WORTH_SCALING = 1.3  # times faster, from which decoding in another way is suggested
+TRIED = 4  # samples, to see how long decoding takes
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
 
 
@@ -40,6 +43,7 @@ class Batch:
     unreadable: list[Unreadable] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
     decode_s: float = 0.0
+    turned: int = 0  # images that lie otherwise than their EXIF orientation says
 
     @property
     def seen(self) -> int:
@@ -94,7 +98,7 @@ class SampleBatches:
         def pinned() -> Iterator[Any]:
             for batches in loader:
                 for batch in batches:
-                    told = (batch.unreadable, batch.changed, batch.decode_s)
+                    told = (batch.unreadable, batch.changed, batch.decode_s, batch.turned)
                     yield batch.rows, _pin(batch.inputs) if pin else batch.inputs, told
 
         for rows, inputs, told in transferred(pinned(), self.device):
@@ -147,6 +151,16 @@ class _Windows:
         return len(self.windows)
 
 
+@dataclass(slots=True)
+class _Made:
+    """What became of a row: its model input, or what went wrong."""
+
+    row: tuple[int, int]
+    value: Any
+    decode_s: float = 0.0
+    turned: bool = False
+
+
 class _InputDataset(Dataset[Any]):
     """The model inputs of a snapshot's rows; one that cannot be read, or is another by now, comes back as what went wrong."""
 
@@ -156,11 +170,14 @@ class _InputDataset(Dataset[Any]):
         self.ids = samples.snapshot().ids
         self.unread = samples.unread
 
-    def __getitem__(self, row: tuple[int, int]) -> tuple[tuple[int, int], Any, float]:
+    def __getitem__(self, row: tuple[int, int]) -> _Made:
         started_s = time.perf_counter()
-        return row, self._input(*row), time.perf_counter() - started_s
+        made = _Made(row, None)
+        made.value = self._input(*row, made)
+        made.decode_s = time.perf_counter() - started_s
+        return made
 
-    def _input(self, number: int, view: int) -> Any:
+    def _input(self, number: int, view: int, made: _Made) -> Any:
         position, listed = int(self.positions[number]), self.ids[number].tobytes()
         name = self.samples.label(position)
         try:
@@ -171,7 +188,9 @@ class _InputDataset(Dataset[Any]):
         if found != listed:
             return Changed(number, name, "its content is another one than when it was listed")
         try:
-            return self.samples.seen(item(), view, listed)
+            value = item()
+            made.turned = not view and is_turned(value)
+            return self.samples.seen(value, view, listed)
         except OSError as error:
             return Unreadable(number, name, str(error))
 
@@ -188,9 +207,9 @@ class _Collate:
     batch_size: int
     ragged: bool
 
-    def __call__(self, items: list[tuple[tuple[int, int], Any, float]]) -> list[Batch]:
+    def __call__(self, items: list[_Made]) -> list[Batch]:
         """Return the batches of items of ``_InputDataset``; the first carries what is not in them."""
-        readable = [(row, value) for row, value, _ in items if not isinstance(value, (Unreadable, Changed))]
+        readable = [(each.row, each.value) for each in items if not isinstance(each.value, (Unreadable, Changed))]
         batches = []
         if self.ragged:
             groups: dict[Any, list[Any]] = {}
@@ -204,9 +223,10 @@ class _Collate:
             batches.append(self._batch(readable + [readable[-1]] * (self.batch_size - len(readable)), len(readable)))
         if not batches:
             batches.append(Batch(np.empty((0, 2), dtype=np.int64), None))
-        batches[0].unreadable = [value for _, value, _ in items if isinstance(value, Unreadable)]
-        batches[0].changed = [value for _, value, _ in items if isinstance(value, Changed)]
-        batches[0].decode_s = sum(seconds for _, _, seconds in items)
+        batches[0].unreadable = [each.value for each in items if isinstance(each.value, Unreadable)]
+        batches[0].changed = [each.value for each in items if isinstance(each.value, Changed)]
+        batches[0].decode_s = sum(each.decode_s for each in items)
+        batches[0].turned = sum(each.turned for each in items)
         return batches
 
     def _batch(self, items: list[tuple[tuple[int, int], Any]], count: int | None = None) -> Batch:
@@ -217,7 +237,7 @@ class _Collate:
 def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     """Return how many processes should decode ``count`` samples: none where decoding is quick in all."""
     cores = usable_cores()
-    tried = list(range(min(4, len(samples.dataset))))
+    tried = list(range(min(TRIED, len(samples.dataset))))
     start = time.perf_counter()
     for position in tried:
         try:
@@ -228,6 +248,28 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     if elapsed_s < WORTH_WORKERS_S:
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
+
+
+def scaling_gain(samples: Samples) -> float:
+    """Return how many times faster a few samples become inputs if they are decoded scaled; 1 where they cannot be."""
+    pixels = getattr(samples.dataset, "pixels", None)
+    if pixels is None or pixels.decoding == "scaled" or samples.transform is None:
+        return 1.0
+    try:
+        dataset = samples.dataset.scaled(samples.transform)
+    except UsageError:  # the transform does not show what size it asks for
+        return 1.0
+    if dataset is None:
+        return 1.0
+    faster = Samples(dataset, samples.transform)
+    elapsed_s = []
+    for each in (faster, faster, samples):  # the first time it is found out which scales suffice
+        started_s = time.perf_counter()
+        for position in samples.spread()[:TRIED]:
+            with suppress(OSError):
+                each.input(position)
+        elapsed_s.append(time.perf_counter() - started_s)
+    return elapsed_s[2] / max(elapsed_s[1], 1e-9)
 
 
 def any_finite(inputs: Inputs) -> bool:

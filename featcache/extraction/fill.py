@@ -263,6 +263,7 @@ class _Filling:
                 for number in numbers:
                     self.cuts[number].timings.add(receipt.timings)
                     self.cuts[number].changed |= changed
+                    self.cuts[number].turned += receipt.turned
                 for target, shard, size_bytes in zip(targets, receipt.shards, receipt.size_bytes, strict=True):
                     target.add_shard(shard, size_bytes)
                     self._note_steps(target, size_bytes, receipt.computed)

@@ -63,6 +63,7 @@ class Receipt:
     changed: tuple[Changed, ...] = ()
     notes: tuple[str, ...] = ()
     timings: Timings = field(default_factory=Timings)
+    turned: int = 0
 
 
 @dataclass
@@ -71,6 +72,7 @@ class _LeftOut:
 
     skipped: list[Unreadable] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
+    turned: int = 0  # of those that get one
 
 
 @dataclass
@@ -159,6 +161,7 @@ class ExtractJob:
             self._report_unreadable(batch)
             left_out.skipped += batch.unreadable
             left_out.changed += batch.changed
+            left_out.turned += batch.turned
             started = None
             if len(batch.rows):
                 clock = DeviceClock(self.device)
@@ -261,6 +264,7 @@ class ExtractJob:
             tuple(left_out.changed),
             words,
             took,
+            left_out.turned,
         )
 
     def _withdraw(self) -> None:

@@ -57,6 +57,7 @@ class CutTargets:
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
+    turned: int = 0  # images that lie otherwise than their EXIF orientation says
     changed: dict[bytes, Changed] = field(default_factory=dict)  # by the id that they had when they were listed
 
     @property
@@ -83,6 +84,11 @@ class CutTargets:
             if len(target.made):
                 report.device = device
         report.notes, report.timings = [*samples.notes, *self.notes], self.timings
+        if self.turned:
+            report.notes.append(
+                f"{self.turned:,} of the images computed lie otherwise than their EXIF orientation says, which is not "
+                "applied, as in torchvision; --exif apply turns them"
+            )
         return report
 
 

@@ -22,6 +22,8 @@ from .trained import TrainedHead
 
 __all__ = ["Predictions", "predict"]
 
+DECODED_BY = {"scale": "decoding", "exif": "exif", "background": "background"}
+
 
 @dataclass
 class Predictions:
@@ -175,7 +177,7 @@ def predict(
     NonFiniteError
         If the network's output for an input is NaN or infinite.
     DataError
-        If the data has other classes than the head, or there are no inputs.
+        If the data has other classes than the head or is decoded in another way, or there are no inputs.
     UsageError
         If ``on_error`` or ``batch_size`` is not valid.
 
@@ -202,6 +204,9 @@ def predict(
     named = getattr(inputs, "classes", None)
     if named is not None and len(named) > 1:  # one folder of unsorted images is a class to some datasets
         task.check_classes([str(name) for name in named], str(getattr(inputs, "name", type(inputs).__name__)))
+    _check_decoding(inputs, head)
+    if transform is not None and hasattr(inputs, "scaled_for"):
+        inputs = inputs.scaled_for(transform)
     found = Predictions([], [], head.classes, np.zeros((0, 0)), task=task)
     parts: list[torch.Tensor] = []
     waiting: list[Any] = []
@@ -241,6 +246,22 @@ def predict(
         found.probabilities = np.zeros((len(outputs), 0))
     found.labels = _labels(task, found.values)
     return found
+
+
+def _check_decoding(inputs: Any, head: TrainedHead) -> None:
+    """Raise ``DataError`` where images are decoded in another way than those that the head was trained on."""
+    ways = [
+        each if isinstance(each, dict) else {} for each in (getattr(inputs, "decoding", None), head.recipe.decoding)
+    ]
+    if not all(way.get("decoder") == "PIL" for way in ways):
+        return
+    for option in ("scale", "exif", "background"):
+        found, trained = (way.get(option, "not given") for way in ways)
+        if found != trained:
+            raise DataError(
+                f"the head was trained on images decoded with another {DECODED_BY[option]} ({trained}) than these "
+                f"({found}): open them in the same way."
+            )
 
 
 def _labels(task: Task, values: np.ndarray[Any, Any]) -> list[str]:

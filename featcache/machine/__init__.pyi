@@ -14,4 +14,4 @@ from .devices import (
     transferred as transferred,
 )
 from .seeding import seeded as seeded
-from .timings import Bound as Bound, Timings as Timings
+from .timings import DECODING as DECODING, Bound as Bound, Timings as Timings

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-__all__ = ["Bound", "Timings"]
+__all__ = ["DECODING", "Bound", "Timings"]
 
+DECODING = "image decoding"
 ADVICE = {
     "wait_s": (
-        "image decoding",
+        DECODING,
         "give it more --workers, store the images smaller or nearer, or spread the tasks over machines",
     ),
     "forward_s": ("the network", "use a GPU or more of them (--engine processes), or a shallower cut"),

@@ -104,7 +104,8 @@ class Project:
     @cached_property
     def dataset(self) -> Any:
         """The dataset that the data specification names."""
-        return open_dataset(self.settings.data)
+        chosen = self.settings
+        return open_dataset(chosen.data, decoding=chosen.decoding, exif=chosen.exif, background=chosen.background)
 
     @cached_property
     def raw_samples(self) -> Samples:

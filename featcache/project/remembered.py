@@ -21,7 +21,8 @@ from .settings import Settings
 __all__ = ["read_recipe", "write_recipe"]
 
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
-NAMED = ("data", "image_size")  # the settings that a recipe depends on besides those of what is stored
+# The settings that a recipe depends on besides those of what is stored.
+NAMED = ("data", "image_size", "decoding", "exif", "background")
 
 
 def read_recipe(store: StoreFiles, settings: Settings, cut: str, decoding: Callable[[], Any]) -> Recipe | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..codecs import Stored
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..datasets import Pixels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +43,12 @@ class Settings(Stored):
         The image size of the backbone's transform, in pixels. By default the usual one.
     transform : str, optional
         ``"default"`` (the backbone's own transform), ``"FILE.py:factory"`` or ``"MODULE:factory"``.
+    decoding : str, default "exact"
+        The way images are decoded, as for ``featcache.open_dataset``.
+    exif : str, default "ignore"
+        Whether images are turned, as for ``featcache.open_dataset``.
+    background : str, optional
+        The colour behind transparent pixels, as for ``featcache.open_dataset``.
     batch_size : int, default 64
         The samples per forward pass.
     device : str, optional
@@ -70,10 +79,20 @@ class Settings(Stored):
     weights: str | None = None
     image_size: int | None = None
     transform: str | None = None
+    decoding: str = "exact"
+    exif: str = "ignore"
+    background: str | None = None
     batch_size: int = 64
     device: str | None = None
     codec: str | None = None
     store_budget: str | int | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        """How images are decoded; raises ``UsageError`` for a value that is not one of those an option takes."""
+        from ..datasets import Pixels
+
+        return Pixels(self.decoding, self.exif, self.background)
 
 
 def read_config(path: str | Path | None = None) -> dict[str, Any]:

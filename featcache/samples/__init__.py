@@ -8,14 +8,16 @@ from .augment import load_augment
 from .columns import CodedColumn, TextColumn
 from .file_memo import FileMemo
 from .random_check import refuse_random
-from .reading import Changed, Unreadable, private_copy
+from .reading import Changed, Unreadable, is_turned, private_copy
 from .samples import Samples
+from .scaling import AskedScale
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
     "TARGET_PADDING",
+    "AskedScale",
     "Changed",
     "CodedColumn",
     "FileMemo",
@@ -23,6 +25,7 @@ __all__ = [
     "Snapshot",
     "TextColumn",
     "Unreadable",
+    "is_turned",
     "length_of",
     "load_augment",
     "load_transform",

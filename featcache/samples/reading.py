@@ -11,7 +11,10 @@ import numpy as np
 
 from ..identity import content_id, is_image, is_tensor
 
-__all__ = ["Changed", "Unreadable", "declared_id", "private_copy", "read_item"]
+__all__ = ["Changed", "Unreadable", "declared_id", "is_turned", "private_copy", "read_item"]
+
+ORIENTATION = 0x0112
+UPRIGHT = (0, 1)  # 0 is not an orientation, though some cameras write it
 
 NO_ID = b""  # which no sample has
 
@@ -50,6 +53,16 @@ def read_item(dataset: Any, fetch: Callable[[int], Any], position: int) -> tuple
     except OSError as error:  # an image that is decoded only now: the id is known, and its content is damaged
         return _if_same(before, declared_id(dataset.sample_id(position))), _raising(error)
     return _if_same(before, declared_id(dataset.sample_id(position))), lambda: item
+
+
+def is_turned(item: Any) -> bool:
+    """Return whether an item is an image that its EXIF notes ask to be turned before it is looked at."""
+    if not is_image(item) or "exif" not in item.info:
+        return False
+    try:
+        return item.getexif().get(ORIENTATION, 1) not in UPRIGHT
+    except Exception:  # damaged notes of a whole image
+        return False
 
 
 def declared_id(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, FingerprintError
+from ..errors import DataError, FingerprintError, UsageError
 from ..identity import content_id, identity
 from ..progress import ProgressCallback, ProgressEvent, silent
 from .augment import view_of
@@ -60,7 +60,7 @@ class Samples:
                 f"{type(dataset).__name__} lists the ids of its samples by sample_ids(memo), but has no read(index), which "
                 "gives the id and the item of what is read: add it (docs/extending.md), or leave sample_ids out."
             )
-        self.dataset = dataset
+        self.dataset = _scaled(dataset, transform)
         self.transform = transform
         self.augment: Callable[[Any], Any] | None = None
         self.view_seed = 0
@@ -71,11 +71,16 @@ class Samples:
     def transformed(self, transform: Callable[[Any], Any] | None) -> Samples:
         """Return the same samples with a transform; they share the snapshot, since it is taken before the transform."""
         other = copy.copy(self)
-        other.transform, other._ragged = transform, None
+        other.dataset, other.transform, other._ragged = _scaled(self.dataset, transform), transform, None
         return other
 
     def augmented(self, augment: Callable[[Any], Any] | None, seed: int = 0) -> Samples:
         """Return the same samples with random views; they share the snapshot, as in ``transformed``."""
+        if augment is not None and getattr(getattr(self.dataset, "pixels", None), "decoding", "exact") != "exact":
+            raise UsageError(
+                "decoding 'scaled' keeps the pixels that the transform asks for, and a random view may ask for more: use "
+                "decoding 'exact' with an augmentation."
+            )
         other = copy.copy(self)
         other.augment, other.view_seed = augment, seed
         return other
@@ -294,6 +299,11 @@ class Samples:
         left_out = [each.position for each in self.unreadable]
         positions = np.delete(np.arange(count), left_out) if left_out else range(count)
         return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16), targets.stacked(), positions
+
+
+def _scaled(dataset: Any, transform: Callable[[Any], Any] | None) -> Any:
+    """Return the dataset, which may decode its images as small as the transform allows."""
+    return dataset if transform is None or not hasattr(dataset, "scaled_for") else dataset.scaled_for(transform)
 
 
 def _identified(value: Any, noun: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache.datasets.media import IMAGES, open_image
+from featcache.datasets.media import IMAGES, open_media
 from featcache.datasets.source import dataset_name, open_dataset
 from featcache.errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.samples.file_memo import FileMemo
@@ -144,7 +144,7 @@ def test_damaged_images_are_named_and_never_raise_anything_else(tmp_path: Path) 
                 damaged[generator.randrange(len(damaged))] = generator.randrange(256)
             path.write_bytes(damaged)
             try:
-                assert open_image(path).mode == "RGB"
+                assert open_media("image", path).mode == "RGB"
             except UnreadableSampleError as error:
                 said.append(f"{path.name} {error}")
     assert len(said) > 60
@@ -155,9 +155,9 @@ def test_damaged_images_are_named_and_never_raise_anything_else(tmp_path: Path) 
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(UnreadableSampleError, match=r"x\.png"):
-        open_image(tmp_path / "x.png")
+        open_media("image", tmp_path / "x.png")
     with pytest.raises(UnreadableSampleError, match=r"y\.png is not there"):
-        open_image(tmp_path / "y.png")
+        open_media("image", tmp_path / "y.png")
 
 
 def test_a_file_that_cannot_be_read_hides_no_other_and_is_named_when_it_is_opened(image_folder: Path) -> None:
