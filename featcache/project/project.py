@@ -16,7 +16,7 @@ from ..backbones import load_backbone
 from ..catalog import Explanation, FeatureStore, SetStatus, explain, set_status
 from ..datasets import dataset_name, open_dataset
 from ..engines import load_engine
-from ..errors import DataNotFoundError, SplitError, StaleError, UnknownNameError
+from ..errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError
 from ..extraction import (
     Example,
     ExtractReport,
@@ -545,9 +545,24 @@ class Project:
 
     def _example(self, cut: str) -> Example:
         recipe = self._recipes.get(cut) or self._remembered(cut)
-        if recipe is not None:
-            stored = stored_example(self.store.set(recipe))
+        for each in [recipe] if recipe is not None else self._seen_alike(cut):
+            stored = stored_example(self.store.set(each))
             if stored is not None:
                 return stored
         self.snapshot  # noqa: B018  # which shows whether samples vary in length
         return example_of(self.samples)
+
+    def _seen_alike(self, cut: str) -> list[Recipe]:
+        """Return the recipes of stored sets at a cut that hold these samples, prepared as they are now.
+
+        The inputs that such a set keeps are what the network gets to see, so that no sample is read to record it again.
+        """
+        seen = (self.samples.transform_identity, self.samples.decoding)
+        with suppress(CorruptError):  # of another set: these samples can be read instead
+            return [
+                each
+                for each in self.store.recipes()
+                if (each.cut, each.transform, each.decoding) == (cut, *seen)
+                and set_status(self.store, each, self.snapshot).fresh
+            ]
+        return []

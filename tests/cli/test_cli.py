@@ -455,3 +455,47 @@ def test_a_weight_that_both_sides_of_the_cut_share_is_warned_of_in_one_line(comm
     assert (
         "trained suffix behind between" in command("train-head", "--backbone", "twice.py:make", "--epochs", "1").stderr
     )
+
+
+OWN_NETWORK = """
+import sys
+
+import PIL.Image
+import torch
+from torchvision.transforms import v2
+
+really_open = PIL.Image.open
+
+
+def open_and_tell(file, *options, **more):
+    print("opened an image", file=sys.stderr)
+    return really_open(file, *options, **more)
+
+
+PIL.Image.open = open_and_tell
+
+
+def factory():
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+    network = torch.nn.Sequential(*layers)
+    return network.eval(), v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+"""
+
+
+@pytest.mark.slow
+def test_training_opens_no_image_whatever_the_source_of_the_network(featcache_command: CommandLine) -> None:
+    (featcache_command.folder / "net.py").write_text(OWN_NETWORK)
+    for side in (8, 16):  # the same network and transform, on images of two sizes
+        for number in range(12):
+            folder = featcache_command.folder / f"data{side}" / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (side, side), (number * 20, 0, side)).save(folder / f"{number}.png")
+    for side in (8, 16):
+        network = ["--backbone", "net.py:factory", "--cut", "0", "--data", f"folder:data{side}"]
+        assert "opened an image" in featcache_command("extract", *network).stderr
+    for side in (8, 16):
+        network = ["--backbone", "net.py:factory", "--cut", "0", "--data", f"folder:data{side}"]
+        trained = featcache_command("train-head", *network, "--epochs", "1")
+        assert "12 cached samples" in trained.stderr
+        assert "opened an image" not in trained.stderr
