@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable
 from functools import partial
@@ -11,25 +12,83 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ..errors import MissingDependencyError, UnreadableSampleError
-from ..identity import encoded_id
+from ..identity import encoded_id, is_special
+from .pictures import open_picture, reading_image
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "DECODING",
+    "HEIF",
     "IMAGES",
-    "SOUNDS",
-    "TEXTS",
+    "LOOKED_FOR",
     "decode",
     "encoded",
+    "heif_is_there",
     "kind_of",
     "open_image",
     "open_media",
     "read_media",
 ]
 
-IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Every format of still pictures that Pillow reads. Not here: what has no shades of 8 or 16 bits (.fits, .pfm), videos (.fli),
+# what Pillow drops (.im), and extensions that mostly mean something else (.pcd are point clouds, .gbr circuit boards, .vst
+# drawings).
+IMAGES = (
+    *(
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".apng",
+        ".avif",
+        ".avifs",
+    ),
+    *(
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpc",
+        ".jpf",
+        ".jpx",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".dib",
+        ".tga",
+        ".icb",
+        ".vda",
+        ".ico",
+    ),
+    *(
+        ".icns",
+        ".cur",
+        ".pcx",
+        ".dcx",
+        ".psd",
+        ".qoi",
+        ".dds",
+        ".blp",
+        ".ftc",
+        ".ftu",
+        ".sgi",
+        ".rgb",
+        ".rgba",
+        ".bw",
+        ".ras",
+    ),
+    *(".pxr", ".xbm", ".xpm", ".msp"),
+)
+HEIF = (".heic", ".heif", ".hif")  # images where the package pillow-heif is installed
 SOUNDS = (".wav", ".flac")
 TEXTS = (".txt",)
 KIND_OF = {
@@ -37,6 +96,7 @@ KIND_OF = {
     for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS))
     for extension in extensions
 }
+LOOKED_FOR = f"looked for {', '.join(IMAGES[:6])} and {len(IMAGES) - 6} more kinds of images, {' and '.join(SOUNDS)}"
 DECODING: dict[str, dict[str, Any]] = {
     "image": {"decoder": "PIL", "mode": "RGB"},
     # wav and flac hold samples as they are, so every decoder gives the same ones.
@@ -47,7 +107,13 @@ DECODING: dict[str, dict[str, Any]] = {
 
 def kind_of(name: str) -> str | None:
     """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
-    return KIND_OF.get(name[name.rfind(".") :].lower())
+    extension = name[name.rfind(".") :].lower()
+    return KIND_OF.get(extension) or ("image" if extension in HEIF and heif_is_there() else None)
+
+
+def heif_is_there() -> bool:
+    """Return whether the package that reads HEIC and HEIF images is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def open_media(kind: str, path: Path) -> Any:
@@ -66,6 +132,8 @@ def encoded(kind: str, content: bytes, where: object) -> tuple[bytes, Callable[[
 
 
 def _content(path: Path) -> bytes:
+    if is_special(path):
+        raise UnreadableSampleError(f"{path} is a pipe, a socket or a device, not a file")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -96,14 +164,8 @@ def decode(kind: str, content: bytes, where: object) -> Any:
 
 
 def _image(file: BinaryIO, where: object) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise UnreadableSampleError(f"{where} is not an image that PIL knows") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableSampleError(f"{where} is damaged or unreadable ({error})") from error
+    with reading_image(where):
+        return open_picture(file, where).convert("RGB")
 
 
 def _sound(file: BinaryIO, where: object) -> tuple[torch.Tensor, int]:
