@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DataError, printable
-from .media import HEIF, heif_is_there, kind_of
+from .media import kind_of, needs_heif
 
 __all__ = ["KINDS", "Listing"]
 
@@ -143,13 +143,9 @@ def _named(counts: Counter[str]) -> str:
     """Return counts in words, the largest first, only so many of them."""
     ranked = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     shown = MOST_NAMED if len(ranked) > MOST_NAMED + 1 else len(ranked)
-    said = [f"{count:,} {printable(what)}{_remedy(what)}" for what, count in ranked[:shown]]
+    said = [f"{count:,} {printable(what)}{needs_heif(what)}" for what, count in ranked[:shown]]
     rest = ranked[shown:]
     return ", ".join(said) + (f" and {sum(count for _, count in rest):,} of {len(rest)} other kinds" if rest else "")
-
-
-def _remedy(what: str) -> str:
-    return " (to read them: pip install 'featcache[heif]')" if what in HEIF and not heif_is_there() else ""
 
 
 def _many(count: int, noun: str) -> str:

@@ -25,8 +25,8 @@ __all__ = [
     "LOOKED_FOR",
     "decode",
     "encoded",
-    "heif_is_there",
     "kind_of",
+    "needs_heif",
     "open_image",
     "open_media",
     "read_media",
@@ -108,11 +108,16 @@ DECODING: dict[str, dict[str, Any]] = {
 def kind_of(name: str) -> str | None:
     """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
     extension = name[name.rfind(".") :].lower()
-    return KIND_OF.get(extension) or ("image" if extension in HEIF and heif_is_there() else None)
+    return KIND_OF.get(extension) or ("image" if extension in HEIF and _heif_is_there() else None)
 
 
-def heif_is_there() -> bool:
-    """Return whether the package that reads HEIC and HEIF images is installed."""
+def needs_heif(name: str) -> str:
+    """Return what to install for a file, if it is an image that needs a package which is not there, else an empty text."""
+    is_heif = name[name.rfind(".") :].lower() in HEIF
+    return " (to read it: pip install 'featcache[heif]')" if is_heif and not _heif_is_there() else ""
+
+
+def _heif_is_there() -> bool:
     return importlib.util.find_spec("pillow_heif") is not None
 
 

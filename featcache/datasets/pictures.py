@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from ..errors import FeatCacheError, UnreadableSampleError, UsageError
+from ..errors import FeatCacheError, UnreadableSampleError, UsageError, one_line
 from ..extras import need
 
 __all__ = ["open_picture", "reading_image"]
@@ -54,7 +54,7 @@ def reading_image(where: object) -> Iterator[None]:
             f"more by the environment variable {LIMIT_VARIABLE}, if you trust the file"
         ) from error
     except Exception as error:  # each decoder raises what the damage leads to
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error) or type(error).__name__
         raise UnreadableSampleError(f"{where} is damaged or unreadable ({said})") from error
 
 

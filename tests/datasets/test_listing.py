@@ -167,7 +167,7 @@ def test_without_their_package_heic_images_are_counted_with_what_to_install(
     (tmp_path / "a" / "1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     dataset = open_dataset(f"folder:{tmp_path}")
     assert dataset.names == ["a/0.png"]
-    assert dataset.notes == ["1 file left out: 1 .heic (to read them: pip install 'featcache[heif]')"]
+    assert dataset.notes == ["1 file left out: 1 .heic (to read it: pip install 'featcache[heif]')"]
     with pytest.raises(MissingDependencyError, match=r"1\.HEIC is a HEIF image, which needs .*featcache\[heif\]"):
         ImageFiles([str(tmp_path / "a" / "1.HEIC")])[0]
 
