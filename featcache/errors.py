@@ -26,6 +26,7 @@ Every message says what was asked, what was found and what to do next.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -49,7 +50,10 @@ __all__ = [
     "UnreadableSampleError",
     "UsageError",
     "near_names",
+    "printable",
 ]
+
+SURROGATES = re.compile("[\ud800-\udfff]")  # what Python reads bytes as that are not UTF-8
 
 
 class FeatCacheError(Exception):
@@ -147,6 +151,11 @@ class MissingDependencyError(FeatCacheError, ImportError):
 def one_line(error: BaseException, most: int = 300) -> str:
     """Return what an error says without line breaks, at most so many characters of it, without a full stop."""
     return " ".join(str(error).split())[:most].rstrip(".")
+
+
+def printable(text: str) -> str:
+    """Return text that any stream or file takes: bytes of a file's name that are not UTF-8 become ``\\xe9`` and the like."""
+    return SURROGATES.sub(lambda found: ascii(found[0])[1:-1].replace("\\udc", "\\x"), text)
 
 
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -9,7 +9,7 @@ import click
 
 from ..errors import DataError, DataNotFoundError, UsageError
 from .options import command, store_option
-from .output import print_line, progress_bar
+from .output import print_line, print_notes, progress_bar
 
 if TYPE_CHECKING:
     from ..heads import Predictions
@@ -35,8 +35,9 @@ def predict_command(
 ) -> None:
     """Run the whole trained network on images, sounds (wav, flac) or texts (txt); class names and probabilities as CSV or JSON.
 
-    Folders are searched for images and sounds. --json is the same as --format json. Several labels stand as a|b, values in
-    columns of their own; of dense targets the columns are shares of the pixels, and --format npz --out FILE writes the masks.
+    Folders are searched for images and sounds, and what is left out of them is counted. --json is the same as --format json.
+    Several labels stand as a|b, values in columns of their own; of dense targets the columns are shares of the pixels, and
+    --format npz --out FILE writes the masks.
     """
     if not inputs:
         raise UsageError("no input was given: name images or other files, or folders of them.")
@@ -52,6 +53,7 @@ def predict_command(
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
         predictions = predict(trained, files, transform=transform, progress=progress, **config)
+    print_notes(files.notes)
     if kind == "npz":
         _write_arrays(Path(str(out)), predictions)
         _told(str(out), predictions)

@@ -13,14 +13,15 @@ import numpy as np
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..identity import content_id
 from ..samples import FileMemo
-from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, read_media
+from .media import LOOKED_FOR, EncodedSamples, kind_of, needs_heif, read_media
 from .options import parse_options, split_name
+from .paths import full_path, place_of, rewritten_note
 from .table import Table, pick, read_table
 from .targets import encode_targets, no_targets, target_of
 
 __all__ = ["NO_TARGET", "PATHS", "TARGETS", "TEXTS", "FileTable", "TextTable", "open_csv"]
 
-OPTIONS = ("path", "text", "target", "split", "as")
+OPTIONS = ("path", "text", "target", "split", "as", "encoding")
 PATHS = ("path", "file", "image", "filename", "filepath", "file_name", "image_path", "audio")
 TEXTS = ("text", "sentence", "review", "content", "document")
 TARGETS = ("target", "label", "class", "labels", "y")
@@ -64,14 +65,16 @@ class FileTable(_Rows):
         super().__init__(spec, name, table, options)
         self.lines = table.lines
         self.table = table.path
-        given = [value.strip() for value in table.columns[column]]
-        empty = next((row for row, value in enumerate(given) if not value), None)
+        column_values = table.columns[column]
+        empty = next((row for row, value in enumerate(column_values) if not value.strip()), None)
         if empty is not None:
             raise DataError(
                 f"{table.where(empty)} names no file in the column {column!r}. Fill it in, or drop the row."
             )
         self.root = table.path.parent.absolute()
+        given = [place_of(self.root, value, table.where(row)) for row, value in enumerate(column_values)]
         self.given = given
+        self.notes = rewritten_note(column_values, given)
         self.kind = _kind(table, given, column)
         self.names = _unlike(given, table.lines)
         if not any(os.path.isfile(self._path(row)) for row in range(len(given))):  # noqa: PTH113
@@ -108,9 +111,7 @@ class FileTable(_Rows):
         return (memo or FileMemo()).ids(Path(anchor), below)
 
     def _path(self, row: int) -> str:
-        # Text, not Path objects, which would take most of the time with a million rows.
-        value = self.given[row]
-        return os.path.join(self.root, os.path.expanduser(value) if value[0] == "~" else value)  # noqa: PTH111, PTH118
+        return full_path(self.root, self.given[row])
 
 
 class TextTable(_Rows):
@@ -148,7 +149,7 @@ def open_csv(argument: str, name: str) -> FileTable | TextTable:
     one, ``DataNotFoundError`` or ``UnknownNameError``.
     """
     place, options = parse_options(argument, "csv", OPTIONS)
-    table, spec = read_table(Path(place).expanduser()), f"csv:{argument}"
+    table, spec = read_table(Path(place).expanduser(), options.get("encoding")), f"csv:{argument}"
     columns = list(table.columns)
     if "path" in options and "text" in options:
         raise UsageError(f"'{spec}' names both a path and a text column: the samples are one of them.")
@@ -195,8 +196,8 @@ def _kind(table: Table, given: list[str], column: str) -> str:
     for row, kind in enumerate(kinds):
         if kind not in ("image", "sound"):
             raise DataError(
-                f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is neither an image "
-                f"({', '.join(IMAGES)}) nor a sound ({', '.join(SOUNDS)})."
+                f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is neither an image nor a sound: "
+                f"{LOOKED_FOR}{needs_heif(given[row])}."
             )
         if kind != kinds[0]:
             raise DataError(

@@ -6,32 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError
-from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, open_media
+from ..identity import is_special
+from .listing import Listing
+from .media import LOOKED_FOR, EncodedSamples, kind_of, open_media
 from .pixels import Pixels
 
 __all__ = ["ImageFiles"]
 
 
 class ImageFiles(EncodedSamples):
-    """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0."""
+    """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0.
+
+    A file that is named is taken whatever its extension is. ``notes`` says which files of the folders are left out.
+    """
 
     kind = "image"  # which is what pixels are for; other kinds have one way of decoding
 
     def __init__(self, paths: list[str], pixels: Pixels | None = None) -> None:
         self.pixels = pixels or Pixels()
         self.paths: list[Path] = []
+        listing = Listing()
         for given in paths:
             path = Path(given).expanduser()
             if path.is_dir():
-                self.paths += sorted(each for each in path.rglob("*") if kind_of(each.name) in ("image", "sound"))
+                self.paths += [path / name for name in sorted(listing.files(path))]
             elif path.is_file():
                 self.paths.append(path)
+            elif is_special(path):
+                raise DataError(f"{given} is a pipe, a socket or a device: name a file or a folder.")
             else:
                 raise DataNotFoundError(f"there is no file or folder {given}.")
+        self.notes = listing.notes
         if not self.paths:
-            raise DataError(
-                f"no images or sounds below {', '.join(paths)}: looked for {', '.join(IMAGES)}, {', '.join(SOUNDS)}."
-            )
+            left = "".join(f" ({note})" for note in self.notes)
+            raise DataError(f"no images or sounds below {', '.join(paths)}: {LOOKED_FOR}{left}.")
         self.names = [str(path) for path in self.paths]
 
     def __len__(self) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError
 from ..samples import FileMemo
-from .media import IMAGES, SOUNDS, EncodedSamples, kind_of, read_media
+from .listing import KINDS, Listing
+from .media import LOOKED_FOR, EncodedSamples, kind_of, read_media
 
 __all__ = ["FolderDataset"]
 
@@ -23,15 +24,13 @@ SPLITS = {
     "validation": "val",
     "test": "test",
 }
-KINDS = ("image", "sound")
-LOOKED_FOR = f"looked for {', '.join(IMAGES)} and {', '.join(SOUNDS)}"
 
 
 class FolderDataset(EncodedSamples):
     """Images or sounds below ``PATH/<class>/``, or below ``PATH/train/<class>/``, ``PATH/val/…`` and ``PATH/test/…``.
 
     Items are (PIL image in RGB, class number), or ((float32 waveform, sample rate), class number). Listing opens no file.
-    Hidden files and folders are left out. Raises ``DataNotFoundError`` for a missing folder and ``DataError``
+    ``notes`` says which files are left out. Raises ``DataNotFoundError`` for a missing folder and ``DataError``
     for one without classes or files.
     """
 
@@ -49,16 +48,23 @@ class FolderDataset(EncodedSamples):
         self.names: list[str] = []
         self.splits: list[str] = []
         targets: list[int] = []
+        self._listing = Listing()
+        for folder in {self.root, *(self.root / prefix for _, prefix, _ in listed)}:
+            self._listing.folders(folder)  # for what lies beside the class folders
         for split, prefix, labels in listed:
             above = _chain(self.root, prefix)
             for label in labels:
-                found = sorted(_files(self.root / prefix / label, f"{prefix}{label}/", above))
+                found = sorted(self._listing.files(self.root / prefix / label, f"{prefix}{label}/", above))
                 self.names += found
                 self.splits += [split] * len(found)
                 targets += [numbers[label]] * len(found)
         if not self.names:
-            raise DataError(f"{path} holds no images or sounds in its {len(self.classes)} class folders: {LOOKED_FOR}.")
+            left = "".join(f" ({note})" for note in self._listing.notes)
+            raise DataError(
+                f"{path} holds no images or sounds in its {len(self.classes)} class folders: {LOOKED_FOR}{left}."
+            )
         self.kind = self._keep_one_kind(targets)
+        self.notes = self._listing.notes
         hollow = [label for label in self.classes if numbers[label] not in set(self.targets.tolist())]
         if hollow:
             raise DataError(
@@ -94,6 +100,7 @@ class FolderDataset(EncodedSamples):
             )
         kind = "image" if images else "sound"
         kept = [position for position, each in enumerate(kinds) if each == kind]
+        self._listing.leave_out(name for name, each in zip(self.names, kinds, strict=True) if each != kind)
         self.names = [self.names[position] for position in kept]
         self.splits = [self.splits[position] for position in kept]
         self.targets = np.array([targets[position] for position in kept], dtype=np.int64)
@@ -130,11 +137,7 @@ class FolderDataset(EncodedSamples):
 
 
 def _folders(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed: {error.strerror}. Check its permissions.") from error
+    return Listing().folders(root)
 
 
 def _chain(root: Path, prefix: str) -> tuple[tuple[int, int], ...]:
@@ -143,20 +146,5 @@ def _chain(root: Path, prefix: str) -> tuple[tuple[int, int], ...]:
     return tuple((state.st_dev, state.st_ino) for state in states)
 
 
-def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the images and sounds below a folder; a link that leads back to a folder above is not followed."""
-    try:
-        state = folder.stat()
-        if (state.st_dev, state.st_ino) in above:
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if kind_of(entry.name) in KINDS and not entry.is_dir():
-                    yield prefix + entry.name
-                elif entry.is_dir():
-                    inside = (*above, (state.st_dev, state.st_ino))
-                    yield from _files(folder / entry.name, f"{prefix}{entry.name}/", inside)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be listed: {error.strerror}. Check its permissions.") from error
+def _files(folder: Path, prefix: str) -> Iterator[str]:
+    return Listing().files(folder, prefix)

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError, one_line
+from ..errors import DataError, UnreadableSampleError, UsageError
 from ..extras import need
 from ..identity import content_id
 from ..samples import FileMemo
-from .csv import TARGETS, TEXTS
-from .media import EncodedSamples, encoded, read_media
+from .csv import PATHS, TARGETS, TEXTS
+from .hf_loading import load_parts
+from .media import EncodedSamples, encoded, kind_of, read_media
 from .options import parse_options, split_name
+from .paths import full_path, place_of, rewritten_note
 from .table import pick
 from .targets import encode_targets, no_targets, target_of
 
 __all__ = ["HuggingFaceSamples", "open_hf"]
 
 OPTIONS = ("image", "text", "audio", "target", "split", "config", "as")
-READERS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".arrow": "arrow",
-    ".txt": "text",
-}
 KINDS = {"image": "image", "audio": "sound", "text": "text"}
+BINARY = ("binary", "large_binary")
+SOUND_COLUMNS = ("audio", "sound", "speech")
 NO_TARGET = "none"
 BATCH = 256
 
@@ -42,7 +35,9 @@ Array = np.ndarray[Any, Any]
 class HuggingFaceSamples(EncodedSamples):
     """Rows of one or several splits; images and sounds stay encoded until an item is fetched, and are those of ``folder:``."""
 
-    def __init__(self, spec: str, name: str, parts: list[tuple[str, Any]], column: str, kind: str) -> None:
+    def __init__(
+        self, spec: str, name: str, parts: list[tuple[str, Any]], column: str, kind: str, root: Path | None
+    ) -> None:
         self.spec = spec
         self.name = name
         self.kind = kind
@@ -51,6 +46,8 @@ class HuggingFaceSamples(EncodedSamples):
         self._ends = np.cumsum([len(part) for part in self._parts])
         self.splits = [split_name(split) for split, part in parts for _ in range(len(part))]
         self.names = [f"{split}/{row}" for split, part in parts for row in range(len(part))]
+        self.notes: list[str] = []
+        self._paths = [self._find_paths(part, split, root or Path.cwd()) for split, part in parts]
         self.targets: Array = no_targets(len(self.names))
         self.classes: list[str] | None = None
 
@@ -63,23 +60,26 @@ class HuggingFaceSamples(EncodedSamples):
     def read(self, index: int) -> tuple[bytes, Callable[[], Any]]:
         """Return the id of a row's encoded content, and a function that decodes what was read."""
         part, row = self._place(index)
-        value = self._parts[part][row][self.column]
         where = f"{self.spec} {self.names[index]}"
-        if value is None:
+        paths = self._paths[part]
+        if paths is not None and paths[row] is not None:
+            return read_media(self.kind, Path(str(paths[row])), self.pixels)
+        value: Any = self._parts[part][row][self.column] if paths is None else None
+        if _is_empty(value):
             raise UnreadableSampleError(f"{where} has no value in the column {self.column!r}")
         if self.kind == "text":
             text = str(value)
             return content_id(text), lambda: text
         if value["bytes"] is None:
-            return read_media(self.kind, Path(value["path"]), self.pixels)
+            raise self._mixed()
         return encoded(self.kind, value["bytes"], where, self.pixels)
 
     def sample_ids(self, memo: FileMemo | None = None) -> Array:
         """Return the ids of the encoded contents (samples, 16), which files of this content have, too."""
         memo = memo or FileMemo()
-        return np.concatenate([self._part_ids(part, memo) for part in self._parts])
+        return np.concatenate([self._part_ids(*each, memo) for each in zip(self._parts, self._paths, strict=True)])
 
-    def _part_ids(self, part: Any, memo: FileMemo) -> Array:
+    def _part_ids(self, part: Any, paths: list[str | None] | None, memo: FileMemo) -> Array:
         if self.kind == "text":
             ids = b"".join(
                 memo.unreadable_id(f"{part._fingerprint}:{self.column}:{row}")
@@ -88,18 +88,17 @@ class HuggingFaceSamples(EncodedSamples):
                 for row, value in enumerate(_column(part, self.column))
             )
             return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
-        first = part[0][self.column]
-        if first is not None and first["bytes"] is None:
-            paths = [str(Path(value["path"]).absolute()) for value in _column(part, self.column)]
-            anchor = Path(Path(paths[0]).anchor)
-            return memo.ids(anchor, [str(Path(path).relative_to(anchor)) for path in paths])
+        if paths is not None:
+            return self._file_ids(part, paths, memo)
         files = [str(Path(each["filename"]).resolve()) for each in part.cache_files]
 
         def read(row: int) -> bytes:
             value = part[row][self.column]
-            if value is None:
+            if _is_empty(value):
                 raise OSError("no value")
-            content: bytes = value["bytes"]
+            content: bytes | None = value["bytes"]
+            if content is None:
+                raise self._mixed()
             return content
 
         if not files:  # held in memory, where nothing says whether they changed
@@ -108,6 +107,43 @@ class HuggingFaceSamples(EncodedSamples):
             memo = forgotten
         # Rows may be in another order in another selection of the same files, so the fingerprint is part of their name.
         return memo.part_ids(files, [f"{part._fingerprint}:{self.column}:{row}" for row in range(len(part))], read)
+
+    def _find_paths(self, part: Any, split: str, root: Path) -> list[str | None] | None:
+        """Return the path of each row, None for one without; None in all where the rows hold contents of files."""
+        if self.kind == "text":
+            return None
+        first = next((value for value in _column(part, self.column) if not _is_empty(value)), None)
+        if first is None or first["bytes"] is not None:
+            return None
+        given, places = [], []
+        found: list[str | None] = []
+        for row, value in enumerate(_column(part, self.column)):
+            if _is_empty(value):
+                found.append(None)
+                continue
+            if value["bytes"] is not None:
+                raise self._mixed()
+            given.append(value["path"])
+            places.append(place_of(root, value["path"], f"{self.spec} {split}/{row}"))
+            found.append(full_path(root, places[-1]))
+        self.notes += rewritten_note(given, places)
+        return found
+
+    def _mixed(self) -> DataError:
+        return DataError(
+            f"{self.spec} holds paths of files among contents of files in its column {self.column!r}: keep each kind in a set "
+            "of its own."
+        )
+
+    def _file_ids(self, part: Any, paths: list[str | None], memo: FileMemo) -> Array:
+        anchor = Path.cwd().anchor
+        there = [row for row, path in enumerate(paths) if path is not None]
+        ids = np.zeros((len(part), 16), dtype=np.uint8)
+        ids[there] = memo.ids(Path(anchor), [str(paths[row]).removeprefix(anchor) for row in there])
+        for row in {*range(len(part))}.difference(there):
+            made = memo.unreadable_id(f"{part._fingerprint}:{self.column}:{row}")
+            ids[row] = np.frombuffer(made, dtype=np.uint8)
+        return ids
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -124,88 +160,26 @@ def open_hf(argument: str, name: str) -> HuggingFaceSamples:
     place, options = parse_options(argument, "hf", OPTIONS)
     spec = f"hf:{argument}"
     library = need("datasets", "hf-data", spec)
-    parts = _load(library, place, options, spec)
+    parts = load_parts(library, place, options, spec)
     features = parts[0][1].features
-    column, kind = _choose_input(library, features, options, spec)
+    column, kind = _choose_input(library, parts[0][1], options, spec)
     if kind != "text":
         encoded = library.Image(decode=False) if kind == "image" else library.Audio(decode=False)
         parts = [(split, part.cast_column(column, encoded)) for split, part in parts]
-    made = HuggingFaceSamples(spec, name, parts, column, kind)
+    path = Path(place).expanduser().absolute()
+    root = path.parent if path.is_file() else path if path.is_dir() else None
+    made = HuggingFaceSamples(spec, name, parts, column, kind, root)
     if not len(made):
         raise DataError(f"{spec} has no rows.")
+    if kind != "text" and _holds_contents(features[column]):
+        made.notes.append(f"the column {column!r} holds contents of files, taken for {kind}s")
     made.targets, made.classes = _targets(library, made, parts, options)
     return made
 
 
-def _load(library: Any, place: str, options: dict[str, str], spec: str) -> list[tuple[str, Any]]:
-    """Return (split, rows) of the splits that were asked for, or of all."""
-    path = Path(place).expanduser()
-    asked = options["split"].split(",") if "split" in options else None
-    given: dict[str, Any] = {"name": options.get("config")}
-    if path.is_file():
-        if path.suffix.lower() not in READERS:
-            raise DataError(f"{path} is no {', '.join(READERS)}: hf: reads these, folders, and sets of the hub.")
-        given.update(path=READERS[path.suffix.lower()], data_files=str(path.resolve()))
-        if path.suffix.lower() == ".tsv":
-            given["sep"] = "\t"
-    elif not path.exists() and (place.startswith((".", "/", "~")) or place.count("/") > 1):
-        raise DataNotFoundError(f"there is no file or folder {place}. Check --data, or where you are.")
-    else:
-        given["path"] = str(path.resolve()) if path.is_dir() else place
-    try:
-        with _quiet(library):
-            found = _open(library, path, given)
-            if path.exists() and _older_than_its_files(found, path):
-                found = _open(library, path, {**given, "download_mode": "force_redownload"})
-            if asked is not None:
-                wanted = {each.partition("[")[0]: each for each in asked}
-                unknown = next((each for each in wanted if each not in found), None)
-                if unknown is not None:
-                    raise UsageError(f"{spec} has no split {unknown!r}. It has: {', '.join(found)}.")
-                return [(each, _slice(library, found[each], wanted[each], spec)) for each in wanted]
-    except (UsageError, DataError):
-        raise
-    except Exception as error:
-        said = one_line(error)
-        kind = DataError if path.exists() else DataNotFoundError
-        hint = (
-            "Check its files." if path.exists() else "Fetch it where there is a network, and give its folder or file."
-        )
-        raise kind(f"{spec} cannot be loaded ({type(error).__name__}: {said}). {hint}") from error
-    return list(found.items())
-
-
-def _open(library: Any, path: Path, given: dict[str, Any]) -> Any:
-    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
-        found = library.load_from_disk(str(path))
-    else:
-        found = library.load_dataset(**given)
-    return found if hasattr(found, "items") else {"train" if path.is_file() else "all": found}
-
-
-def _older_than_its_files(found: Any, path: Path) -> bool:
-    """Return whether what the library cached of local files may be out of date: it goes by times that can be set back."""
-    caches = [Path(each["filename"]) for part in found.values() for each in part.cache_files]
-    outside = [cache for cache in caches if path.resolve() not in cache.resolve().parents]
-    if not outside:
-        return False
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    newest = max((file.stat().st_ctime_ns for file in files), default=0)
-    return newest >= min(cache.stat().st_ctime_ns for cache in outside)
-
-
-def _slice(library: Any, part: Any, asked: str, spec: str) -> Any:
-    found = re.fullmatch(r"[^\[]+(?:\[(\d*):(\d*)\])?", asked)
-    if found is None:
-        raise UsageError(f"split={asked} of {spec} is not a split: write NAME or NAME[FROM:TO].")
-    if "[" not in asked:
-        return part
-    rows = range(len(part))[slice(*(int(each) if each else None for each in found.groups()))]
-    return part.select(rows)
-
-
-def _choose_input(library: Any, features: Any, options: dict[str, str], spec: str) -> tuple[str, str]:
+def _choose_input(library: Any, part: Any, options: dict[str, str], spec: str) -> tuple[str, str]:
     """Return the column of the samples, and whether they are images, sounds or texts."""
+    features = part.features
     columns = list(features)
     asked = [option for option in KINDS if option in options]
     if len(asked) > 1:
@@ -215,16 +189,45 @@ def _choose_input(library: Any, features: Any, options: dict[str, str], spec: st
     for column, feature in features.items():
         if isinstance(feature, (library.Image, library.Audio)):
             return column, "image" if isinstance(feature, library.Image) else "sound"
-    texts = [column for column in columns if getattr(features[column], "dtype", None) in ("string", "large_string")]
+    contents = [column for column in columns if _holds_contents(features[column])]
+    if len(contents) == 1:
+        return contents[0], "sound" if contents[0].lower() in SOUND_COLUMNS else "image"
+    targets = {*options.get("target", "").split(",")}
+    texts = [
+        column
+        for column in columns
+        if getattr(features[column], "dtype", None) in ("string", "large_string") and column not in targets
+    ]
     usual = pick(texts, None, TEXTS, spec, "text")
-    if usual is None and len(texts) == 1:
-        usual = texts[0]
+    path = pick(texts, None, PATHS, spec, "image")
+    kind = None if path is None or not len(part) else kind_of(str(part[0][path]))
+    if path is not None and kind in ("image", "sound"):
+        if usual is not None:
+            raise DataError(
+                f"{spec} has both files ({path!r}) and texts ({usual!r}): add ?{'image' if kind == 'image' else 'audio'}={path} "
+                f"or ?text={usual} to say which are the samples."
+            )
+        return path, str(kind)
+    others = [column for column in texts if column.lower() not in TARGETS]
+    if usual is None and len(others) == 1:
+        usual = others[0]
     if usual is None:
         raise DataError(
             f"{spec} does not say which column holds its samples. It has: {', '.join(columns)}. "
             "Add image=, text= or audio=COLUMN."
         )
     return usual, "text"
+
+
+def _holds_contents(feature: Any) -> bool:
+    """Return whether a column without notes of the library holds contents of files: as binary, or as {bytes, path}."""
+    if isinstance(feature, dict):
+        return {*feature} == {"bytes", "path"} and getattr(feature["bytes"], "dtype", None) in BINARY
+    return getattr(feature, "dtype", None) in BINARY
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and value["bytes"] is None and not value["path"])
 
 
 def _targets(
@@ -277,18 +280,3 @@ def _vectors(values: list[Any], name: str, spec: str) -> Array:
 def _column(part: Any, name: str) -> Iterator[Any]:
     for batch in part.select_columns([name]).iter(BATCH):
         yield from batch[name]
-
-
-@contextlib.contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Keep the library's progress bars and remarks to themselves."""
-    logging = library.utils.logging
-    level, bars = logging.get_verbosity(), not library.utils.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    library.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            library.enable_progress_bars()

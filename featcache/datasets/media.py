@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ..errors import MissingDependencyError, UnreadableSampleError
-from ..identity import encoded_id
+from ..identity import encoded_id, is_special
 from ..samples import AskedScale
 from .pixels import Pixels
 
@@ -21,18 +22,75 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "HEIF",
     "IMAGES",
-    "SOUNDS",
-    "TEXTS",
+    "LOOKED_FOR",
     "EncodedSamples",
     "decode",
     "encoded",
     "kind_of",
+    "needs_heif",
     "open_media",
     "read_media",
 ]
 
-IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Every format of still pictures that Pillow reads. Not here: what has no shades of 8 or 16 bits (.fits, .pfm), videos (.fli),
+# what Pillow drops (.im), and extensions that mostly mean something else (.pcd are point clouds, .gbr circuit boards, .vst
+# drawings).
+IMAGES = (
+    *(
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".apng",
+        ".avif",
+        ".avifs",
+    ),
+    *(
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpc",
+        ".jpf",
+        ".jpx",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".dib",
+        ".tga",
+        ".icb",
+        ".vda",
+        ".ico",
+    ),
+    *(
+        ".icns",
+        ".cur",
+        ".pcx",
+        ".dcx",
+        ".psd",
+        ".qoi",
+        ".dds",
+        ".blp",
+        ".ftc",
+        ".ftu",
+        ".sgi",
+        ".rgb",
+        ".rgba",
+        ".bw",
+        ".ras",
+    ),
+    *(".pxr", ".xbm", ".xpm", ".msp"),
+)
+HEIF = (".heic", ".heif", ".hif")  # images where the package pillow-heif is installed
 SOUNDS = (".wav", ".flac")
 TEXTS = (".txt",)
 KIND_OF = {
@@ -40,6 +98,7 @@ KIND_OF = {
     for kind, extensions in (("image", IMAGES), ("sound", SOUNDS), ("text", TEXTS))
     for extension in extensions
 }
+LOOKED_FOR = f"looked for {', '.join(IMAGES[:6])} and {len(IMAGES) - 6} more kinds of images, {' and '.join(SOUNDS)}"
 DECODING: dict[str, dict[str, Any]] = {
     # wav and flac hold samples as they are, so every decoder gives the same ones.
     "sound": {"decoder": "samples", "dtype": "float32 of full scale", "channels": "mean"},
@@ -73,7 +132,18 @@ class EncodedSamples:
 
 def kind_of(name: str) -> str | None:
     """Return whether a file's name says ``image``, ``sound`` or ``text``; None for others."""
-    return KIND_OF.get(name[name.rfind(".") :].lower())
+    extension = name[name.rfind(".") :].lower()
+    return KIND_OF.get(extension) or ("image" if extension in HEIF and _heif_is_there() else None)
+
+
+def needs_heif(name: str) -> str:
+    """Return what to install for a file, if it is an image that needs a package which is not there, else an empty text."""
+    is_heif = name[name.rfind(".") :].lower() in HEIF
+    return " (to read it: pip install 'featcache[heif]')" if is_heif and not _heif_is_there() else ""
+
+
+def _heif_is_there() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
 
 
 def open_media(kind: str, path: Path, pixels: Pixels | None = None) -> Any:
@@ -92,6 +162,8 @@ def encoded(kind: str, content: bytes, where: object, pixels: Pixels | None = No
 
 
 def _content(path: Path) -> bytes:
+    if is_special(path):
+        raise UnreadableSampleError(f"{path} is a pipe, a socket or a device, not a file")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UnreadableSampleError, UsageError
+from .pictures import open_picture, reading_image
 
 __all__ = ["Pixels"]
 
@@ -68,27 +69,19 @@ class Pixels:
 
     def image(self, content: bytes, where: object) -> Any:
         """Return the PIL image in RGB of encoded bytes; raises ``UnreadableSampleError`` for what is not a whole image."""
-        from PIL import Image, UnidentifiedImageError
+        with reading_image(where):
+            return self._decoded(open_picture(io.BytesIO(content), where), where)
 
-        try:
-            return self._decoded(Image.open(io.BytesIO(content)))
-        except UnidentifiedImageError as error:
-            raise UnreadableSampleError(f"{where} is not an image that PIL knows") from error
-        except _UnknownRangeError as error:
-            raise UnreadableSampleError(f"{where} {error}") from error
-        except Exception as error:  # decoders raise what they please: struct.error, EOFError, IndexError, …
-            why = str(error) or type(error).__name__
-            raise UnreadableSampleError(f"{where} is damaged or unreadable ({why})") from error
-
-    def _decoded(self, image: Any) -> Any:
+    def _decoded(self, image: Any, where: object) -> Any:
         if self.decoding == "scaled" and self.scale_of is not None:
             self._reduce(image)
-        if image.mode in DEEP or image.mode == "F":
-            image = _in_bytes(image)
+        kind = image.format
         if self.exif == "apply":
             from PIL import ImageOps
 
             image = ImageOps.exif_transpose(image)
+        if image.mode in DEEP or image.mode == "F":
+            image = _in_bytes(image, kind, where)
         if self.background is not None and image.has_transparency_data:
             from PIL import Image
 
@@ -119,11 +112,7 @@ class Pixels:
             ) from None
 
 
-class _UnknownRangeError(Exception):
-    """Values whose black and white nobody knows."""
-
-
-def _in_bytes(image: Any) -> Any:
+def _in_bytes(image: Any, kind: str, where: object) -> Any:
     """Return an image of more than 8 bits a channel in grey of 8 bits, its whole range scaled to theirs."""
     import numpy as np
     from PIL import Image
@@ -132,10 +121,10 @@ def _in_bytes(image: Any) -> Any:
     low, high = (values.min(), values.max()) if values.size else (0, 0)
     if image.mode == "F":
         if not (low >= 0 and high <= 1):
-            raise _UnknownRangeError(_unknown(f"floats from {low:g} to {high:g}", "0 to 1"))
+            raise UnreadableSampleError(f"{where} {_unknown(f'floats from {low:g} to {high:g}', '0 to 1')}")
         return Image.fromarray(np.rint(values * np.float32(255)).astype(np.uint8))
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # whose 16 bits some versions of Pillow widen
-        raise _UnknownRangeError(_unknown(f"32-bit integers from {low} to {high}", "16 bits"))
+    if image.mode == "I" and kind not in ("PNG", "PPM"):  # whose 16 bits some versions of Pillow widen
+        raise UnreadableSampleError(f"{where} {_unknown(f'32-bit integers from {low} to {high}', '16 bits')}")
     return Image.fromarray(((values.astype(np.uint32) * 255 + SIXTEEN_BITS // 2) // SIXTEEN_BITS).astype(np.uint8))
 
 

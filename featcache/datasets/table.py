@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
+import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, DataNotFoundError, UnknownNameError, near_names
+from ..errors import DataError, DataNotFoundError, UnknownNameError, UsageError, near_names, one_line
+from ..identity import is_special
 
 __all__ = ["Table", "pick", "read_table"]
 
 DELIMITERS = ",;\t"
+GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 LONGEST_FIELD = 1 << 27  # characters; the csv module's own limit is too short for documents
 
 
@@ -29,24 +36,68 @@ class Table:
         return f"{self.path} line {self.lines[row]}"
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, encoding: str | None = None) -> Table:
     """Return what a CSV file holds; raises ``DataError`` for one that is empty or ragged, with the line.
 
-    The first line names the columns. Commas, semicolons and tabs separate them, whichever the first line has most of.
+    The first line names the columns. Commas, semicolons and tabs separate them, whichever the first line has most of. A file
+    that is packed by gzip, or alone in a zip file, is unpacked. It is text in UTF-8, unless it begins with the mark of UTF-16
+    or an encoding is given.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            return _parse(path, csv.reader(file, delimiter=max(DELIMITERS, key=first.count), strict=True))
+        content = path.read_bytes() if not is_special(path) else None
     except FileNotFoundError as error:
         raise DataNotFoundError(f"there is no file {path}. Check --data, or where you are.") from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder, not a CSV file. Did you mean 'folder:{path}'?") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 ({error}). Save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    if content is None:
+        raise DataError(f"{path} is a pipe, a socket or a device: save the table in a file.")
+    text = _decoded(path, _unpacked(path, content), encoding)
+    first = text[: text.find("\n") + 1] or text
+    return _parse(
+        path, csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    )
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    """Return what a packed file holds, any other content as it is."""
+    try:
+        if content.startswith(GZIP):
+            return gzip.decompress(content)
+        if not content.startswith(ZIP):
+            return content
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
+            if len(files) == 1:
+                return archive.read(files[0])
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{path} is packed, and cannot be unpacked: {one_line(error)}. Unpack it first.") from error
+    if "[Content_Types].xml" in files:
+        raise DataError(f"{path} is a document of an office program: save the table as CSV.")
+    raise DataError(f"{path} holds {len(files)} files, not one table: unpack it, and name the table.")
+
+
+def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
+    except LookupError as error:
+        raise UsageError(
+            f"encoding={encoding} is not an encoding of text: use one such as cp1252 or utf-16."
+        ) from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        name = encoding or ("UTF-16" if marked else "UTF-8")
+        other = "Save it as UTF-8, or say what it is, as in ?encoding=cp1252 (Windows in Western Europe)."
+        raise DataError(
+            f"{path} line {line} is not text in {name} (byte 0x{content[error.start]:02x}). {other}"
+        ) from error
+    if "\0" in text:
+        raise DataError(
+            f"{path} holds zero characters: it is not a table, or in another encoding, as in ?encoding=utf-16-le."
+        )
+    return text
 
 
 def _parse(path: Path, reader: Any) -> Table:

@@ -100,8 +100,9 @@ class TorchvisionSamples(EncodedSamples):
         place = index - (int(self._ends[part - 1]) if part else 0)
         try:
             value = self._parts[part][place][0]
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UnreadableSampleError(f"{self._where(index)} is damaged or unreadable ({error})") from error
+        except Exception as error:  # each decoder raises what the damage leads to
+            said = one_line(error) or type(error).__name__
+            raise UnreadableSampleError(f"{self._where(index)} is damaged or unreadable ({said})") from error
         return value.convert("RGB") if hasattr(value, "convert") else value
 
     def _where(self, row: int) -> str:

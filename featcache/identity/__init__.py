@@ -5,7 +5,7 @@ a store, or names a thing by its address, by a pickle or by chance: what cannot 
 
 from __future__ import annotations
 
-from .content import content_id, digest_json, encoded_id, file_id, is_image, is_tensor, tensor_digest
+from .content import content_id, digest_json, encoded_id, file_id, is_image, is_special, is_tensor, tensor_digest
 from .fileset import is_weights_file, package_folder, states, versions
 from .recipe import Difference, Recipe
 from .values import digest, identity
@@ -20,6 +20,7 @@ __all__ = [
     "file_id",
     "identity",
     "is_image",
+    "is_special",
     "is_tensor",
     "is_weights_file",
     "package_folder",

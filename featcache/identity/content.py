@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 
 from ..errors import FingerprintError
 
-__all__ = ["content_id", "digest_json", "encoded_id", "file_id", "is_image", "is_tensor", "tensor_digest"]
+__all__ = ["content_id", "digest_json", "encoded_id", "file_id", "is_image", "is_special", "is_tensor", "tensor_digest"]
 
 FILE_PIECE_BYTES = 1 << 20
 SEEN_BY_TRANSFORMS = ("exif", "gamma", "icc_profile", "transparency")  # of what PIL keeps beside the pixels
@@ -27,8 +29,19 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_special(path: Path | str) -> bool:
+    """Return whether a path leads to a pipe, a socket or a device, which would be waited for without end."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def file_id(path: Path | str) -> bytes:
-    """Return the 16-byte id of a file's content."""
+    """Return the 16-byte id of a file's content; raises ``OSError`` for what cannot be read to an end."""
+    if is_special(path):
+        raise OSError(f"{path} is a pipe, a socket or a device")
     hashed = hashlib.sha256()
     with Path(path).open("rb") as file:
         while piece := file.read(FILE_PIECE_BYTES):

@@ -79,7 +79,7 @@ class AskedScale:
 
     def _shown(self, size: Size) -> tuple[Array, Array]:
         """Return what the transform makes of images that get brighter from left to right, and from top to bottom."""
-        widths, heights = (np.linspace(0, 255, side).round().astype(np.uint8) for side in size)
+        widths, heights = (((np.arange(side) + 0.5) * (255 / side)).round().astype(np.uint8) for side in size)
         return (
             self._seen(np.broadcast_to(widths, size[::-1])),
             self._seen(np.broadcast_to(heights[:, None], size[::-1])),

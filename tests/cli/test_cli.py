@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from featcache import FeatureStore
+from featcache import FeatureStore, open_dataset
 from featcache.cli.main import run
 from featcache.identity import file_id
 
@@ -410,6 +410,26 @@ def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command:
     assert (command.folder / "out.csv").read_text().startswith("name,label")
     assert "mine" in one_line(command("predict", "digits", "--head", "mind", expect=2))
     assert "cannot be the name" in one_line(command("train-head", "--name", "../x", "--epochs", "1", expect=2))
+
+
+@pytest.mark.slow
+def test_predict_lists_a_folder_as_extract_does_and_says_what_both_leave_out(command: CommandLine) -> None:
+    folder = command.folder / "digits" / "test" / "3"
+    shutil.copytree(folder, command.folder / "elsewhere")
+    (folder / "more").symlink_to(command.folder / "elsewhere", target_is_directory=True)
+    (folder / "._0.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    left = "note: 2 files left out: 1 .txt, 1 hidden."
+    assert left in command("extract", "--cut", "layer4").stderr.splitlines()
+    assert left in command("plan", "--cut", "layer4").stderr.splitlines()
+    command("train-head", "--epochs", "1")
+    predicted = command("predict", "digits")
+    assert left in predicted.stderr.splitlines()
+    listed = [Path(row["name"]).relative_to("digits") for row in csv.DictReader(io.StringIO(predicted.stdout))]
+    assert sorted(map(str, listed)) == sorted(open_dataset(f"folder:{command.folder / 'digits'}").names)
+    pytest.importorskip("jinja2")
+    command("report")
+    assert left.removeprefix("note: ").rstrip(".") in (command.folder / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featcache.datasets.media import IMAGES, open_media
+from featcache.datasets.media import open_media
 from featcache.datasets.source import dataset_name, open_dataset
 from featcache.errors import DataError, DataNotFoundError, UnknownNameError, UnreadableSampleError, UsageError
 from featcache.samples.file_memo import FileMemo
@@ -75,18 +75,15 @@ def test_splits_beside_other_folders_of_images_are_refused(splits: Path) -> None
         open_dataset(f"folder:{splits}")
 
 
-def test_nested_images_of_all_kinds_are_found_and_hidden_ones_left_out(tmp_path: Path) -> None:
-    for number, extension in enumerate(IMAGES):
-        put(tmp_path / "a" / "deep" / "er" / f"x{extension.upper() if number % 2 else extension}", number, "L")
+def test_images_in_nested_folders_are_found_and_hidden_ones_left_out(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "deep" / "er" / "x.png")
+    put(tmp_path / "a" / "deep" / "y.JPG", 9)
     put(tmp_path / "a" / ".hidden.png")
     put(tmp_path / "a" / ".cache" / "x.png")
     put(tmp_path / ".git" / "x.png")
     (tmp_path / "a" / "notes.txt").write_text("no image")
     (tmp_path / "a" / "folder.png").mkdir()
-    dataset = open_dataset(f"folder:{tmp_path}")
-    assert len(dataset) == len(IMAGES)
-    assert all(name.startswith("a/deep/er/x") for name in dataset.names)
-    assert all(dataset[position][0].mode == "RGB" for position in range(len(dataset)))
+    assert open_dataset(f"folder:{tmp_path}").names == ["a/deep/er/x.png", "a/deep/y.JPG"]
 
 
 def test_it_lists_what_torchvision_lists(image_folder: Path) -> None:

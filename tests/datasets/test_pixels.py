@@ -92,6 +92,13 @@ def test_an_orientation_is_applied_where_it_is_asked_for_and_else_ignored(orient
     assert np.array_equal(pixels_of(content, Pixels(exif="apply")), upright)
 
 
+def test_an_image_of_16_bits_is_turned_too() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = encoded(Image.fromarray(RAMP.astype(np.uint16) * 257), "PNG", exif=exif)
+    assert np.array_equal(pixels_of(content, Pixels(exif="apply"))[..., 0], np.rot90(RAMP, -1))
+
+
 def test_a_background_is_seen_through_transparent_pixels() -> None:
     half = Image.fromarray(np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 128]]], dtype=np.uint8))
     content = encoded(half, "PNG")
