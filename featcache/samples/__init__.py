@@ -11,11 +11,17 @@ from .random_check import refuse_random
 from .reading import Changed, Unreadable, private_copy
 from .samples import Samples
 from .snapshot import Snapshot, read_snapshot, write_snapshot
+from .splits import SPLIT_NAMES, TEST, TRAIN, UNLABELLED, VALIDATION, split_name, split_role
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
+    "SPLIT_NAMES",
     "TARGET_PADDING",
+    "TEST",
+    "TRAIN",
+    "UNLABELLED",
+    "VALIDATION",
     "Changed",
     "CodedColumn",
     "FileMemo",
@@ -30,6 +36,8 @@ __all__ = [
     "private_copy",
     "read_snapshot",
     "refuse_random",
+    "split_name",
+    "split_role",
     "stack_inputs",
     "write_snapshot",
 ]
