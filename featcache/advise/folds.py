@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import HeadError
 from ..features import Features
-from ..training import VALIDATION
+from ..training import RowUses
 from .judge import Judge
 
 __all__ = ["some_rows", "validation_rows"]
@@ -17,18 +17,16 @@ __all__ = ["some_rows", "validation_rows"]
 Array = np.ndarray[Any, Any]
 
 
-def validation_rows(features: Features, share: float, seed: int, judge: Judge) -> Array:
+def validation_rows(features: Features, uses: RowUses, share: float, seed: int, judge: Judge) -> Array:
     """Return which rows cuts are compared by: the dataset's validation split, or a share that a seed chooses.
 
     The same rows at every cut; of single labels every class in proportion. Seeds that follow one another get shares without
     a row in common, as in cross-validation, until all rows have been used: so few rows tell most. Raises
     ``HeadError`` where there are too few.
     """
-    splits = features.splits
-    own = np.flatnonzero(np.isin(splits, VALIDATION))
-    if len(own):
-        return own
-    training = np.flatnonzero(splits != "test")
+    if len(uses.validation):
+        return uses.validation
+    training = uses.train
     folds = max(2, round(1 / share))
     parts = _class_folds if judge.task.kind == "single_label" else _plain_folds
     rows: Array = parts(features, training, folds, seed // folds)[seed % folds]

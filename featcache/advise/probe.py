@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..extraction import extract, refuse_changed
 from ..features import Features
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..training import divide, find_task
+from ..training import TrainOptions, divide, find_task, row_uses
 from . import transferability as scores
 from .shift import LOOKED_AT, describe_shift, source_shift
 from .subject import Subject, subject
@@ -95,6 +95,8 @@ class ProbeResult:
         What follows, in words.
     elapsed_s : float
         The seconds that it took.
+    left_out : dict of str to int
+        The rows that are neither trained on, nor validated by, nor tested on, by the name of their split.
     """
 
     dataset: str
@@ -105,6 +107,7 @@ class ProbeResult:
     source_shift: float | None
     summary: str
     elapsed_s: float
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @takes_stored
@@ -125,6 +128,9 @@ def probe(
     on_error: str = "raise",
     seed: int = 0,
     name: str | None = None,
+    train_splits: Sequence[str] | None = None,
+    validation_splits: Sequence[str] | None = None,
+    test_splits: Sequence[str] | None = None,
     progress: ProgressCallback = silent,
     **stored: Unpack[StoredOptions],
 ) -> ProbeResult:
@@ -167,6 +173,12 @@ def probe(
         The seed of the chosen rows and of the cross-validation.
     name : str, optional
         The name of the dataset. By default its own.
+    train_splits : sequence of str, optional
+        The names of the splits to train on, as for ``featcache.train_head``.
+    validation_splits : sequence of str, optional
+        The names of the splits to validate by, as for ``featcache.train_head``.
+    test_splits : sequence of str, optional
+        The names of the splits that are not looked at, as for ``featcache.train_head``.
     progress : callable, optional
         Called with a ``ProgressEvent`` as the work proceeds.
     dtype : str, default "float32"
@@ -192,7 +204,8 @@ def probe(
     Raises
     ------
     UsageError
-        If an option is not valid, or the network cannot be cut at one of the cuts.
+        If an option is not valid, the network cannot be cut at one of the cuts, or the name of a split does not say what
+        its rows are for.
     DataError
         If the dataset cannot be used, or has too few rows outside of its test split.
     SplitError
@@ -237,7 +250,11 @@ def probe(
         **chosen.options(),
     )  # fmt: skip
     refuse_changed(features.report for features in made.values())
-    rows_of = chosen_rows(made[names[0]], most_samples, seed)
+    splits = TrainOptions(
+        validation=0.0, train_splits=train_splits, validation_splits=validation_splits, test_splits=test_splits
+    )
+    rows_of = chosen_rows(made[names[0]], most_samples, seed, splits)
+    left_out = made[names[0]].subset(row_uses(made[names[0]], splits).left_out).split_counts
     shifts = _shifts(about, batch_size, device)
     found: list[ProbeRow] = []
     before: np.ndarray[Any, Any] | None = None
@@ -252,13 +269,15 @@ def probe(
     mean_shift = float(np.mean(list(shifts.values()))) if shifts else None
     classes = len(find_task(made[names[0]], "single_label").classes)
     elapsed_s = time.perf_counter() - started_s
-    return ProbeResult(about.samples.name, len(rows_of), classes, tuple(found), best, mean_shift, summary, elapsed_s)
+    return ProbeResult(
+        about.samples.name, len(rows_of), classes, tuple(found), best, mean_shift, summary, elapsed_s, left_out
+    )
 
 
-def chosen_rows(features: Features, most: int, seed: int) -> np.ndarray[Any, Any]:
-    """Return which rows are scored: those outside of the test split, of classes with two rows at least, no more than ``most``."""
-    division = divide(features, 0.0, seed, find_task(features, "single_label"))
-    outside = np.flatnonzero(features.splits != "test")
+def chosen_rows(features: Features, most: int, seed: int, splits: TrainOptions) -> np.ndarray[Any, Any]:
+    """Return which rows are scored: those to train on or validate by, of classes of two rows at least, up to ``most``."""
+    division = divide(features, splits, find_task(features, "single_label"))
+    outside = row_uses(features, splits).seen
     targets = features.targets[outside]
     numbers, counts = np.unique(targets, return_counts=True)
     outside = outside[np.isin(targets, numbers[counts >= 2])]

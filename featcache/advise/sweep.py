@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..catalog import FeatureStore
@@ -12,6 +12,7 @@ from ..codecs import Stored, takes_stored
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
 from ..splitting import Cut
+from ..training import TrainOptions
 from .choice import SweepRow, choose, reason
 from .compare import mean_interval, paired_gain
 from .halving import keep_best
@@ -66,6 +67,8 @@ class SweepResult:
         Candidates that successive halving left behind.
     elapsed_s : float
         The seconds that it took.
+    left_out : dict of str to int
+        The rows that are neither trained on, nor validated by, nor tested on, by the name of their split.
     """
 
     dataset: str
@@ -83,6 +86,7 @@ class SweepResult:
     untried: tuple[str, ...]
     dropped: tuple[str, ...]
     elapsed_s: float
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @takes_stored
@@ -113,6 +117,9 @@ def sweep(
     on_error: str = "raise",
     seed: int = 0,
     name: str | None = None,
+    train_splits: Sequence[str] | None = None,
+    validation_splits: Sequence[str] | None = None,
+    test_splits: Sequence[str] | None = None,
     progress: ProgressCallback = silent,
     **stored: Unpack[StoredOptions],
 ) -> SweepResult:
@@ -186,6 +193,12 @@ def sweep(
         The first of the seeds.
     name : str, optional
         The name of the dataset. By default its own.
+    train_splits : sequence of str, optional
+        The names of the splits to train on, as for ``featcache.train_head``.
+    validation_splits : sequence of str, optional
+        The names of the splits to validate by, as for ``featcache.train_head``.
+    test_splits : sequence of str, optional
+        The names of the splits that are not looked at, as for ``featcache.train_head``.
     progress : callable, optional
         Called with a ``ProgressEvent`` as the work proceeds.
     dtype : str, default "float32"
@@ -213,7 +226,8 @@ def sweep(
     Raises
     ------
     UsageError
-        If an option is not valid, or the network cannot be cut at one of the cuts.
+        If an option is not valid, the network cannot be cut at one of the cuts, or the name of a split does not say what
+        its rows are for.
     DataError
         If the dataset cannot be used.
     SplitError
@@ -252,6 +266,7 @@ def sweep(
             "batch_size": batch_size, "codec": codec, "store_budget": store_budget, "engine": engine, "workers": workers,
             "on_error": on_error,
         },
+        TrainOptions(train_splits=train_splits, validation_splits=validation_splits, test_splits=test_splits),
     )  # fmt: skip
     trials.plan_passes(found[::-1])
     order = [cut.name for cut in reversed(found)]
@@ -277,6 +292,7 @@ def sweep(
         tuple(cut for cut in kept if cut not in tried),
         tuple(cut for cut in order if cut not in kept),
         time.perf_counter() - started_s,
+        trials.left_out,
     )
 
 

@@ -18,7 +18,7 @@ from ..heads import fit_head, train_heads
 from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent
 from ..splitting import Cut, Split, split_at
-from ..training import TrainOptions, plain_loss
+from ..training import TrainOptions, plain_loss, row_uses
 from .compare import Trial
 from .folds import some_rows, validation_rows
 from .judge import Judge, judge_of
@@ -56,7 +56,10 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see ``featcache.sweep``; ``extraction`` are further options of extract."""
+    """Trains behind cuts with equal budgets; see ``featcache.sweep``.
+
+    ``extraction`` are further options of extract, ``splits`` options that say what the splits are for.
+    """
 
     subject: Subject
     store: FeatureStore
@@ -71,7 +74,9 @@ class Trials:
     progress: ProgressCallback
     stored: Stored
     extraction: dict[str, Any]
+    splits: TrainOptions
     samples: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     judge: Judge | None = None
     trained: dict[str, Trained] = field(default_factory=dict)
     _extracted: dict[str, tuple[Split, Features]] = field(default_factory=dict)
@@ -111,11 +116,12 @@ class Trials:
         made, features = self.features(found.cut)
         judge = self.judge_of(features)
         started_s = time.perf_counter()
-        judged_by = validation_rows(features, self.validation, seed, judge)
-        training = np.setdiff1d(np.flatnonzero(features.splits != "test"), judged_by)
+        uses = row_uses(features, self.splits)
+        judged_by = validation_rows(features, uses, self.validation, seed, judge)
+        training = np.setdiff1d(uses.train, judged_by)
         if share < 1:
             training = some_rows(features, training, share, seed, judge)
-        judged, trained_on = features.subset(judged_by), features.subset(training)
+        judged, trained_on = features.subset(judged_by), features.subset(training).with_splits([""] * len(training))
         trained_on.classes = list(judge.task.classes)  # also those of which no row happens to be trained on
         tried: list[tuple[float, float | None, Array]] = []
         for rate, head in self._heads(made, trained_on, rates, seed):
@@ -130,7 +136,9 @@ class Trials:
     def judge_of(self, features: Features) -> Judge:
         """Return the judge of the rows outside of the test split, the same for all cuts."""
         if self.judge is None:
-            self.judge = judge_of(features.subset(features.splits != "test"), self.task)
+            uses = row_uses(features, self.splits)
+            self.left_out = features.subset(uses.left_out).split_counts
+            self.judge = judge_of(features.subset(uses.seen), self.task)
         return self.judge
 
     def features(self, cut: str) -> tuple[Split, Features]:

@@ -21,6 +21,7 @@ __all__ = [
     "cut_option",
     "project_options",
     "quantity",
+    "split_options",
     "store_option",
     "stored_cuts",
     "stored_options",
@@ -69,6 +70,27 @@ def quantity(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Para
 def store_option(function: Function) -> Function:
     """Add ``--store``."""
     return click.option("--store", default="features", show_default=True, help="Folder or URL of the store.")(function)
+
+
+def split_options(function: Function) -> Function:
+    """Add the options that say which splits are trained on, validated by and tested on."""
+    for use, usual in (
+        ("test", "test, testing"),
+        ("validation", "val, valid, validation, dev"),
+        ("train", "train, training"),
+    ):
+        function = click.option(
+            f"--{use}-splits",
+            multiple=True,
+            metavar="NAME,...",
+            callback=_split_names,
+            help=f"Splits that are {use} rows.  [default: {usual}]",
+        )(function)
+    return function
+
+
+def _split_names(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
+    return tuple(name for each in value for name in each.split(",")) or None
 
 
 def cut_option(function: Function) -> Function:

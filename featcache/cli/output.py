@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,18 @@ from ..progress import ProgressEvent
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
 
-__all__ = ["age", "count", "duration", "print_json", "print_line", "print_notes", "print_table", "progress_bar", "size"]
+__all__ = [
+    "age",
+    "count",
+    "duration",
+    "print_json",
+    "print_left_out",
+    "print_line",
+    "print_notes",
+    "print_table",
+    "progress_bar",
+    "size",
+]
 
 PROGRESS_EVERY_S = 1.0  # in logs
 
@@ -34,6 +45,14 @@ def print_notes(notes: Iterable[str]) -> None:
     """Write remarks to stderr, a line each."""
     for note in notes:
         print_line(f"note: {note}.")
+
+
+def print_left_out(left_out: Mapping[str, int]) -> None:
+    """Write to stderr how many rows of which splits are left out, nothing where there are none."""
+    if left_out:
+        from ..training import words_of_splits
+
+        print_line(f"left out: {words_of_splits(left_out)}.")
 
 
 def print_json(value: Any) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import command, cut_option, project_options, stored_options, the_project
-from .output import count, duration, print_json, print_line, print_table, progress_bar
+from .options import command, cut_option, project_options, split_options, stored_options, the_project
+from .output import count, duration, print_json, print_left_out, print_line, print_table, progress_bar
 
 if TYPE_CHECKING:
     from ..advise import ProbeResult
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--most-samples", type=click.IntRange(min=10), default=2000, show_default=True, help="Score no more rows than that."
 )
+@split_options
 @click.option("--seed", type=int, default=0, show_default=True)
 def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: int, **options: Any) -> None:
     """Score how well features at each cut tell the classes apart.
@@ -42,6 +43,9 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
             store_budget=options["store_budget"],
             **stored_options(options),
             seed=seed,
+            train_splits=options["train_splits"],
+            validation_splits=options["validation_splits"],
+            test_splits=options["test_splits"],
             progress=progress,
         )
     save_advice(project.store, project.settings.backbone, "probe", found)
@@ -72,4 +76,5 @@ def _describe(found: ProbeResult) -> None:
     print_line(
         f"{count(found.samples, 'sample')} of {found.dataset}, {found.classes} classes, in {duration(found.elapsed_s)}."
     )
+    print_left_out(found.left_out)
     print_line(f"{found.summary}.")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MissingDependencyError
-from .options import command, cut_option, project_options, stored_options, the_project
-from .output import count, duration, print_json, print_line, print_table, progress_bar, size
+from .options import command, cut_option, project_options, split_options, stored_options, the_project
+from .output import count, duration, print_json, print_left_out, print_line, print_table, progress_bar, size
 
 if TYPE_CHECKING:
     from ..advise import SweepResult
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     help="Share of the training rows that a seed judges by, if the data have no validation split; seeds that follow one "
     "another take other rows.",
 )
+@split_options
 @click.option("--train-batch-size", type=click.IntRange(min=1), help="[default: 64; of few rows less, for more steps]")
 @click.option("--halving", is_flag=True, help="Drop the worse half of the cuts on few rows first.")
 @click.option("--plot", metavar="FILE", help="Write score and cost against the boundary as SVG.")
@@ -68,7 +69,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         key: options[key]
         for key in (
             "head", "task", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
-            "batch_size", "codec", "store_budget",
+            "batch_size", "codec", "store_budget", "train_splits", "validation_splits", "test_splits",
         )
     }  # fmt: skip
     with progress_bar() as progress:
@@ -125,6 +126,7 @@ def _describe(found: SweepResult) -> None:
         print_line(f"not tried: {', '.join(found.untried)}; --all-cuts or a larger --patience tries them.")
     if found.dropped:
         print_line(f"dropped on few rows: {', '.join(found.dropped)}.")
+    print_left_out(found.left_out)
     print_line(f"{duration(found.elapsed_s)} in all.")
 
 

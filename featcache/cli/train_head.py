@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from .options import command, project_options, the_project
+from .options import command, project_options, split_options, the_project
 from .output import count, duration, print_json, print_line, print_notes, progress_bar
 from .training import train_one, train_stages
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--ignore-index", type=int, help="Value that does not count.  [default: 255 for pixels, -100 for tokens]")
 @click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
+@split_options
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
@@ -92,9 +93,11 @@ def train_head_command(
 
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     print_line(
-        f"trained {trained.head} behind {trained.recipe.cut} on {count(rows, 'cached sample')} of {trained.dataset} "
+        f"trained {trained.head} behind {trained.recipe.cut} from {count(rows, 'cached sample')} of {trained.dataset} "
         f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
     )
+    if trained.rows is not None:
+        print_line(f"rows: {trained.rows}")
     judged = {each.split: each for each in (trained.validation_metrics, trained.metrics) if each is not None}
     for found in judged.values():
         named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
@@ -111,6 +114,7 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
         "snapshot": trained.snapshot,
         "task": trained.task.kind,
         "classes": trained.classes,
+        "rows": trained.rows,
         "metrics": trained.metrics,
         "validation_metrics": trained.validation_metrics,
         "history": trained.history,

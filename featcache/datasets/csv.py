@@ -12,16 +12,16 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..identity import content_id
-from ..samples import FileMemo
+from ..samples import FileMemo, split_name
 from .media import LOOKED_FOR, EncodedSamples, kind_of, needs_heif, read_media
-from .options import parse_options, split_name
+from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
 from .table import Table, pick, read_table
-from .targets import encode_targets, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, target_of
 
 __all__ = ["NO_TARGET", "PATHS", "TARGETS", "TEXTS", "FileTable", "TextTable", "open_csv"]
 
-OPTIONS = ("path", "text", "target", "split", "as", "encoding")
+OPTIONS = ("path", "text", "encoding", "split", *TARGET_OPTIONS)
 PATHS = ("path", "file", "image", "filename", "filepath", "file_name", "image_path", "audio")
 TEXTS = ("text", "sentence", "review", "content", "document")
 TARGETS = ("target", "label", "class", "labels", "y")
@@ -42,13 +42,15 @@ class _Rows(EncodedSamples):
         self.name = name
         columns, count = table.columns, len(table.lines)
         split = pick(list(columns), options.get("split"), SPLIT_COLUMNS, table.path, "split")
-        self.splits = [""] * count if split is None else [split_name(value) for value in columns[split]]
-        if len(set(self.splits)) > MOST_SPLITS:
+        splits = [""] * count if split is None else [split_name(value) for value in columns[split]]
+        if len(set(splits)) > MOST_SPLITS:
             raise DataError(
-                f"the split column {split!r} of {table.path} has {len(set(self.splits))} different values, "
+                f"the split column {split!r} of {table.path} has {len(set(splits))} different values, "
                 f"{MOST_SPLITS} at most make sense: name another with split=COLUMN."
             )
-        self.targets, self.classes = _targets(table, options)
+        found = _targets(table, options)
+        self.targets, self.classes, self.notes = found.values, found.classes, found.notes
+        self.splits = found.splits(splits)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +76,7 @@ class FileTable(_Rows):
         self.root = table.path.parent.absolute()
         given = [place_of(self.root, value, table.where(row)) for row, value in enumerate(column_values)]
         self.given = given
-        self.notes = rewritten_note(column_values, given)
+        self.notes += rewritten_note(column_values, given)
         self.kind = _kind(table, given, column)
         self.names = _unlike(given, table.lines)
         if not any(os.path.isfile(self._path(row)) for row in range(len(given))):  # noqa: PTH113
@@ -174,10 +176,10 @@ def open_csv(argument: str, name: str) -> FileTable | TextTable:
     )
 
 
-def _targets(table: Table, options: dict[str, str]) -> tuple[Array, list[str] | None]:
+def _targets(table: Table, options: dict[str, str]) -> Targets:
     columns, asked = list(table.columns), options.get("target")
     if asked == NO_TARGET and NO_TARGET not in columns:
-        return no_targets(len(table.lines)), None
+        return no_targets(len(table.lines))
     if asked is None:
         found = pick(columns, None, TARGETS, table.path, "target")
         if found is None:
@@ -188,7 +190,7 @@ def _targets(table: Table, options: dict[str, str]) -> tuple[Array, list[str] | 
         names = [found]
     else:
         names = [str(pick(columns, each, (), table.path, "target")) for each in asked.split(",")]
-    return encode_targets([table.columns[each] for each in names], names, table.where, options.get("as"))
+    return encode_targets([table.columns[each] for each in names], names, table.where, options)
 
 
 def _kind(table: Table, given: list[str], column: str) -> str:

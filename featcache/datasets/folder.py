@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, DataNotFoundError
-from ..samples import FileMemo
+from ..samples import FileMemo, split_name, split_role
 from .listing import KINDS, Listing
 from .media import LOOKED_FOR, EncodedSamples, kind_of, read_media
+from .targets import look_alikes
 
 __all__ = ["FolderDataset"]
-
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 class FolderDataset(EncodedSamples):
@@ -42,8 +34,10 @@ class FolderDataset(EncodedSamples):
             raise DataNotFoundError(f"there is no folder {path}. Check --data, or where you are.")
         if not self.root.is_dir():
             raise DataError(f"{path} is a file, not a folder of class folders. Check --data.")
+        self.notes: list[str] = []
         listed = [(split, prefix, self._class_folders(prefix)) for split, prefix in self._parts()]
         self.classes = sorted({label for _, _, labels in listed for label in labels})
+        self.notes += look_alikes(self.classes)
         numbers = {label: number for number, label in enumerate(self.classes)}
         self.names: list[str] = []
         self.splits: list[str] = []
@@ -64,7 +58,7 @@ class FolderDataset(EncodedSamples):
                 f"{path} holds no images or sounds in its {len(self.classes)} class folders: {LOOKED_FOR}{left}."
             )
         self.kind = self._keep_one_kind(targets)
-        self.notes = self._listing.notes
+        self.notes += self._listing.notes
         hollow = [label for label in self.classes if numbers[label] not in set(self.targets.tolist())]
         if hollow:
             raise DataError(
@@ -109,20 +103,55 @@ class FolderDataset(EncodedSamples):
     def _parts(self) -> list[tuple[str, str]]:
         """Return (split, prefix of its names) of the splits; where there are none, one that is the whole folder.
 
-        A folder is a split if it is called like one and holds class folders: a class may be called `train`, too.
+        A folder is a split if it is called like one and holds class folders: a class may be called `train`, too. So is one beside
+        it that holds the same classes.
         """
         folders = _folders(self.root)
-        called = [folder for folder in folders if folder.lower() in SPLITS]
-        split_folders = [folder for folder in called if _folders(self.root / folder) or len(called) == len(folders)]
-        if not split_folders:
+        inside = {folder: set(_folders(self.root / folder)) for folder in folders}
+        called = [folder for folder in folders if split_role(folder) is not None]
+        splits = [folder for folder in called if inside[folder]] or (called if len(called) == len(folders) else [])
+        if not splits:
+            self._say_what_it_looks_like(inside)
             return [("", "")]
-        others = [each for each in folders if each not in split_folders and next(_files(self.root / each, ""), None)]
-        if others:
+        known = set().union(*(inside[folder] for folder in splits))
+        others = {each: inside[each] for each in folders if each not in splits}
+        others = {each: below for each, below in others.items() if next(_files(self.root / each, ""), None)}
+        loose = [each for each in others if each in called]
+        alike = [each for each, below in others.items() if below & known]
+        strange = [each for each in others if each not in loose and each not in alike]
+        if strange:
             raise DataError(
-                f"{self.root} holds both splits ({', '.join(split_folders)}) and folders of images that are none "
-                f"({', '.join(others[:3])}): move one kind elsewhere."
+                f"{self.root} holds both splits ({', '.join(splits)}) and folders of images that are none "
+                f"({', '.join(strange[:3])}): move one kind elsewhere."
             )
-        return [(SPLITS[folder.lower()], f"{folder}/") for folder in split_folders]
+        for each in loose:
+            count = sum(1 for _ in _files(self.root / each, ""))
+            self.notes.append(
+                f"{count:,} files in {each}/ have no class and are left out; `featcache predict` says what they are"
+            )
+        self.notes += [
+            f"{each} holds the same classes as {', '.join(splits)}: it is a split of that name, not a class"
+            for each in alike
+        ]
+        return [(split_name(folder), f"{folder}/") for folder in sorted([*splits, *alike])]
+
+    def _say_what_it_looks_like(self, inside: dict[str, set[str]]) -> None:
+        """Note where folders that are taken for classes look like splits, or like the data set itself."""
+        if len(inside) == 1:
+            ((only, below),) = inside.items()
+            meant = f"{self.spec.rstrip('/')}/{only}"
+            if any(split_role(each) is not None and _folders(self.root / only / each) for each in below):
+                raise DataError(
+                    f"{self.root} holds one folder, {only!r}, which holds splits ({', '.join(sorted(below)[:3])}). Did you mean "
+                    f"{meant}?"
+                )
+            if below and not any("/" not in name for name in _files(self.root / only, "")):
+                self.notes.append(f"{only!r} is the only class, and holds folders like classes: {meant} has them")
+        elif inside and (shared := set.intersection(*inside.values())):
+            self.notes.append(
+                f"{', '.join(sorted(inside)[:3])} are taken for classes, but all hold {sorted(shared)[0]!r}: call them train, "
+                "val or test if they are splits"
+            )
 
     def _class_folders(self, prefix: str) -> list[str]:
         where = self.root / prefix

@@ -11,18 +11,18 @@ import numpy as np
 from ..errors import DataError, UnreadableSampleError, UsageError
 from ..extras import need
 from ..identity import content_id
-from ..samples import FileMemo
+from ..samples import FileMemo, split_name
 from .csv import PATHS, TARGETS, TEXTS
 from .hf_loading import load_parts
 from .media import EncodedSamples, encoded, kind_of, read_media
-from .options import parse_options, split_name
+from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
 from .table import pick
-from .targets import encode_targets, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, encode_targets, look_alikes, no_targets, target_of
 
 __all__ = ["HuggingFaceSamples", "open_hf"]
 
-OPTIONS = ("image", "text", "audio", "target", "split", "config", "as")
+OPTIONS = ("image", "text", "audio", "split", "config", *TARGET_OPTIONS)
 KINDS = {"image": "image", "audio": "sound", "text": "text"}
 BINARY = ("binary", "large_binary")
 SOUND_COLUMNS = ("audio", "sound", "speech")
@@ -48,8 +48,13 @@ class HuggingFaceSamples(EncodedSamples):
         self.names = [f"{split}/{row}" for split, part in parts for row in range(len(part))]
         self.notes: list[str] = []
         self._paths = [self._find_paths(part, split, root or Path.cwd()) for split, part in parts]
-        self.targets: Array = no_targets(len(self.names))
-        self.classes: list[str] | None = None
+        self.take(no_targets(len(self.names)))
+
+    def take(self, found: Targets) -> None:
+        """Set the targets, and what is known of them."""
+        self.targets, self.classes = found.values, found.classes
+        self.notes += found.notes
+        self.splits = found.splits(self.splits)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -173,7 +178,7 @@ def open_hf(argument: str, name: str) -> HuggingFaceSamples:
         raise DataError(f"{spec} has no rows.")
     if kind != "text" and _holds_contents(features[column]):
         made.notes.append(f"the column {column!r} holds contents of files, taken for {kind}s")
-    made.targets, made.classes = _targets(library, made, parts, options)
+    made.take(_targets(library, made, parts, options))
     return made
 
 
@@ -232,11 +237,11 @@ def _is_empty(value: Any) -> bool:
 
 def _targets(
     library: Any, samples: HuggingFaceSamples, parts: list[tuple[str, Any]], options: dict[str, str]
-) -> tuple[Array, list[str] | None]:
+) -> Targets:
     features, spec, asked = parts[0][1].features, samples.spec, options.get("target")
     columns = [column for column in features if column != samples.column]
     if asked == NO_TARGET:
-        return no_targets(len(samples)), None
+        return no_targets(len(samples))
     if asked is None:
         labels = [column for column in columns if isinstance(features[column], library.ClassLabel)]
         found = pick(labels or columns, None, TARGETS, spec, "target") or next(iter(labels), None)
@@ -255,26 +260,35 @@ def _targets(
 
     label = features[names[0]]
     if len(names) == 1 and isinstance(label, library.ClassLabel):
-        wrong = next((row for row, value in enumerate(values[0]) if value is None or value < 0), None)
-        if wrong is not None:
-            raise DataError(
-                f"{where(wrong)} has no label in {names[0]!r}: name the splits that have, such as split=train."
-            )
-        return np.array(values[0], dtype=np.int64), [str(each) for each in label.names]
-    if len(names) == 1 and isinstance(values[0][0], list):
-        return _vectors(values[0], names[0], spec), None
-    texts = [["" if value is None else str(value) for value in column] for column in values]
-    return encode_targets(texts, names, where, options.get("as"))
+        # A hub set has -1 where it keeps its labels back.
+        known = [None if value is None or value < 0 else str(value) for value in values[0]]
+        return _named(encode_targets([known], names, where, options), known, [str(each) for each in label.names])
+    if len(names) == 1 and any(isinstance(value, list) for value in values[0][:BATCH]):
+        return _vectors(values[0], names[0], spec)
+    texts = [[None if value is None else str(value) for value in column] for column in values]
+    return encode_targets(texts, names, where, options)
 
 
-def _vectors(values: list[Any], name: str, spec: str) -> Array:
+def _named(found: Targets, known: list[str | None], classes: list[str]) -> Targets:
+    """Return the targets of a set that names its classes itself."""
+    numbers = np.array([-1 if value is None else int(value) for value in known], dtype=np.int64)
+    said = f"target: {len(classes):,} classes that the set names"
+    return Targets(numbers, classes, [said, *look_alikes(classes), *found.notes[1:]], found.missing)
+
+
+def _vectors(values: list[Any], name: str, spec: str) -> Targets:
+    if any(value is None or any(isinstance(part, str) for part in value) for value in values):
+        raise DataError(
+            f"the target column {name!r} of {spec} holds lists of labels, or rows without one: write a column of texts with | "
+            "between the labels, and add separator=|."
+        )
     try:
         made = np.array(values, dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"the target column {name!r} of {spec} holds lists of different lengths, or no numbers."
         ) from error
-    return made
+    return Targets(made, None, [f"target: vectors of shape {list(made.shape[1:])}"])
 
 
 def _column(part: Any, name: str) -> Iterator[Any]:

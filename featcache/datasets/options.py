@@ -8,20 +8,10 @@ from urllib.parse import unquote
 
 from ..errors import UsageError, near_names
 
-__all__ = ["QUERY", "SPLITS", "parse_options", "split_name"]
+__all__ = ["QUERY", "parse_options"]
 
 # The last question mark counts, and only before NAME=VALUE: others are part of a file pattern.
 QUERY = re.compile(r"^(?P<place>.*?)\?(?P<query>[A-Za-z_]\w*=[^&?]*(?:&[A-Za-z_]\w*=[^&?]*)*)$", re.DOTALL)
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def parse_options(argument: str, kind: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -43,8 +33,3 @@ def parse_options(argument: str, kind: str, known: Sequence[str]) -> tuple[str, 
     if not found["place"]:
         raise UsageError(f"'{kind}:{argument}' names options only: put what they are for before the question mark.")
     return found["place"], options
-
-
-def split_name(value: str) -> str:
-    """Return ``train``, ``val`` or ``test`` for the usual names of these, any other name as it is."""
-    return SPLITS.get(value.strip().lower(), value.strip())

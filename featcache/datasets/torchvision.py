@@ -21,14 +21,14 @@ from ..errors import (
     one_line,
 )
 from ..identity import content_id
-from ..samples import FileMemo, private_copy
+from ..samples import FileMemo, private_copy, split_name
 from .media import EncodedSamples, kind_of, read_media
-from .options import parse_options, split_name
-from .targets import encode_targets, target_of
+from .options import parse_options
+from .targets import Targets, encode_targets, target_of
 
 __all__ = ["TorchvisionSamples", "open_torchvision"]
 
-OPTIONS = ("root", "split", "download", "as")
+OPTIONS = ("root", "split", "download", "as", "missing")
 ROOT = "data"
 BY_FLAG = {"train": True, "test": False}  # for the sets that only know train=True or False
 USUAL_SPLITS = ("train", "val", "valid", "test")
@@ -44,7 +44,7 @@ class TorchvisionSamples(EncodedSamples):
 
     kind = "image"
 
-    def __init__(self, spec: str, name: str, parts: list[tuple[str, Any]], root: Path, kind: str | None) -> None:
+    def __init__(self, spec: str, name: str, parts: list[tuple[str, Any]], root: Path, options: dict[str, str]) -> None:
         self.spec = spec
         self.name = name
         self.root = root
@@ -56,16 +56,23 @@ class TorchvisionSamples(EncodedSamples):
             self._files = [path for each in files if each is not None for path in each]
         if self._files is None:
             self.pixels = None
-        self.splits = [split for split, dataset in parts for _ in range(len(dataset))]
         self.names = [f"{split or 'item'}/{row:06d}" for split, dataset in parts for row in range(len(dataset))]
         targets = [target for dataset in self._parts for target in _targets(dataset, spec)]
-        names = getattr(self._parts[0], "classes", None)
-        self.targets: Array
-        self.classes: list[str] | None
-        if kind != "float" and isinstance(names, (list, tuple)) and {*targets} <= {*range(len(names))}:
-            self.targets, self.classes = np.array(targets, dtype=np.int64), [str(each) for each in names]
-        else:
-            self.targets, self.classes = encode_targets([list(map(str, targets))], ["target"], self._where, kind)
+        found = self._found(targets, options)
+        self.targets, self.classes, self.notes = found.values, found.classes, found.notes
+        self.splits = found.splits([split for split, dataset in parts for _ in range(len(dataset))])
+
+    def _found(self, targets: Sequence[Any], options: dict[str, str]) -> Targets:
+        names: Any = getattr(self._parts[0], "classes", None)
+        named = isinstance(names, (list, tuple)) and {*targets} <= {-1, *range(len(names))}
+        if not named or options.get("as") == "float":
+            return encode_targets([list(map(str, targets))], ["target"], self._where, options)
+        # A set that has parts without labels, such as STL10, numbers them -1.
+        known = [None if target == -1 else str(int(target)) for target in targets]
+        found = encode_targets([known], ["target"], self._where, options)
+        said = f"target: {len(names):,} classes that the set names"
+        numbers = np.array(targets, dtype=np.int64)
+        return Targets(numbers, [str(each) for each in names], [said, *found.notes[1:]], found.missing)
 
     @property
     def decoding(self) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def open_torchvision(argument: str, name: str) -> TorchvisionSamples:
         raise DataError(
             f"torchvision:{place} has no split called {', '.join(USUAL_SPLITS)}: name one with split=SPLIT."
         )
-    return TorchvisionSamples(spec, name, parts, root, options.get("as"))
+    return TorchvisionSamples(spec, name, parts, root, options)
 
 
 def _asks_for_download(options: dict[str, str]) -> bool:

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UnreadableSampleError, UsageError
-from ..samples import FileMemo
+from ..samples import SPLIT_NAMES, FileMemo, split_name
 from .media import EncodedSamples, encoded, kind_of
-from .options import SPLITS, parse_options
+from .options import parse_options
 from .patterns import find_files
-from .targets import encode_targets, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, target_of
 
 __all__ = ["TarSamples", "open_wds"]
 
-OPTIONS = ("input", "target", "as")
+OPTIONS = ("input", *TARGET_OPTIONS)
 TARGETS = ("cls", "label", "target", "cls.txt", "label.txt", "json")
 NO_TARGET = "none"
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)")  # hidden files belong to no sample
-SPLIT_WORD = re.compile(r"(?:^|[^a-z])(" + "|".join(sorted(SPLITS, key=len, reverse=True)) + r")(?:[^a-z]|$)")
+SPLIT_WORD = re.compile(
+    r"(?:^|[^a-z])(" + "|".join(sorted(SPLIT_NAMES, key=len, reverse=True)).replace(" ", "[-_ ]") + r")(?:[^a-z]|$)"
+)
 JSON_FIELDS = ("label", "cls", "target", "class")
 
 Array = np.ndarray[Any, Any]
@@ -64,8 +66,9 @@ class TarSamples(EncodedSamples):
         stems = {tar: tar.stem if len({each.stem for each in tars}) == len(tars) else str(tar) for tar in tars}
         self.names = [f"{stems[sample.tar]}/{sample.key}" for sample in samples]
         splits = {tar: _split(tar) for tar in tars}
-        self.splits = [splits[sample.tar] for sample in samples]
-        self.targets, self.classes = _targets(samples, spec, options)
+        found = _targets(samples, spec, options)
+        self.targets, self.classes, self.notes = found.values, found.classes, found.notes
+        self.splits = found.splits([splits[sample.tar] for sample in samples])
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -179,10 +182,10 @@ def _choose_inputs(samples: list[_Sample], asked: str | None) -> list[str]:
     return chosen
 
 
-def _targets(samples: list[_Sample], spec: str, options: dict[str, str]) -> tuple[Array, list[str] | None]:
+def _targets(samples: list[_Sample], spec: str, options: dict[str, str]) -> Targets:
     asked = options.get("target")
     if asked == NO_TARGET:
-        return no_targets(len(samples)), None
+        return no_targets(len(samples))
     every = {extension for sample in samples for extension in sample.members}
     chosen = asked or next((extension for extension in TARGETS if extension in every), None)
     if chosen is None:
@@ -191,7 +194,7 @@ def _targets(samples: list[_Sample], spec: str, options: dict[str, str]) -> tupl
             f"Add target=EXTENSION, or target={NO_TARGET} for samples without targets."
         )
     extension, _, path = chosen.partition(".") if chosen.partition(".")[0] == "json" else (chosen, "", "")
-    values = []
+    values: list[str | None] = []
     for sample in samples:
         if extension not in sample.members:
             raise DataError(
@@ -204,17 +207,17 @@ def _targets(samples: list[_Sample], spec: str, options: dict[str, str]) -> tupl
     def where(row: int) -> str:
         return f"{samples[row].tar}: {samples[row].key}.{extension}"
 
-    return encode_targets([values], [chosen], where, options.get("as"))
+    return encode_targets([values], [chosen], where, options)
 
 
 def _text(content: bytes, sample: _Sample, extension: str) -> str:
     try:
-        return content.decode("utf-8-sig").strip()
+        return content.decode("utf-8-sig").rstrip("\r\n")  # a file's last line ends so, and that is not its label
     except UnicodeDecodeError as error:
         raise DataError(f"{sample.tar}: {sample.key}.{extension} is not text in UTF-8 ({error}).") from error
 
 
-def _field(content: bytes, path: str, sample: _Sample) -> str:
+def _field(content: bytes, path: str, sample: _Sample) -> str | None:
     try:
         value: Any = json.loads(content)
     except ValueError as error:
@@ -228,7 +231,7 @@ def _field(content: bytes, path: str, sample: _Sample) -> str:
                 "Name it with target=json.FIELD."
             )
         value = value[name]
-    return str(value)
+    return None if value is None else str(value)
 
 
 def _split(tar: Path) -> str:
@@ -236,5 +239,5 @@ def _split(tar: Path) -> str:
     for name in (tar.stem.lower(), tar.parent.name.lower()):
         words = SPLIT_WORD.findall(name)
         if words:
-            return SPLITS[words[0]]
+            return split_name(words[0])
     return ""

@@ -178,6 +178,12 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """The split name of each row, empty if the dataset has none."""
         return self._labels.splits.take(self._positions).array()
 
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """The number of rows of each split, by its name."""
+        splits = self._labels.splits.take(self._positions)
+        return dict(zip(splits.table, np.bincount(splits.codes).tolist(), strict=True))
+
     def in_splits(self, *names: str) -> Array:
         """Return for each row whether it is in one of the named splits.
 

@@ -17,7 +17,7 @@ from ..identity import Recipe
 from ..machine import pick_device
 from ..splitting import Split, as_now
 from ..store import check_seal
-from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, metrics_from
+from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, UsedRows, metrics_from
 from .estimators import load_estimator
 from .kinds import BuiltHead, find_kind
 from .linear import pooled_width
@@ -104,6 +104,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         )
         dataset, snapshot = str(described["dataset"]), str(described["snapshot"])
         elapsed_s = float(described["elapsed_s"])
+        rows = UsedRows(**described["rows"]) if described.get("rows") else None
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
@@ -117,7 +118,9 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     _load_tensors(folder / TENSORS, built)
     built.model.eval()
     built.layers.eval()
-    return TrainedHead(built, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s)
+    return TrainedHead(
+        built, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s, rows
+    )
 
 
 def _options(described: dict[str, Any]) -> TrainOptions:

@@ -130,7 +130,7 @@ def train_heads(
         places = [place for place, entry in enumerate(entries) if entry.seed == seed]
         chosen = [replace(entries[place], pool=pool) for place in places]
         with torch.inference_mode(False), torch.enable_grad():
-            rows = _pooled(divide(features, chosen[0].validation, seed, task), network.pool, where)
+            rows = _pooled(divide(features, chosen[0], task), network.pool, where)
             layers, histories = _fit(_first_layer(network, seed), rows, chosen, task, where)
         heads = [
             TrainedHead(
@@ -141,7 +141,7 @@ def train_heads(
         scored(heads, rows, partial(_outputs, layers, where))
         made.update(zip(places, heads, strict=True))
         for head in heads:
-            head.elapsed_s = (time.perf_counter() - started_s) / len(places)
+            head.elapsed_s, head.rows = (time.perf_counter() - started_s) / len(places), rows.used
     return [made[place] for place in range(len(entries))]
 
 
@@ -158,7 +158,7 @@ def _pooled(rows: Division, pool: nn.Module, device: torch.device) -> Division:
     divided = (rows.train, rows.validation, rows.test)
     train, validation, test = (None if each is None else each.map(pool, device=str(device)) for each in divided)
     assert train is not None
-    return Division(train, validation, test)
+    return replace(rows, train=train, validation=validation, test=test)
 
 
 def _first_layer(network: HeadNetwork, seed: int) -> nn.Linear:

@@ -63,6 +63,9 @@ def train_head(
     learning_rates: Mapping[str, float] | None = None,
     clip_norm: float | None = None,
     average: str | None = None,
+    train_splits: Sequence[str] | None = None,
+    validation_splits: Sequence[str] | None = None,
+    test_splits: Sequence[str] | None = None,
     progress: ProgressCallback = silent,
 ) -> TrainedHead:
     """Train a head on cached features.
@@ -99,8 +102,8 @@ def train_head(
     class_weights : str or sequence of float, optional
         One loss weight per class, or ``"balanced"``.
     validation : float, default 0.2
-        The share of the training rows that is kept to validate by. It applies where the dataset has no validation split
-        (``val``, ``valid`` or ``validation``). 0 keeps none.
+        The share of the training rows that is kept to validate by. It applies where no rows are in a validation split.
+        0 keeps none.
     patience : int, optional
         Stop after this many epochs without a better validation loss, or without a better ``metric`` if one is given.
     seed : int, default 0
@@ -142,6 +145,13 @@ def train_head(
         The average of the weights that is judged and kept, by ``torch.optim.swa_utils``: ``"ema"`` or ``"ema:DECAY"``
         moves after every step with a decay of 0.999 or another, ``"swa"`` is the mean over the ends of the epochs in
         the second half. The statistics of BatchNorm layers are averaged alike.
+    train_splits : sequence of str, optional
+        The names of the splits to train on, and no others; ``""`` stands for rows without a split. By default those
+        called ``train`` or ``training``, and rows without a split.
+    validation_splits : sequence of str, optional
+        The names of the splits to validate by. By default those called ``val``, ``valid``, ``validation`` or ``dev``.
+    test_splits : sequence of str, optional
+        The names of the splits to test on. By default those called ``test`` or ``testing``.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each epoch.
 
@@ -153,7 +163,8 @@ def train_head(
     Raises
     ------
     UsageError
-        If an option is out of range or does not fit the head or the task.
+        If an option is out of range or does not fit the head or the task, or the name of a split does not say what its
+        rows are for and no option does.
     HeadError
         If there are too few rows, the loss diverges, or the head cannot be trained on these features.
     DataError
@@ -199,6 +210,7 @@ def train_head(
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
         loss=loss, learning_rates=learning_rates, clip_norm=clip_norm, average=average,
+        train_splits=train_splits, validation_splits=validation_splits, test_splits=test_splits,
     )  # fmt: skip
     (split,) = as_now([split])
     return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)
@@ -233,9 +245,7 @@ def fit_head(
     task = find_task(features, options.task, options.ignore_index)
     if task.kind == "output" and (options.loss is None or options.metric is not None):
         raise UsageError("task='output' has neither a loss nor a metric of its own: give loss, and no metric.")
-    rows = divide(
-        features, options.validation, options.seed if division_seed is None else division_seed, task, sample_weights
-    )
+    rows = divide(features, options, task, seed=division_seed, sample_weights=sample_weights)
     # Tensors made in a caller's inference mode could not be trained.
     with torch.inference_mode(False), torch.enable_grad():
         built = kind.build(split, task, options, device)
@@ -249,6 +259,7 @@ def fit_head(
         options = replace(options, learning_rate=default_learning_rate(built.layers))
     options = replace(options, loss=None)  # not part of the head, which predicts without it
     trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, history)
+    trained.rows = rows.used
     if task.kind != "output":
         scored([trained], rows, lambda judged: [outputs_of(built, task, judged, device)])
     trained.elapsed_s = time.perf_counter() - started_s

@@ -17,7 +17,7 @@ from ..features import Features
 from ..identity import Recipe, versions
 from ..machine import on_device, pick_device
 from ..splitting import Split
-from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, measure, scores
+from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
 from .kinds import BuiltHead
 from .save import HEAD_FORMAT, save_head
 
@@ -52,6 +52,8 @@ class TrainedHead:
         The metrics on the validation rows. None if there are none.
     elapsed_s : float
         The seconds that training took.
+    rows : UsedRows, optional
+        How many rows of which split it was trained on and judged by. None if that was not recorded.
     """
 
     built: BuiltHead = field(repr=False)
@@ -64,6 +66,7 @@ class TrainedHead:
     metrics: AnyMetrics | None = None
     validation_metrics: AnyMetrics | None = None
     elapsed_s: float = 0.0
+    rows: UsedRows | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -258,6 +261,7 @@ class TrainedHead:
             "dataset": self.dataset,
             "snapshot": self.snapshot,
             "seed": self.options.seed,
+            "rows": _fields(self.rows),
             "metrics": _fields(self.metrics),
             "validation_metrics": _fields(self.validation_metrics),
             "options": _fields(self.options),

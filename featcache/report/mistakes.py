@@ -36,9 +36,9 @@ class Mistake:
 
 
 def judged_rows(trained: TrainedHead, features: Features) -> Features:
-    """Return the rows that the head's metrics are on: the test split, else the validation rows, else all."""
-    division = divide(features, trained.options.validation, trained.options.seed, trained.task)
-    return division.test or division.validation or features
+    """Return the rows that the head's metrics are on: the test split, else the validation rows, else those trained on."""
+    division = divide(features, trained.options, trained.task)
+    return division.test or division.validation or division.train
 
 
 def worst_mistakes(project: Project, trained: TrainedHead, judged: Features, most: int = SHOWN) -> list[Mistake]:

@@ -15,6 +15,7 @@ from ..advise import SweepRow, sweep_plot
 from ..codecs import Pool
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
 from ..heads import confusion_plot, curves_plot
+from ..samples import UNLABELLED, split_role
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -49,8 +50,9 @@ def inline(drawn: bytes, label: str) -> Any:
 
 
 def balance_picture(snapshot: Snapshot) -> Any:
-    """Return a bar for each class, divided by split; None where targets are not class numbers."""
-    targets = np.asarray(snapshot.targets)
+    """Return a bar for each class of the labelled samples, divided by split; None where targets are not class numbers."""
+    known = np.array([split_role(split) != UNLABELLED for split in snapshot.splits], dtype=bool)
+    targets = np.asarray(snapshot.targets)[known]
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0:
         return None
     count = int(targets.max()) + 1
@@ -59,7 +61,7 @@ def balance_picture(snapshot: Snapshot) -> Any:
         return None
     figure = Figure(figsize=(8, 0.8 + 0.24 * len(names)), layout="constrained")
     axes = figure.subplots()
-    splits = np.asarray(snapshot.splits, dtype=object).astype(str)
+    splits = np.asarray(snapshot.splits, dtype=object).astype(str)[known]
     left = np.zeros(len(names))
     for split, color in zip(sorted(set(splits.tolist())), itertools.cycle([FIRST, SECOND, "#4caf7a", INK])):
         counts = np.bincount(targets[splits == split], minlength=len(names))

@@ -12,11 +12,17 @@ from .reading import Changed, Unreadable, is_turned, private_copy
 from .samples import Samples
 from .scaling import AskedScale
 from .snapshot import Snapshot, read_snapshot, write_snapshot
+from .splits import SPLIT_NAMES, TEST, TRAIN, UNLABELLED, VALIDATION, split_name, split_role
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
+    "SPLIT_NAMES",
     "TARGET_PADDING",
+    "TEST",
+    "TRAIN",
+    "UNLABELLED",
+    "VALIDATION",
     "AskedScale",
     "Changed",
     "CodedColumn",
@@ -33,6 +39,8 @@ __all__ = [
     "private_copy",
     "read_snapshot",
     "refuse_random",
+    "split_name",
+    "split_role",
     "stack_inputs",
     "write_snapshot",
 ]

@@ -21,15 +21,15 @@ from .metrics import (
 from .options import LR_SCHEDULES, TrainOptions
 from .patterns import chosen_by
 from .products import product
-from .rows import VALIDATION, Division, divide
+from .rows import Division, divide
 from .scorers import check_scorer, score
 from .steps import default_learning_rate, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
+from .uses import RowUses, UsedRows, row_uses, words_of_splits
 
 __all__ = [
     "IGNORE_INDEX",
     "LR_SCHEDULES",
-    "VALIDATION",
     "AnyMetrics",
     "DenseMetrics",
     "Division",
@@ -37,10 +37,12 @@ __all__ = [
     "Metrics",
     "MultiLabelMetrics",
     "RegressionMetrics",
+    "RowUses",
     "Task",
     "TaskLoss",
     "TokenMetrics",
     "TrainOptions",
+    "UsedRows",
     "check_scorer",
     "chosen_by",
     "default_learning_rate",
@@ -55,7 +57,9 @@ __all__ = [
     "output_tensor",
     "plain_loss",
     "product",
+    "row_uses",
     "score",
     "scores",
     "takes_frontier",
+    "words_of_splits",
 ]

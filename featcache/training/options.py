@@ -9,12 +9,14 @@ from typing import Any
 
 from ..codecs import POOLS
 from ..errors import UsageError, near_names
+from ..samples import UNLABELLED, split_name, split_role
 from .averaging import parse_average
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "TrainOptions"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "SPLIT_OPTIONS", "TrainOptions"]
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 LR_SCHEDULES = ("cosine", "constant")
+SPLIT_OPTIONS = ("train_splits", "validation_splits", "test_splits")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class TrainOptions:
     learning_rates: Mapping[str, float] | None = None
     clip_norm: float | None = None
     average: str | None = None
+    train_splits: Sequence[str] | None = None
+    validation_splits: Sequence[str] | None = None
+    test_splits: Sequence[str] | None = None
     loss: Callable[..., Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +81,7 @@ class TrainOptions:
                 raise UsageError(f"class_weights must be numbers, one a class ({error}).") from error
             object.__setattr__(self, "class_weights", plain)
         object.__setattr__(self, "seed", int(self.seed))
+        self._name_splits()
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"clip_norm must be above 0, not {self.clip_norm}.")
         if self.average is not None:
@@ -95,6 +101,22 @@ class TrainOptions:
                 )
         if self.parameters and not self.head.startswith("sklearn:"):
             raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")
+
+    def _name_splits(self) -> None:
+        """Bring the names of splits to one form; raises ``UsageError`` for one that is given two uses."""
+        seen: dict[str, str] = {}
+        for option in SPLIT_OPTIONS:
+            given = getattr(self, option)
+            if given is None:
+                continue
+            # One text would be taken for its letters.
+            names = tuple(split_name(str(each)) for each in (given.split(",") if isinstance(given, str) else given))
+            object.__setattr__(self, option, names)
+            for name in names:
+                if split_role(name) == UNLABELLED:
+                    raise UsageError(f"{option} names {name!r}, whose rows have no labels: leave it out.")
+                if seen.setdefault(name, option) != option:
+                    raise UsageError(f"the split {name!r} is in both {seen[name]} and {option}: name it once.")
 
 
 def _plain_rates(given: Any) -> dict[str, float]:

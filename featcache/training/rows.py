@@ -10,53 +10,63 @@ import numpy as np
 
 from ..errors import HeadError, UsageError
 from ..features import Features
+from .options import TrainOptions
 from .tasks import Task
+from .uses import UsedRows, row_uses
 
 __all__ = ["Division", "divide"]
-
-VALIDATION = ("val", "valid", "validation")
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Division:
-    """The features of a dataset by their use; each may be None but the first.
+    """The features of a dataset by their use; validation and test may be None.
 
-    ``weights`` are those of the training rows, with mean 1.
+    ``weights`` are those of the training rows, with mean 1; ``used`` says how many rows of which split there are.
     """
 
     train: Features
     validation: Features | None
     test: Features | None
+    used: UsedRows
     weights: Array | None = None
 
 
 def divide(
-    features: Features, share: float, seed: int, task: Task, sample_weights: Sequence[float] | Array | None = None
+    features: Features,
+    options: TrainOptions,
+    task: Task,
+    *,
+    seed: int | None = None,
+    sample_weights: Sequence[float] | Array | None = None,
 ) -> Division:
     """Return train, validation and test rows.
 
-    The dataset's own splits count. Without a validation split, a seeded ``share`` of the training rows is kept for it,
-    stratified where each sample has one class; rows without split are training rows.
+    The dataset's own splits count, as ``row_uses`` takes them. Without a validation split, a share of the training rows is
+    kept for it by ``seed``, or that of the options; stratified where each sample has one class.
     """
     weights = None if sample_weights is None else _checked_weights(sample_weights, features)
-    test = np.flatnonzero(features.in_splits("test"))
-    validation = np.flatnonzero(features.in_splits(*VALIDATION))
-    train = np.flatnonzero(~features.in_splits("test", *VALIDATION))
+    uses = row_uses(features, options)
+    train, validation, share = uses.train, uses.validation, options.validation
     if not len(train):
         raise HeadError(
             f"{features.dataset!r} has no training rows: all are in {sorted(set(features.splits.tolist()))}."
         )
     if task.classifies:
         _refuse_one_class(features.subset(train), task)
-    if not len(validation) and share > 0:
+    is_share = not len(validation) and share > 0
+    if is_share:
         divided = _stratified if task.kind == "single_label" else _by_chance
-        train, validation = divided(train, features.targets[train], share, seed)
+        train, validation = divided(train, features.targets[train], share, options.seed if seed is None else seed)
+    trained, validated, tested, left_out = (
+        features.subset(rows) for rows in (train, validation, uses.test, uses.left_out)
+    )
     return Division(
-        features.subset(train),
-        features.subset(validation) if len(validation) else None,
-        features.subset(test) if len(test) else None,
+        trained,
+        validated if len(validation) else None,
+        tested if len(tested) else None,
+        UsedRows(trained.split_counts, validated.split_counts, tested.split_counts, left_out.split_counts, is_share),
         None if weights is None else _with_mean_one(weights[train]),
     )
 

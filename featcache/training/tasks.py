@@ -14,6 +14,7 @@ from ..errors import DataError, HeadError, UsageError, near_names
 from ..features import Features
 from ..samples import TARGET_PADDING
 from .targets import check_targets, refuse_negative, suggested_kind
+from .uses import labelled
 
 __all__ = ["IGNORE_INDEX", "TASKS", "Task", "find_task", "output_tensor"]
 
@@ -408,14 +409,16 @@ def find_task(features: Features, kind: str | None = None, ignore_index: int | N
     """Return the task that the targets are for; ``kind`` overrides what their type and shape suggest.
 
     Whole numbers are classes, rows of 0 and 1 several labels, other rows of whole numbers classes of tokens, other numbers
-    values, whole-number maps dense targets. By default -100 is ignored of tokens, and 255 of maps.
+    values, whole-number maps dense targets. By default -100 is ignored of tokens, and 255 of maps. Unlabelled rows do not count.
     Raises ``DataError`` for targets of the wrong kind, ``UsageError`` for a kind that is not known.
     """
-    targets, dataset = features.targets, features.dataset
+    dataset = features.dataset
     if kind is not None and kind not in TASKS:
         raise UsageError(f"unknown task {kind!r}.{near_names(kind, TASKS)} Known: {', '.join(TASKS)}.")
+    features = labelled(features)
+    targets = features.targets
     if not len(targets):
-        raise DataError(f"{dataset!r} has no rows to train on.")
+        raise DataError(f"{dataset!r} has no labelled rows to train on.")
     chosen = kind or suggested_kind(targets, dataset)
     check_targets(chosen, targets, dataset)
     scalar = chosen == "regression" and targets.ndim == 1

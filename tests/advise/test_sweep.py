@@ -18,6 +18,7 @@ from featcache.advise.folds import validation_rows
 from featcache.advise.judge import judge_of
 from featcache.advise.saved import load_advice, save_advice
 from featcache.errors import HeadError, UsageError
+from featcache.training import TrainOptions, row_uses
 
 from ..conftest import TensorPairs
 
@@ -140,17 +141,17 @@ def test_every_cut_gets_the_same_number_of_trainings_and_the_best_rate_of_its_ow
 def test_cuts_are_compared_by_the_same_rows_and_never_by_test_rows(blind, signs, tmp_path) -> None:
     signs.splits = ["test" if number % 4 == 0 else "" for number in range(240)]
     features = featcache.extract(blind, signs, str(tmp_path / "s"), cut="third")
-    judge = judge_of(features)
-    rows = validation_rows(features, 0.2, 0, judge)
+    judge, uses = judge_of(features), row_uses(features, TrainOptions())
+    rows = validation_rows(features, uses, 0.2, 0, judge)
     assert len(rows) == 36
     assert not np.isin(features.splits[rows], "test").any()
-    assert np.array_equal(rows, validation_rows(features, 0.2, 0, judge))
-    parts = [validation_rows(features, 0.2, seed, judge) for seed in range(5)]
+    assert np.array_equal(rows, validation_rows(features, uses, 0.2, 0, judge))
+    parts = [validation_rows(features, uses, 0.2, seed, judge) for seed in range(5)]
     assert sorted(np.concatenate(parts).tolist()) == np.flatnonzero(features.splits != "test").tolist()
-    assert not np.array_equal(rows, validation_rows(features, 0.2, 5, judge))
+    assert not np.array_equal(rows, validation_rows(features, uses, 0.2, 5, judge))
     signs.splits = ["val" if number % 4 == 0 else "train" for number in range(240)]
     own = featcache.extract(blind, signs, str(tmp_path / "s"), cut="third")
-    assert validation_rows(own, 0.2, 5, judge).tolist() == list(range(0, 240, 4))
+    assert validation_rows(own, row_uses(own, TrainOptions()), 0.2, 5, judge).tolist() == list(range(0, 240, 4))
 
 
 def test_what_test_rows_hold_changes_nothing(blind, signs, tmp_path) -> None:

@@ -75,6 +75,76 @@ def test_splits_beside_other_folders_of_images_are_refused(splits: Path) -> None
         open_dataset(f"folder:{splits}")
 
 
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train", "dev"), {"train": 2, "val": 2}),
+        (("train", "testing"), {"train": 2, "test": 2}),
+        (("train_set", "Test-Set"), {"train": 2, "test": 2}),
+        (("dev", "eval"), {"val": 2, "eval": 2}),
+        (("train", "holdout"), {"train": 2, "holdout": 2}),
+    ],
+)
+def test_split_folders_are_known_by_the_names_that_tables_know_and_never_classes(
+    tmp_path: Path, folders: tuple[str, ...], splits: dict[str, int]
+) -> None:
+    for folder in folders:
+        for label in ("cat", "dog"):
+            put(tmp_path / folder / label / "0.png")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ["cat", "dog"]
+    assert Counter(dataset.splits) == splits
+    unknown = {"eval", "holdout"} & set(folders)
+    assert [note.split(" ")[0] for note in dataset.notes] == sorted(unknown)
+    assert all("is a split of that name, not a class" in note for note in dataset.notes)
+
+
+def test_images_without_a_class_in_a_split_folder_are_left_out_and_counted(tmp_path: Path) -> None:
+    put(tmp_path / "test" / "1.png")
+    put(tmp_path / "test" / "2.png")
+    for label in ("cat", "dog"):
+        put(tmp_path / "train" / label / "0.png")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert (dataset.classes, dataset.splits) == (["cat", "dog"], ["train", "train"])
+    assert dataset.notes == ["2 files in test/ have no class and are left out; `featcache predict` says what they are"]
+
+
+def test_a_folder_around_the_data_set_is_refused_with_the_one_that_is_meant(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        put(tmp_path / "wrap" / "dataset" / "train" / label / "0.png")
+    with pytest.raises(DataError, match=f"Did you mean folder:{tmp_path}/wrap/dataset"):
+        open_dataset(f"folder:{tmp_path}/wrap/")
+    inner = open_dataset(f"folder:{tmp_path}/wrap/dataset/")
+    assert (inner.classes, inner.notes) == (["cat", "dog"], [])
+
+
+def test_what_only_looks_like_classes_is_said(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        put(tmp_path / "one" / "photos" / label / "0.png")
+        put(tmp_path / "folds" / "fold1" / label / "0.png")
+        put(tmp_path / "folds" / "fold2" / label / "0.png")
+    one, folds = open_dataset(f"folder:{tmp_path}/one"), open_dataset(f"folder:{tmp_path}/folds")
+    assert one.classes == ["photos"]
+    assert one.notes == [
+        f"'photos' is the only class, and holds folders like classes: folder:{tmp_path}/one/photos has them"
+    ]
+    assert folds.classes == ["fold1", "fold2"]
+    assert folds.notes == [
+        "fold1, fold2 are taken for classes, but all hold 'cat': call them train, val or test if they are splits"
+    ]
+
+
+def test_classes_that_differ_by_case_or_by_the_way_of_writing_an_accent_are_kept_apart_and_named(
+    tmp_path: Path,
+) -> None:
+    for label in ("Cat", "cat", "caf\u00e9", "cafe\u0301"):
+        put(tmp_path / label / "0.png")
+    dataset = open_dataset(f"folder:{tmp_path}")
+    assert len(dataset.classes) == 4
+    assert "'Cat' and 'cat'" in dataset.notes[0]
+    assert r"'cafe\u0301' and 'caf\xe9'" in dataset.notes[0]
+
+
 def test_images_in_nested_folders_are_found_and_hidden_ones_left_out(tmp_path: Path) -> None:
     put(tmp_path / "a" / "deep" / "er" / "x.png")
     put(tmp_path / "a" / "deep" / "y.JPG", 9)

@@ -105,11 +105,11 @@ def test_backslashes_of_windows_are_slashes_where_only_those_lead_to_a_file(imag
     dataset = open_dataset(f"csv:{images / 't.csv'}")
     assert dataset.names[0] == "im/0.png"
     assert dataset[3][0].size == (32, 32)
-    assert dataset.notes == ["4 paths with backslashes read with slashes"]
+    assert dataset.notes[1:] == ["4 paths with backslashes read with slashes"]
     (images / "im\\0.png").write_bytes(png(9))
     again = open_dataset(f"csv:{images / 't.csv'}")
     assert again.names[0] == "im\\0.png"
-    assert again.notes == ["3 paths with backslashes read with slashes"]
+    assert again.notes[1:] == ["3 paths with backslashes read with slashes"]
 
 
 def test_spaces_around_a_name_count_where_the_file_has_them(images: Path) -> None:
@@ -187,7 +187,7 @@ def test_paths_in_a_parquet_file_are_relative_to_it_as_in_a_table(
     for place, name in ((images, "t.parquet"), (images / "elsewhere", "../t.parquet")):
         monkeypatch.chdir(place)
         dataset = open_dataset(f"hf:{name}")
-        assert dataset.notes == ["1 path with backslashes read with slashes"]
+        assert dataset.notes[:1] == ["1 path with backslashes read with slashes"]
         assert [dataset[row][0].getpixel((0, 0))[0] for row in range(3)] == [0, 37, 74]
         ids = dataset.sample_ids()
         assert np.array_equal(ids[:3], open_dataset(f"csv:{written(images)}").sample_ids()[:3])

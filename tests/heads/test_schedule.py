@@ -122,8 +122,8 @@ def test_rows_to_validate_by_stay_out_of_every_stage(net, split, data, store, mo
     seen = []
     real = train.divide
 
-    def noted(*arguments):
-        seen.append(real(*arguments))
+    def noted(*arguments, **options):
+        seen.append(real(*arguments, **options))
         return seen[-1]
 
     monkeypatch.setattr(train, "divide", noted)

@@ -9,6 +9,7 @@ from torch import nn
 
 import featcache
 from featcache.errors import HeadError, UsageError
+from featcache.training.options import TrainOptions
 from featcache.training.rows import Division, divide
 from featcache.training.tasks import find_task
 
@@ -42,18 +43,75 @@ def everything(made: Division) -> list[int]:
     return sorted([*names(made.train), *names(made.validation), *names(made.test)])
 
 
-def divided(features: featcache.Features, share: float = 0.2, seed: int = 0, **options) -> Division:
-    return divide(features, share, seed, find_task(features), **options)
+def divided(
+    features: featcache.Features, share: float = 0.2, seed: int = 0, sample_weights=None, **options
+) -> Division:
+    chosen = TrainOptions(validation=share, seed=seed, **options)
+    return divide(features, chosen, find_task(features), sample_weights=sample_weights)
 
 
-@pytest.mark.parametrize("called", ["val", "valid", "validation"])
+@pytest.mark.parametrize("called", ["val", "valid", "validation", "dev", "Validation_Set"])
 def test_a_head_is_never_trained_on_a_validation_or_a_test_split(features, called: str) -> None:
-    splits = np.array(["train", "train", called, "test", ""] * 8)
+    splits = np.array(["train", "train", called, "testing", ""] * 8)
     made = divided(features.with_splits(splits))
     assert names(made.train) == [row for row in range(40) if splits[row] in ("train", "")]
     assert names(made.validation) == [row for row in range(40) if splits[row] == called]
-    assert names(made.test) == [row for row in range(40) if splits[row] == "test"]
+    assert names(made.test) == [row for row in range(40) if splits[row] == "testing"]
     assert made.weights is None
+    assert str(made.used) == (
+        f"trained on 24 rows (8 of no split, 16 of train), validated by 8 rows of {called}, tested on 8 rows of testing"
+    )
+
+
+@pytest.mark.parametrize("called", ["eval", "holdout", "0", "FALSE", "train2"])
+def test_rows_of_a_split_whose_name_says_nothing_are_refused_until_somebody_says_what_they_are_for(
+    features, called: str
+) -> None:
+    splits = np.array(["train", "train", called, "test", ""] * 8)
+    split = features.with_splits(splits)
+    rows = [row for row in range(40) if splits[row] == called]
+    with pytest.raises(UsageError, match=rf"8 rows of {called},.*--test-splits {called}"):
+        divided(split)
+    for option, part in (("validation_splits", "validation"), ("test_splits", "test"), ("train_splits", "train")):
+        assert names(getattr(divided(split, 0.0, **{option: [called]}), part)) == rows
+    left = divided(split, 0.0, train_splits=["train"])
+    assert names(left.train) == [row for row in range(40) if splits[row] == "train"]
+    assert left.used.left_out == {"": 8, called: 8}
+    assert str(left.used).endswith(f"left out 16 rows (8 of no split, 8 of {called})")
+
+
+def test_where_an_option_names_splits_no_others_are_used_so(features) -> None:
+    splits = features.with_splits(["train", "train", "val", "test", "fold 1"] * 8)
+    made = divided(splits, train_splits="train,fold 1", validation_splits=["test"], test_splits=["val"])
+    assert (made.used.train, made.used.validation, made.used.test) == (
+        {"fold 1": 8, "train": 16},
+        {"test": 8},
+        {"val": 8},
+    )
+    only = divided(splits, 0.5, train_splits=["Training"], validation_splits=["fold 1"], test_splits=[])
+    assert only.used.left_out == {"test": 8, "val": 8}
+    assert only.test is None
+
+
+def test_a_split_that_is_not_there_or_has_two_uses_is_refused_with_those_that_are_there(features) -> None:
+    splits = features.with_splits(["train", "val", "unlabelled", ""] * 10)
+    with pytest.raises(UsageError, match=r"no split 'holdout'; it has '', 'train', 'unlabelled', 'val'"):
+        divided(splits, test_splits=["holdout"])
+    with pytest.raises(UsageError, match="'val' is in both train_splits and validation_splits"):
+        TrainOptions(train_splits=["train", "dev"], validation_splits=["val"])
+    with pytest.raises(UsageError, match="'unlabelled', whose rows have no labels"):
+        TrainOptions(train_splits=["unlabelled"])
+
+
+def test_unlabelled_rows_are_used_for_nothing_and_counted(features_of) -> None:
+    targets = np.where(np.arange(40) % 5 == 0, -1, np.arange(40) % 2)
+    features = features_of(targets, ["a", "b"]).with_splits(np.where(targets < 0, "unlabelled", ""))
+    made = divided(features, 0.25)
+    assert sorted([*names(made.train), *names(made.validation)]) == np.flatnonzero(targets >= 0).tolist()
+    assert str(made.used) == (
+        "trained on 24 rows, validated by 8 rows (a share of the training rows), tested on no rows, "
+        "left out 8 rows of unlabelled"
+    )
 
 
 def test_without_a_validation_split_a_share_of_each_class_is_kept_for_it_by_the_seed(features) -> None:
@@ -120,10 +178,10 @@ def test_rows_without_training_split_or_of_a_single_class_are_refused(features, 
         maps[0, 0, 0] = value
         features = features_of(maps, ["a", "b"])
         with pytest.raises(HeadError, match=f"only one class, {said}"):
-            divide(features, 0.0, 0, find_task(features, "dense", 255))
+            divide(features, TrainOptions(validation=0.0), find_task(features, "dense", 255))
     maps[0, 0, 1] = 0
     features = features_of(maps, ["a", "b"])
-    assert len(divide(features, 0.0, 0, find_task(features, "dense", 255)).train) == 40
+    assert len(divide(features, TrainOptions(validation=0.0), find_task(features, "dense", 255)).train) == 40
 
 
 def test_the_weights_of_training_rows_have_the_mean_one_and_follow_their_rows(features) -> None:

@@ -245,7 +245,7 @@ def test_any_scorer_chooses_the_best_epoch_and_is_reported(inputs, labels, value
     followed = [record.validation_score for record in trained.history]
     assert trained.validation_metrics.scores[metric] == pytest.approx(max(followed), abs=1e-6)
     if kind == "single" and metric == "roc_auc":
-        rows = featcache.training.rows.divide(features, 0.2, 0, trained.task).validation
+        rows = featcache.training.rows.divide(features, trained.options, trained.task).validation
         from sklearn.metrics import roc_auc_score
 
         expected = roc_auc_score(rows.targets, trained.predict_proba(rows)[:, 1])
