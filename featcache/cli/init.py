@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..project import CONFIG_NAME
-from .output import print_line
+from .output import print_line, write_text
 
 TEMPLATE = """\
 # Defaults for every option of featcache; flags on the command line override them.
@@ -43,5 +43,8 @@ def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None
     if path.exists() and not force:
         raise UsageError(f"{CONFIG_NAME} exists already: edit it, or replace it with --force.")
     line = f'cut = ["{cut}"]' if cut else '# cut = ["layer4"]            # `featcache cuts` lists the candidates'
-    path.write_text(TEMPLATE.format(backbone=backbone, data=data, cut=line), encoding="utf-8")
+    text = TEMPLATE.format(backbone=backbone, data=data, cut=line)
+    if text != printable(text):
+        raise UsageError(f"{CONFIG_NAME} is text in UTF-8, and {data!r} is not: rename it, or use --data instead.")
+    write_text(CONFIG_NAME, text)
     print_line(f"wrote {CONFIG_NAME}: check backbone and data in it, then run `featcache cuts`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import warnings
@@ -89,6 +90,8 @@ class _Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     warnings.showwarning = _told
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter does not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     sys.exit(run(arguments))
 

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import printable
 from ..progress import ProgressEvent
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
@@ -26,8 +28,10 @@ __all__ = [
     "print_line",
     "print_notes",
     "print_table",
+    "print_text",
     "progress_bar",
     "size",
+    "write_text",
 ]
 
 PROGRESS_EVERY_S = 1.0  # in logs
@@ -35,10 +39,24 @@ PROGRESS_EVERY_S = 1.0  # in logs
 
 def print_line(words: str) -> None:
     """Write a sentence to stderr."""
+    words = printable(words)
     if is_json():
         logger.info(words)
     else:
         click.echo(words, err=True)
+
+
+def print_text(text: str) -> None:
+    """Write a line to stdout."""
+    click.echo(printable(text))
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file of text; one that is there is replaced when the whole new one lies beside it."""
+    from ..storages import whole_file
+
+    with whole_file(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def print_notes(notes: Iterable[str]) -> None:
@@ -64,9 +82,11 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {printable(str(key)): _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
+    if isinstance(value, str):
+        return printable(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     return value
@@ -77,7 +97,7 @@ NUMBER = re.compile(r"-?[\d.,]+( \S+)?")
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write aligned columns to stdout; a column of numbers, with or without unit, is aligned right."""
-    lines = [list(header), *[list(row) for row in rows]]
+    lines = [[printable(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [
         bool(rows) and all(NUMBER.fullmatch(row[column]) or row[column] in ("", "-") for row in rows)

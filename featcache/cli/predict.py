@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import DataError, DataNotFoundError, UsageError
+from ..errors import UsageError, printable
 from .options import command, store_option
-from .output import print_line, print_notes, progress_bar
+from .output import print_line, print_notes, progress_bar, write_text
 
 if TYPE_CHECKING:
     from ..heads import Predictions
@@ -62,12 +62,7 @@ def predict_command(
     if out is None:
         click.echo(text, nl=False)
     else:
-        try:
-            Path(out).write_text(text, encoding="utf-8")
-        except FileNotFoundError:
-            raise DataNotFoundError(f"cannot write {out}: there is no such folder.") from None
-        except OSError as error:
-            raise DataError(f"cannot write {out}: {error.strerror}.") from error
+        write_text(out, text)
     _told(out, predictions)
 
 
@@ -81,13 +76,13 @@ def _told(out: str | None, predictions: Predictions) -> None:
 def _write_arrays(path: Path, predictions: Predictions) -> None:
     import numpy as np
 
-    from ..export import whole_file
+    from ..storages import whole_file
 
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            names=np.array(predictions.names),
-            classes=np.array(predictions.classes),
+            names=np.array([printable(name) for name in predictions.names]),
+            classes=np.array([printable(name) for name in predictions.classes]),
             values=predictions.values,
             probabilities=predictions.probabilities,
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import DataError, DataNotFoundError
+from ..errors import DataNotFoundError
 from .options import command, project_options, the_project
-from .output import print_json, print_line, size
+from .output import print_json, print_line, size, write_text
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
@@ -29,16 +28,12 @@ def report_command(as_json: bool, head: str | None, out: str, **options: Any) ->
     project, trained = _subject(head, options)
     from ..report import html_report
 
-    page = html_report(project, trained).encode()
-    try:
-        Path(out).write_bytes(page)
-    except FileNotFoundError:
-        raise DataNotFoundError(f"cannot write {out}: there is no such folder.") from None
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}.") from error
-    print_line(f"wrote {out} ({size(len(page))})")
+    page = html_report(project, trained)
+    write_text(out, page)
+    size_bytes = len(page.encode())
+    print_line(f"wrote {out} ({size(size_bytes)})")
     if as_json:
-        print_json({"out": out, "size_bytes": len(page), "head": None if trained is None else trained.head})
+        print_json({"out": out, "size_bytes": size_bytes, "head": None if trained is None else trained.head})
 
 
 def _subject(head: str | None, options: dict[str, Any]) -> tuple[Project, TrainedHead | None]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from .options import command, cut_option, project_options, stored_cuts, the_project
-from .output import print_json, print_notes, print_table, size
+from .output import print_json, print_notes, print_table, print_text, size
 
 STALE = 3
 
@@ -61,5 +59,5 @@ def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     else:
         for explanation in explanations:
             for line in explanation.lines():
-                click.echo(line)
+                print_text(line)
     return 0 if all(explanation.status.fresh for explanation in explanations) else STALE

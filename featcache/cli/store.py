@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import command, cut_option, project_options, store_option, stored_cuts, the_project
-from .output import count, print_json, print_line, print_table, size
+from .output import count, print_json, print_line, print_table, print_text, size
 
 if TYPE_CHECKING:
     from ..catalog import Recomputed, VerifyReport
@@ -77,7 +77,7 @@ def _recomputed(options: dict[str, Any], cut: tuple[str, ...], rows: int) -> lis
 
 
 def _say(report: VerifyReport, repair: bool) -> None:
-    click.echo(
+    print_text(
         f"{count(report.sets, 'set')}, {count(report.shards, 'shard')}, {count(report.rows, 'row')}, "
         f"{count(report.snapshots, 'snapshot')}, {count(report.heads, 'head')}, {size(report.size_bytes)} read: "
         f"{count(len(report.damaged), 'damaged file')}."
@@ -85,7 +85,7 @@ def _say(report: VerifyReport, repair: bool) -> None:
     for damage in report.damaged:
         rows = "".join(f", rows {first} to {last - 1}" for first, last in damage.rows)
         done = f" Repaired: {damage.repair}." if damage.repair else ""
-        click.echo(f"damaged: {damage.path}{rows}: {damage.reason}{done}")
+        print_text(f"damaged: {damage.path}{rows}: {damage.reason}{done}")
     if report.unrepaired and not repair:
         print_line("`featcache verify --repair` drops what is damaged; `featcache extract` then recomputes just that.")
 
@@ -93,9 +93,9 @@ def _say(report: VerifyReport, repair: bool) -> None:
 def _say_compared(found: Recomputed) -> None:
     verdict = "within rounding" if found.within_rounding else "more than rounding explains"
     where = f" at {found.sample}" if found.sample else ""
-    click.echo(
+    print_text(
         f"{found.cut}: {count(found.rows, 'row')} recomputed, largest difference {found.largest_difference:.3g} "
         f"({found.relative_difference:.1e} of the largest value){where}: {verdict}."
     )
     for name, (stored, now) in found.provenance.items():
-        click.echo(f"  {name}: stored with {stored}, now {now}")
+        print_text(f"  {name}: stored with {stored}, now {now}")

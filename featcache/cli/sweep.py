@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import MissingDependencyError
 from .options import command, cut_option, project_options, split_options, stored_options, the_project
-from .output import count, duration, print_json, print_left_out, print_line, print_table, progress_bar, size
+from .output import (
+    count,
+    duration,
+    print_json,
+    print_left_out,
+    print_line,
+    print_table,
+    print_text,
+    progress_bar,
+    size,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from ..advise import SweepResult
@@ -89,7 +99,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
     if plot is not None:
         from ..advise import sweep_plot
 
-        Path(plot).write_bytes(sweep_plot(found.rows, found.recommended, found.score))
+        write_text(plot, sweep_plot(found.rows, found.recommended, found.score).decode())
     if as_json:
         print_json(found)
     else:
@@ -120,7 +130,7 @@ def _describe(found: SweepResult) -> None:
             for row in found.rows
         ],
     )
-    click.echo(f"recommended: {found.recommended}")
+    print_text(f"recommended: {found.recommended}")
     print_line(f"{found.reason}.")
     if found.untried:
         print_line(f"not tried: {', '.join(found.untried)}; --all-cuts or a larger --patience tries them.")

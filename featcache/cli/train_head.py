@@ -10,7 +10,7 @@ import click
 
 from ..errors import UsageError
 from .options import command, project_options, split_options, the_project
-from .output import count, duration, print_json, print_line, print_notes, progress_bar
+from .output import count, duration, print_json, print_line, print_notes, print_text, progress_bar
 from .training import train_one, train_stages
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     judged = {each.split: each for each in (trained.validation_metrics, trained.metrics) if each is not None}
     for found in judged.values():
         named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
-        click.echo(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
+        print_text(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
     print_line(f"head: {folder}")
 
 

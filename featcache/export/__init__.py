@@ -5,7 +5,7 @@ A file appears whole or not at all. Nothing is computed that the network or the 
 from __future__ import annotations
 
 from .features import export_features
-from .formats import FEATURE_FORMATS, ExportReport, find_format, whole_file
+from .formats import FEATURE_FORMATS, ExportReport, find_format
 from .network import export_head
 
-__all__ = ["FEATURE_FORMATS", "ExportReport", "export_features", "export_head", "find_format", "whole_file"]
+__all__ = ["FEATURE_FORMATS", "ExportReport", "export_features", "export_head", "find_format"]

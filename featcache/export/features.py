@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..features import Features
 from ..hdf5 import create_file
+from ..storages import whole_file
 from ..tensorspec import TensorSpec
-from .formats import FEATURE_FORMATS, ExportReport, find_format, missing_extra, whole_file
+from .formats import FEATURE_FORMATS, ExportReport, find_format, missing_extra
 
 __all__ = ["export_features"]
 
@@ -125,11 +126,15 @@ def _write_npz(features: Features, path: Path) -> None:
     named = values if isinstance(values, dict) else {"features": values}
     taken = {"targets", "names", "splits", "classes"}
     arrays = {f"features.{name}" if name in taken else name: value for name, value in named.items()}
-    arrays |= {"targets": targets, "names": np.array(features.names), "splits": features.splits}
+    arrays |= {"targets": targets, "names": _texts(features.names), "splits": _texts(features.splits)}
     if features.classes is not None:
-        arrays["classes"] = np.array(features.classes)
+        arrays["classes"] = _texts(features.classes)
     with path.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _texts(names: Iterable[str]) -> Array:
+    return np.array([printable(str(name)) for name in names])
 
 
 def _write_parquet(features: Features, path: Path) -> None:
@@ -146,7 +151,7 @@ def _write_parquet(features: Features, path: Path) -> None:
         "recipe": features.recipe.fingerprint,
         "shapes": {spec.name: list(spec.value_shape) for spec, _ in specs},
         "target_shape": list(features.targets.shape[1:]),
-        "classes": features.classes,
+        "classes": None if features.classes is None else _texts(features.classes).tolist(),
     }
     taken = {"name", "split", "target"}
     columns = {spec.name: f"features.{spec.name}" if spec.name in taken else spec.name for spec, _ in specs}
@@ -160,8 +165,8 @@ def _write_parquet(features: Features, path: Path) -> None:
     try:
         for rows, values, targets in _blocks(features):
             data = {
-                "name": pyarrow.array(names[rows]),
-                "split": pyarrow.array(splits[rows].tolist(), pyarrow.string()),
+                "name": pyarrow.array(_texts(names[rows]).tolist(), pyarrow.string()),
+                "split": pyarrow.array(_texts(splits[rows]).tolist(), pyarrow.string()),
                 "target": listed(targets),
                 **{columns[name]: listed(each.reshape(len(each), sizes[name])) for name, each in values.items()},
             }

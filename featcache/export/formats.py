@@ -1,16 +1,14 @@
-"""The formats that are written, and files that appear whole or not at all."""
+"""The formats that are written."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError, DataNotFoundError, FeatCacheError, MissingDependencyError, UsageError, near_names
-from ..storages import sync, temporary_beside
+from ..errors import MissingDependencyError, UsageError, near_names
 
-__all__ = ["FEATURE_FORMATS", "HEAD_FORMATS", "ExportReport", "find_format", "missing_extra", "whole_file"]
+__all__ = ["FEATURE_FORMATS", "HEAD_FORMATS", "ExportReport", "find_format", "missing_extra"]
 
 HEAD_FORMATS = ("state_dict", "torch_export", "onnx")
 FEATURE_FORMATS = ("npy", "parquet", "hdf5")
@@ -70,30 +68,6 @@ def find_format(path: Path, given: str | None, known: Collection[str] = (*HEAD_F
             f"{path} does not say which format it is to have: end it in {', '.join(suffixes)}, or use --format."
         )
     return found
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name whose file takes the place of ``path`` when all went well, and is deleted otherwise.
-
-    Raises ``DataNotFoundError`` or ``DataError`` where it cannot be written.
-    """
-    temporary = temporary_beside(path)
-    try:
-        if path.is_dir():
-            raise DataError(f"cannot write {path}: it is a folder. Name a file.")
-        if not path.parent.is_dir():
-            raise DataNotFoundError(f"cannot write {path}: there is no such folder.")
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        if isinstance(error, FeatCacheError):
-            raise
-        raise DataError(f"cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def missing_extra(what: str, extra: str) -> MissingDependencyError:

@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 from ..errors import HeadError, UsageError, one_line
 from ..heads import EstimatorLayer, HeadNetwork, TrainedHead, differing_layers
 from ..splitting import deep_copy
+from ..storages import whole_file
 from ..training import output_tensor
-from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra, whole_file
+from .formats import HEAD_FORMATS, ExportReport, find_format, missing_extra
 
 __all__ = ["export_head"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
+from ..errors import printable
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
 from ..training import EpochRecord, Metrics
 
@@ -35,7 +36,7 @@ def curves_plot(history: list[EpochRecord]) -> bytes:
 
 def confusion_plot(metrics: Metrics, classes: list[str]) -> bytes:
     """Return the confusion matrix, rows by true class, as SVG."""
-    matrix = metrics.confusion_matrix
+    matrix, classes = metrics.confusion_matrix, [printable(name) for name in classes]
     named = len(classes) <= MOST_NAMED_CLASSES
     side = max(3.6, 0.42 * len(classes) + 1.6) if named else 6.0
     figure = Figure(figsize=(side, side), layout="constrained")

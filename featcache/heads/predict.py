@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
+from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError, printable
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import TARGET_PADDING, Unreadable, length_of, stack_inputs
@@ -80,7 +80,7 @@ class Predictions:
             filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": [], "output": []}
             form = ".6g" if kind in ("regression", "output") else ".6f"
             writer.writerow([name, *filled.get(kind, [label]), *(format(value, form) for value in row)])
-        return out.getvalue()
+        return printable(out.getvalue())
 
     def to_json(self) -> str:
         """Return the predictions as JSON text.
@@ -98,7 +98,8 @@ class Predictions:
         key = {"regression": "values", "output": "values", "dense": "shares"}.get(kind, "probabilities")
         described = []
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
-            one: dict[str, Any] = {"name": name}
+            one: dict[str, Any] = {"name": printable(name)}
+            label = printable(label)
             if kind == "multi_label":
                 one["labels"] = label.split("|") if label else []
             elif kind == "token":
@@ -108,7 +109,7 @@ class Predictions:
                 one["label"] = label
             plain = kind in ("regression", "output")
             rounded = [float(f"{value:.6g}") if plain else round(float(value), 6) for value in row]
-            described.append({**one, key: dict(zip(self._names(), rounded, strict=True))})
+            described.append({**one, key: dict(zip(map(printable, self._names()), rounded, strict=True))})
         return json.dumps(described, indent=1)
 
     def _names(self) -> list[str]:

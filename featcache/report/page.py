@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..advise import load_advice
-from ..errors import MissingDependencyError, StaleError
+from ..errors import MissingDependencyError, StaleError, printable
 from ..identity import versions
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .wording import percent, points, recipe_words
@@ -37,7 +37,7 @@ def html_report(project: Project, trained: TrainedHead | None = None) -> str:
     )
     environment.filters.update(duration=duration, percent=percent, points=points, size=size)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(_sections(project, trained))
+    return printable(template.render(_sections(project, trained)))
 
 
 def _sections(project: Project, trained: TrainedHead | None) -> dict[str, Any]:

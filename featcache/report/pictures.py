@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ..advise import SweepRow, sweep_plot
 from ..codecs import Pool
+from ..errors import printable
 from ..figures import FIRST, INK, SECOND, plain_axes, svg
 from ..heads import confusion_plot, curves_plot
 from ..samples import UNLABELLED, split_role
@@ -56,7 +57,7 @@ def balance_picture(snapshot: Snapshot) -> Any:
     if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0:
         return None
     count = int(targets.max()) + 1
-    names = list(snapshot.classes or map(str, range(count)))
+    names = [printable(name) for name in snapshot.classes or map(str, range(count))]
     if count > MOST_BARS or count > len(names):
         return None
     figure = Figure(figsize=(8, 0.8 + 0.24 * len(names)), layout="constrained")
@@ -65,7 +66,7 @@ def balance_picture(snapshot: Snapshot) -> Any:
     left = np.zeros(len(names))
     for split, color in zip(sorted(set(splits.tolist())), itertools.cycle([FIRST, SECOND, "#4caf7a", INK])):
         counts = np.bincount(targets[splits == split], minlength=len(names))
-        axes.barh(range(len(names)), counts, left=left, color=color, label=split or "samples")
+        axes.barh(range(len(names)), counts, left=left, color=color, label=printable(split) or "samples")
         left += counts
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.invert_yaxis()
@@ -128,7 +129,12 @@ def plane_picture(features: Features, classes: list[str]) -> Any:
     for number in np.unique(targets).tolist():
         of_class = places[targets == number]
         axes.scatter(
-            of_class[:, 0], of_class[:, 1], s=9, color=palette(number % palette.N), alpha=0.7, label=classes[number]
+            of_class[:, 0],
+            of_class[:, 1],
+            s=9,
+            color=palette(number % palette.N),
+            alpha=0.7,
+            label=printable(classes[number]),
         )
     if len(classes) <= 20:
         legend = figure.legend(frameon=False, labelcolor=INK, loc="outside right upper", markerscale=2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from .local import LocalStorage, sync, temporary_beside
 from .owner import is_dead, owner_name
 from .storage import Entry, Storage, open_storage, put_folder, safe_path, storages
+from .whole import whole_file
 
 __all__ = [
     "Entry",
@@ -20,4 +21,5 @@ __all__ = [
     "storages",
     "sync",
     "temporary_beside",
+    "whole_file",
 ]

@@ -519,3 +519,56 @@ def test_training_opens_no_image_whatever_the_source_of_the_network(featcache_co
         trained = featcache_command("train-head", *network, "--epochs", "1")
         assert "12 cached samples" in trained.stderr
         assert "opened an image" not in trained.stderr
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf_8_end_no_command_and_are_written_with_escapes(command: CommandLine) -> None:
+    """As in an archive that an older Windows packed: a class folder and a file in Latin-1."""
+    for number in range(4):
+        name = os.fsdecode((b"data/caf\xe9/\xfc%d.png" if number % 2 else b"data/b/%d.png") % number)
+        place = command.folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 60, 90, 200)).save(place, "PNG")
+    strict = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:strict"}
+
+    def run_strictly(*arguments: str) -> bytes:
+        done = subprocess.run(
+            [sys.executable, "-m", "featcache", *arguments], cwd=command.folder, capture_output=True, env=strict
+        )
+        assert done.returncode == 0, done.stderr
+        done.stderr.decode("utf-8")
+        return done.stdout
+
+    given = ("--data", "folder:data")
+    json.loads(run_strictly("extract", "--cut", "layer4", "--json", *given))
+    json.loads(run_strictly("train-head", "--epochs", "1", "--json", *given))
+    for arguments in (("status",), ("status", "--json"), ("explain",), ("plan", "--json"), ("ls",), ("verify",)):
+        run_strictly(*arguments, *(given if arguments[0] not in ("ls", "verify") else ()))
+    rows = list(csv.reader(io.StringIO(run_strictly("predict", "data").decode("utf-8"))))
+    assert rows[0] == ["name", "label", "probability", "b", r"caf\xe9"]
+    assert [row[0] for row in rows[1:]] == [
+        "data/b/0.png",
+        "data/b/2.png",
+        r"data/caf\xe9/\xfc1.png",
+        r"data/caf\xe9/\xfc3.png",
+    ]
+    described = json.loads(run_strictly("predict", "data", "--json"))
+    assert [each["name"] for each in described] == [row[0] for row in rows[1:]]
+    assert {*described[0]["probabilities"]} == {"b", r"caf\xe9"}
+    for out in ("p.csv", "p.json", "p.npz"):
+        run_strictly("predict", "data", "--format", out[2:], "--out", out)
+    assert (command.folder / "p.csv").read_text("utf-8").splitlines()[0].endswith(r"caf\xe9")
+    with np.load(command.folder / "p.npz") as arrays:
+        assert arrays["classes"].tolist() == ["b", r"caf\xe9"]
+        assert arrays["names"].tolist() == [row[0] for row in rows[1:]]
+    for out in ("f.npz", "f.npy", "f.h5"):
+        run_strictly("export", "--to", out, "--cut", "layer4", *given)
+    with np.load(command.folder / "f.npz") as arrays:
+        assert arrays["names"].tolist()[-1] == r"caf\xe9/\xfc3.png"
+    run_strictly("report")
+    assert r"caf\xe9" in (command.folder / "report.html").read_text("utf-8")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run_strictly("export", "--to", "f.parquet", "--cut", "layer4", *given)
+    table = parquet.read_table(command.folder / "f.parquet")
+    assert table["name"].to_pylist()[-1] == r"caf\xe9/\xfc3.png"
+    assert json.loads(table.schema.metadata[b"featcache"])["classes"] == ["b", r"caf\xe9"]
