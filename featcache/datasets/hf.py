@@ -35,6 +35,7 @@ READERS = {
 KINDS = {"image": "image", "audio": "sound", "text": "text"}
 NO_TARGET = "none"
 BATCH = 256
+WHOLE = "all"  # what the rows of a set that is not divided are called
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +51,8 @@ class HuggingFaceSamples:
         self.decoding = DECODING[kind]
         self._parts = [part for _, part in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
-        self.splits = [split_name(split) for split, part in parts for _ in range(len(part))]
+        whole = [split for split, _ in parts] == [WHOLE]
+        self.splits = ["" if whole else split_name(split) for split, part in parts for _ in range(len(part))]
         self.names = [f"{split}/{row}" for split, part in parts for row in range(len(part))]
         self.take(no_targets(len(self.names)))
 
@@ -185,7 +187,7 @@ def _open(library: Any, path: Path, given: dict[str, Any]) -> Any:
         found = library.load_from_disk(str(path))
     else:
         found = library.load_dataset(**given)
-    return found if hasattr(found, "items") else {"train" if path.is_file() else "all": found}
+    return found if hasattr(found, "items") else {"train" if path.is_file() else WHOLE: found}
 
 
 def _older_than_its_files(found: Any, path: Path) -> bool:
