@@ -13,7 +13,7 @@ from ..extras import need
 from ..identity import content_id
 from ..samples import FileMemo, split_name
 from .csv import PATHS, TARGETS, TEXTS
-from .hf_loading import load_parts
+from .hf_loading import WHOLE, load_parts
 from .media import EncodedSamples, encoded, kind_of, read_media
 from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
@@ -44,7 +44,8 @@ class HuggingFaceSamples(EncodedSamples):
         self.column = column
         self._parts = [part for _, part in parts]
         self._ends = np.cumsum([len(part) for part in self._parts])
-        self.splits = [split_name(split) for split, part in parts for _ in range(len(part))]
+        whole = [split for split, _ in parts] == [WHOLE]
+        self.splits = ["" if whole else split_name(split) for split, part in parts for _ in range(len(part))]
         self.names = [f"{split}/{row}" for split, part in parts for row in range(len(part))]
         self.notes: list[str] = []
         self._paths = [self._find_paths(part, split, root or Path.cwd()) for split, part in parts]

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import DataError, DataNotFoundError, UsageError, one_line
 
-__all__ = ["load_parts"]
+__all__ = ["WHOLE", "load_parts"]
+
+WHOLE = "all"  # what the rows of a set that is not divided are called
 
 READERS = {
     ".parquet": "parquet",
@@ -66,7 +68,7 @@ def _open(library: Any, path: Path, given: dict[str, Any]) -> Any:
         found = library.load_from_disk(str(path))
     else:
         found = library.load_dataset(**given)
-    return found if hasattr(found, "items") else {"train" if path.is_file() else "all": found}
+    return found if hasattr(found, "items") else {"train" if path.is_file() else WHOLE: found}
 
 
 def _older_than_its_files(found: Any, path: Path) -> bool:

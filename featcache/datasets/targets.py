@@ -126,7 +126,7 @@ def _missing(columns: Sequence[Column], names: Sequence[str], where: Where, aske
                     )
                     raise DataError(
                         f"{where(row)} has {said} in the target column {name!r}. Fill it in, drop the row, or add "
-                        f"missing={UNLABELLED} to keep such rows out of training."
+                        f"?missing={UNLABELLED} to keep such rows out of training."
                     )
                 found.add(row)
     return sorted(found)
@@ -154,7 +154,7 @@ def _one(column: list[str], name: str, where: Where, kind: str | None) -> Target
         return _numbered(column)
     classes = sorted(set(column))
     places = {value: place for place, value in enumerate(classes)}
-    hint = "; ?as=float makes values of them" if all(_is_number(value) for value in column) else ""
+    hint = "; ?as=float makes values of them" if kind is None and all(map(_is_number, column)) else ""
     notes = [f"target: {_count(classes, 'class', 'classes')} from text{hint}", *look_alikes(classes)]
     return Targets(np.array([places[value] for value in column], dtype=np.int64), classes, notes)
 
@@ -223,11 +223,9 @@ def _refuse_several(column: list[str], name: str, where: Where) -> None:
     """Raise ``DataError`` for values that hold several labels, and for numbers with a comma."""
     for row, value in enumerate(column):
         if "|" in value:
-            remedy = "separator=| reads several labels, and as=class takes each value as the name of a class"
+            remedy = "?separator=| reads several labels, and ?as=class takes each value as the name of a class"
         elif LIST.fullmatch(value):
-            remedy = (
-                "write the labels with | between them and add separator=|, or add as=class to take each value as a name"
-            )
+            remedy = "write the labels with | between them and add ?separator=|, or add ?as=class to take each value as a name"
         else:
             continue
         raise DataError(f"{where(row)} has {value[:40]!r} in the target column {name!r}: {remedy}.")
@@ -235,7 +233,7 @@ def _refuse_several(column: list[str], name: str, where: Where) -> None:
         row = next(row for row, value in enumerate(column) if "," in value)
         raise DataError(
             f"{where(row)} has {column[row]!r} in the target column {name!r}, a number with a comma: write it with a point, or "
-            "add as=class to take each value as the name of a class."
+            "add ?as=class to take each value as the name of a class."
         )
 
 

@@ -51,7 +51,8 @@ class _Sample:
 class TarSamples(EncodedSamples):
     """Samples of tar files, whose headers are read once, when they are opened. Items are as those of ``folder:``.
 
-    Splits come from the names of the tar files, such as ``train-000.tar``.
+    Splits come from the names of the tar files, such as ``train-000.tar``. Beside such files, one whose name says no usual split
+    (``eval-000.tar``) is of a split called by its name.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class TarSamples(EncodedSamples):
         stems = {tar: tar.stem if len({each.stem for each in tars}) == len(tars) else str(tar) for tar in tars}
         self.names = [f"{stems[sample.tar]}/{sample.key}" for sample in samples]
         splits = {tar: _split(tar) for tar in tars}
+        unsaid = [tar for tar, split in splits.items() if not split]
+        if len(unsaid) < len(tars):  # held-out rows, perhaps: a split of their own is not trained on unasked
+            splits |= {tar: re.sub(r"[-_. ]*\d*$", "", tar.stem) or tar.stem for tar in unsaid}
         found = _targets(samples, spec, options)
         self.targets, self.classes, self.notes = found.values, found.classes, found.notes
         self.splits = found.splits([splits[sample.tar] for sample in samples])

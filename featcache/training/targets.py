@@ -83,7 +83,10 @@ def _check_tokens(targets: Array, dataset: str) -> None:
 def refuse_negative(targets: Array, dataset: str) -> None:
     """Raise ``DataError`` where a class number is below 0."""
     if len(targets) and targets.min() < 0:
-        raise DataError(f"the targets of {dataset!r} hold {targets.min()}: class numbers begin at 0.")
+        raise DataError(
+            f"the targets of {dataset!r} hold {targets.min()}: class numbers begin at 0. Leave rows without a label "
+            "out: those of the split 'unlabelled'."
+        )
 
 
 def _check_numbers(targets: Array, dataset: str) -> None:

@@ -83,6 +83,14 @@ def test_members_of_tar_files_are_grouped_by_key_and_told_apart_by_extension(tar
     assert floats.classes is None
 
 
+def test_a_tar_file_that_says_no_split_beside_others_that_do_is_no_training_data(tmp_path: Path) -> None:
+    for number, stem in enumerate(("set-train-000", "set-dev", "set-eval-001", "photos-002")):
+        tar(tmp_path / "shards" / f"{stem}.tar", {"x.png": png(number), "x.cls": b"1"})
+    dataset = open_dataset(f"wds:{tmp_path}/shards/set-*.tar")
+    assert sorted(dataset.splits) == ["set-eval", "train", "val"]
+    assert open_dataset(f"wds:{tmp_path}/shards/photos-002.tar").splits == [""]
+
+
 def test_a_member_has_the_id_of_a_file_of_its_content_and_is_read_once(tars: Path, tmp_path: Path) -> None:
     for key in range(3):
         path = tmp_path / "folder" / "x" / f"{key}.png"
@@ -295,6 +303,8 @@ def test_all_splits_of_a_saved_set_and_of_an_image_folder_are_taken(
     saved = open_dataset(f"hf:{tmp_path / 'saved'}")
     assert saved.splits == ["train"] * 5 + ["val"]
     assert np.array_equal(saved.sample_ids(None)[0], saved.sample_ids(None)[5])
+    whole.save_to_disk(tmp_path / "undivided")
+    assert open_dataset(f"hf:{tmp_path / 'undivided'}").splits == [""] * 5
     folder, own = open_dataset(f"hf:{image_folder}"), open_dataset(f"folder:{image_folder}")
     assert folder.classes == own.classes
     assert sorted(map(bytes, folder.sample_ids(None))) == sorted(map(bytes, own.sample_ids(None)))

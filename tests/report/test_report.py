@@ -126,3 +126,17 @@ def test_thumbnails_are_made_of_images_and_of_arrays_that_look_like_ones() -> No
         assert thumbnail(value).startswith("data:image/png;base64,")
     for value in (torch.rand(5), torch.rand(7, 10, 10), "text", {"a": 1}, torch.rand(3, 0, 4)):
         assert thumbnail(value) is None
+
+
+def test_samples_without_a_label_are_no_bar_of_the_balance() -> None:
+    from featcache.report.pictures import balance_picture
+    from featcache.samples import Snapshot
+
+    def drawn(targets: list[int], splits: list[str]) -> str:
+        ids = np.arange(16 * len(targets), dtype=np.uint8).reshape(-1, 16)
+        names = [str(row) for row in range(len(targets))]
+        made = Snapshot("rows", ids, names, np.array(targets), splits, ["cat", "dog"])
+        return re.sub(r"p\d+-", "", str(balance_picture(made)))
+
+    assert "<svg" in drawn([0, 1, 0], [""] * 3)
+    assert drawn([0, 1, 0, -1], ["", "", "", "unlabelled"]) == drawn([0, 1, 0], [""] * 3)
