@@ -91,14 +91,13 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         (args_tree, kwargs_tree), reads = self.referred((args, kwargs))
         versions = [self.version(number) for number in reads]
-        states = [generator.get_state() for generator in self.generators]
+        # Also one that lies in a global variable: what it draws is not in the name of a set.
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Generator)]
+        states = [(generator, generator.get_state()) for generator in (*self.generators, *given)]
         position = len(self.run.calls)
         context = self.context(reads)
         result = func(*args, **kwargs)
-        draws = any(
-            not torch.equal(generator.get_state(), state)
-            for generator, state in zip(self.generators, states, strict=True)
-        )
+        draws = any(not torch.equal(generator.get_state(), state) for generator, state in states)
         changed = [
             number
             for number, before in zip(reads, versions, strict=True)

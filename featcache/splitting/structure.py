@@ -10,10 +10,10 @@ from torch import nn
 from torch._library.custom_ops import OPDEFS
 from torch.utils import _pytree as pytree
 
-from ..errors import SplitError
+from ..errors import FingerprintError, SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
-from .runs import Ref, Run
+from .runs import Call, Ref, Run
 from .trees import named_state, unmapped
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
@@ -51,14 +51,21 @@ def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
     sized = run if analysis.resized is None else analysis.resized
     calls = (each.calls[: analysis.end] for each in (run, analysis.other, sized))
     for mine, larger, resized in zip(*calls, strict=True):
-        trees = [(call.args, call.kwargs) for call in (mine, larger, resized)]
-        encoded = _arguments(analysis, run, *trees)
-        # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
-        context = [part for part in mine.context if part != "inference"]
-        more = [["context", *context]] if context else []
-        more += [["code", identity(each)] for each in _python_body(mine.function)]
-        lines.append([mine.name, *encoded, *more])
+        lines.append(_line(analysis, run, mine, larger, resized))
     return lines
+
+
+def _line(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Call) -> list[Any]:
+    # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
+    context = [part for part in mine.context if part != "inference"]
+    try:
+        encoded = _arguments(analysis, run, *((call.args, call.kwargs) for call in (mine, larger, resized)))
+        code = [["code", identity(each)] for each in _python_body(mine.function)]
+    except FingerprintError as error:
+        raise SplitError(
+            f"in {module_of(run, mine.parent)}, {mine.name} is given a value that cannot be identified: {error}"
+        ) from error
+    return [mine.name, *encoded, *([["context", *context]] if context else []), *code]
 
 
 def _python_body(function: Any) -> list[Any]:
@@ -75,12 +82,7 @@ def program_digest(analysis: CutAnalysis) -> str:
     It tells whether a network still does what it did when it was recorded. Parameters and buffers do not enter.
     """
     run = analysis.run
-    lines = []
-    for call in run.calls:
-        trees = ((call.args, call.kwargs),) * 3
-        context = [part for part in call.context if part != "inference"]
-        code = [identity(each) for each in _python_body(call.function)]
-        lines.append([call.name, *_arguments(analysis, run, *trees), context, *code])
+    lines = [_line(analysis, run, call, call, call) for call in run.calls]
     return digest_json({"calls": lines, "returned": [_place(run, number) for number in sorted(run.returned)]})[:32]
 
 
@@ -118,6 +120,8 @@ def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any)
         return ["float", mine.hex()]
     if isinstance(mine, torch.device):
         return ["device"]  # where it runs is provenance
+    if isinstance(mine, torch.Generator):
+        return ["generator"]  # what is drawn before the cut is refused wherever it is used
     return ["value", identity(mine)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,10 +229,11 @@ class Flex(nn.Module):
             nn.Linear(16, 16),
             nn.Linear(16, 3),
         )
+        self.score = relative
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(self.emb(ids)).view(*ids.shape, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        attended = flex_attention(q, k, v, score_mod=relative)
+        attended = flex_attention(q, k, v, score_mod=self.score)
         return self.fc(self.o(attended.transpose(1, 2).flatten(2)).mean(1))
 
 
@@ -245,6 +247,20 @@ def test_flexible_attention_that_is_not_compiled_is_one_call(cut: str, monkeypat
         monkeypatch.setattr(relative, "__code__", (lambda score, batch, head, i, j: score + (i - j) * 0.2).__code__)
         changed = featcache.split(model, cut, (texts(2, 0),))
     assert (changed.structure == made.structure) == (cut == "emb")
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flexible_attention_can_be_listed_and_what_has_no_identity_in_it_is_named() -> None:
+    torch.manual_seed(0)
+    model, refused = Flex().eval(), Flex().eval()
+    lock = threading.Lock()
+    refused.score = lambda score, batch, head, i, j: score + (i - j) * (0.1 if lock else 0.2)
+    with torch.no_grad():  # on a CPU it has no backward pass
+        found = featcache.cuts(model, (texts(2, 0),))
+        assert [cut.name for cut in found] == ["emb", "qkv", "o", "fc"]
+        assert found[1].flops_share < found[2].flops_share
+        with pytest.raises(SplitError, match=r"flex_attention is given a value that cannot be identified: .*lock is"):
+            featcache.split(refused, "o", (texts(2, 0),))
 
 
 class Packed(nn.Module):
