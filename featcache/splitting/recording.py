@@ -63,7 +63,7 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
             "Python, or in a global variable), so its features cannot be cached. Have it draw from torch's own generator, or "
             "from a torch.Generator that is an attribute of it."
         )
-    return replace(runs, apart=apart(runs))
+    return replace(runs, apart=apart(runs, given.again))
 
 
 def _alone(running: nn.Module, given: Examples) -> tuple[Run, ...]:

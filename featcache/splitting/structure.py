@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from ..errors import FingerprintError, SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
-from .runs import Call, Ref, Run
+from .runs import Call, Listed, Ref, Run
 from .trees import named_state, unmapped
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
@@ -33,7 +33,7 @@ def structure_digest(analysis: CutAnalysis) -> str:
             raise SplitError(
                 f"before the cut {analysis.cut!r}, in {module_of(analysis.run, call.parent)}, {call.name} was given "
                 "something else when the input's values changed: a value left torch on its way (through numpy or a Python "
-                "number), so rows cannot be cached."
+                "number), so rows cannot be cached. Keep it a tensor, or the list of its tolist() as it is."
             )
     crossing = [[_place(analysis.run, each.number), each.spec.to_dict()] for each in analysis.crossings]
     others = [[step.to_list() for step in path] for path in analysis.paths[1:]]
@@ -59,7 +59,7 @@ def _line(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Ca
     # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
     context = [part for part in mine.context if part != "inference"]
     try:
-        encoded = _arguments(analysis, run, *((call.args, call.kwargs) for call in (mine, larger, resized)))
+        encoded = _arguments(analysis, run, mine, larger, resized)
         code = [["code", identity(each)] for each in _python_body(mine.function)]
     except FingerprintError as error:
         raise SplitError(
@@ -92,12 +92,14 @@ def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
     return {name: tensor_digest(tensors[name]) for name in sorted(names)}
 
 
-def _arguments(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> list[Any]:
-    leaves, spec = pytree.tree_flatten(mine)
-    others = [pytree.tree_leaves(tree) for tree in (larger, resized)]
+def _arguments(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Call) -> list[Any]:
+    leaves, spec = pytree.tree_flatten((mine.args, mine.kwargs))
+    others = [pytree.tree_leaves((call.args, call.kwargs)) for call in (larger, resized)]
     if any(len(leaves) != len(each) for each in others):
         raise SplitError(
-            "the model passes other arguments when the batch or the length grows; rows cannot be cached there."
+            f"in {module_of(run, mine.parent)}, {mine.name} is given more Python values when the batch or the length grows, so "
+            "that rows cannot be cached behind it. If they come of a tensor, give it that tensor, or the list of its tolist() "
+            "as it is."
         )
     shape = str(spec).replace(" ", "")
     return [shape, *(_leaf(analysis, run, *each) for each in zip(leaves, *others, strict=True))]
@@ -106,6 +108,8 @@ def _arguments(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized:
 def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> Any:
     if isinstance(mine, Ref):
         return _place(run, mine.number)
+    if isinstance(mine, Listed):
+        return ["list", mine.call]
     if isinstance(mine, bool) or mine is None or isinstance(mine, str):
         return [type(mine).__name__, mine]
     if isinstance(mine, int) and not isinstance(mine, enum.Enum):
