@@ -95,6 +95,11 @@ def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
 def _arguments(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Call) -> list[Any]:
     leaves, spec = pytree.tree_flatten((mine.args, mine.kwargs))
     others = [pytree.tree_leaves((call.args, call.kwargs)) for call in (larger, resized)]
+    if {mine.name} != {larger.name, resized.name}:
+        raise SplitError(
+            f"before the cut {analysis.cut!r} the model takes another path when the input's values change "
+            f"({module_of(run, mine.parent)}: {mine.name})."
+        )
     if any(len(leaves) != len(each) for each in others):
         raise SplitError(
             f"in {module_of(run, mine.parent)}, {mine.name} is given more Python values when the batch or the length grows, so "
