@@ -334,11 +334,11 @@ def _refuse_unmasked(split: Split, features: Features) -> None:
                 f"{spec.name!r}, which the model computes before the cut {cut!r} and needs behind it, varies in length, and "
                 "what it should hold for padding is not known: give the model a mask of its own, or use --head linear."
             )
-    if not any("mask" in name for name in split.side_inputs):
+    if not any("mask" in name or "len" in name for name in split.side_inputs):
         raise HeadError(
-            f"the samples of {features.dataset!r} vary in length, and no mask crosses the cut {cut!r}: what lies behind it "
-            "would take padding for content. Give the model its mask with the inputs (a transform that returns it), or use "
-            "--head linear, or pooled features."
+            f"the samples of {features.dataset!r} vary in length, and no mask and no lengths cross the cut {cut!r} by "
+            "their names: what lies behind it would take padding for content. Give the model its mask with the inputs (a "
+            "transform that returns a dict with it), or use --head linear, or pooled features."
         )
     if padding_difference(split) > PADDING_TOLERANCE:
         raise HeadError(

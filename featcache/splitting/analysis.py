@@ -164,9 +164,11 @@ def _same_path(cut: str, run: Run, other: Run, end: int, what: str) -> None:
         theirs = other.calls[position] if position < len(other.calls) else None
         ours = run.calls[position]
         if theirs is None or theirs.name != ours.name or theirs.reads != ours.reads:
+            one_by_one = ours.escapes or (theirs is not None and theirs.escapes)
             raise SplitError(
                 f"before the cut {cut!r} the model takes another path for {what} "
                 f"({module_of(run, ours.parent)}: {ours.name})."
+                + (" If it takes values from a tensor one by one, take them all by tolist()." if one_by_one else "")
             )
 
 

@@ -125,6 +125,7 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
     from torch.utils.flop_counter import flop_registry
 
     from .clone import skeleton
+    from .eager import eager
     from .names import call_name, is_metadata
 
     before: list[int] = []
@@ -132,10 +133,12 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
 
     # Not FlopCounterMode: it also follows modules, and fails where one is given a parameter (CaiT's class token).
     class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        supports_higher_order_operators = True  # flex_attention is one
+
         def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal total
             result = func(*args, **(kwargs or {}))
-            count = flop_registry.get(func._overloadpacket)
+            count = flop_registry.get(getattr(func, "_overloadpacket", func))
             if count is not None:
                 total += count(*args, **(kwargs or {}), out_val=result)
             return result
@@ -149,6 +152,6 @@ def _flops(model: nn.Module, call: Any, run: Run) -> list[int]:
     counter = Counter()  # type: ignore[no-untyped-call]
     args, kwargs = call
     running = skeleton(model, own_buffers=True)
-    with torch.no_grad(), quiet(), counter, Positions():
+    with torch.no_grad(), quiet(), eager(), counter, Positions():
         running(*args, **kwargs)
     return [*before, total]

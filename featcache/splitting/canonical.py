@@ -23,7 +23,7 @@ from .names import ESCAPES, call_name, is_comparison, is_sized_by_content
 from .randomness import quiet
 from .trees import TensorSet, tensors_in
 
-__all__ = ["canonical"]
+__all__ = ["canonical", "runs"]
 
 LENGTHS = (64, 16, 1024, 16384, 4)  # the first on which the network runs as on the samples
 SHORTER = 0.75  # of the length: the other one at which a network is recorded
@@ -37,6 +37,7 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
     They are returned as they are where there is nothing to make canonical, or the network runs on no such form.
     """
     sides = _side_inputs(model, two)
+    resized = None if resized is None else _within(resized, sides)
     padding = _padding_ids(model, two, sides)
     varying = _varying(two, resized)
     if not {"mask", "lengths", "other"}.intersection(sides) and not any(varying) and not padding:
@@ -50,7 +51,7 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
         form = _Form(tuple(sides), tuple(varying), values, each, padded)
         made = form.of(two, length)
         shorter = None if length is None else form.of(two, round(SHORTER * length))
-        if not _runs(model, made):
+        if not runs(model, made):
             continue
         if shorter is None or (wanted is not None and _growing(_sizes(model, made), _sizes(model, shorter)) == wanted):
             return made, shorter
@@ -72,7 +73,7 @@ class _Form:
 
     def of(self, call: Call, length: int | None) -> Call:
         places: Iterator[tuple[str, tuple[int, ...]]] = iter(zip(self.sides, self.varying, strict=True))
-        longest = next((each.shape[1] for each in tensors_in(call) if each.dim() > 1), 1) if length is None else length
+        longest = _longest(call) if length is None else length
 
         def made(tensor: torch.Tensor) -> torch.Tensor:
             side, dims = next(places)
@@ -100,6 +101,16 @@ class _Form:
             return tensor
         one, other = (torch.full_like(row, value) for row, value in zip(tensor, self.values, strict=True))
         return torch.stack([one, other])
+
+
+def _within(call: Call, sides: list[str]) -> Call:
+    """Return a call whose lengths are none that its samples do not have: they may have been cropped."""
+    places, longest = iter(sides), _longest(call)
+    return with_tensors(call, lambda each: each.clamp(max=longest) if next(places) == "lengths" else each)
+
+
+def _longest(call: Call) -> int:
+    return next((each.shape[1] for each in tensors_in(call) if each.dim() > 1), 1)
 
 
 def _side_inputs(model: nn.Module, call: Call) -> list[str]:
@@ -166,7 +177,7 @@ def _varying(two: Call, resized: Call | None) -> list[tuple[int, ...]]:
     return [tuple(dim for dim in range(1, a.dim()) if a.shape[dim] != b.shape[dim]) for a, b in pairs]
 
 
-def _runs(model: nn.Module, call: Call) -> bool:
+def runs(model: nn.Module, call: Call) -> bool:
     """Return whether the network runs and gives no NaN."""
     try:
         with torch.no_grad(), quiet():

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from .modes import Modes, overrides_modes, set_mode
+from .randomness import copied_generator
 from .wrappers import inner_name
 
 __all__ = ["deep_copy", "own_modes", "skeleton"]
@@ -44,8 +45,8 @@ def skeleton(
     Decoders of transformers give no key-value cache, which is for generating texts, and no feature.
 
     Modules that are reached through plain containers and objects, bound methods, partials, closures or weak references are
-    the skeleton's too, and so is whatever else they hold; with ``shares_objects``, what holds no module stays the caller's:
-    the lists that hooks fill, for one.
+    the skeleton's too, and so is whatever else they hold, random generators of torch among it; with ``shares_objects``, what
+    holds no module stays the caller's: the lists that hooks fill, for one.
     """
     copies = _Copies(own_buffers, own_parameters, shares_objects, lasting)
     for module in model.modules():
@@ -171,6 +172,8 @@ class _Copies:
         if isinstance(value, torch.Tensor):
             plain = self.own_buffers and not isinstance(value, nn.Parameter)
             return self.tensor(value) if plain else value
+        if kind is torch.Generator and not self.shares_objects:
+            return self.done.setdefault(id(value), copied_generator(value))
         if kind is types.MethodType:
             owner = self.value(value.__self__)
             return value if owner is value.__self__ else types.MethodType(value.__func__, owner)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
-from .canonical import canonical
-from .inputs import Call, as_call, batch_of, copied, is_masks, named_tensors, with_tensors
+from .canonical import canonical, runs
+from .inputs import Call, as_call, batch_of, copied, is_lengths, is_masks, named_tensors, with_tensors
 from .trees import tensors_in
 
 __all__ = ["Examples", "examples"]
@@ -30,6 +30,7 @@ class Examples:
     second: Call | None = None
     third: Call | None = None
     masks: frozenset[int] = frozenset()  # their places among the tensors: other values make no sense there
+    longest_first: bool = False  # the model takes batches in that order only; row 0 is the longer one
 
     @property
     def two(self) -> Call:
@@ -48,18 +49,28 @@ class Examples:
 
     @property
     def three(self) -> Call:
-        """Return a batch of another size."""
-        return _rows(self.two, [0, 1, 0])
+        """Return a batch of another size, in which row 0 comes twice: at first, and at ``again``."""
+        return _rows(self.two, [0, 0, 1] if self.longest_first else [0, 1, 0])
+
+    @property
+    def again(self) -> int:
+        """Return the place at which the larger batch has its first row again."""
+        return 1 if self.longest_first else 2
 
     @property
     def other(self) -> Call:
-        """Return the two rows in another order, with other values."""
-        return _rows(self.two, [1, 0], {0: 0, 1: 0}, self.masks)
+        """Return the two rows in another order, if the model takes them so, with other values."""
+        return _rows(self.two, [0, 1] if self.longest_first else [1, 0], {0: 0, 1: 0}, self.masks)
 
     @property
     def company(self) -> Call:
-        """Return the two rows, the second one first, between two rows with quite other values."""
-        return _rows(self.two, [0, 1, 0, 1], {0: 1, 3: 2}, self.masks)
+        """Return the two rows, the second one first if the model takes that, between two rows with quite other values."""
+        return _rows(self.two, [0, 0, 1, 1] if self.longest_first else [0, 1, 0, 1], {0: 1, 3: 2}, self.masks)
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Return where in that company each of the two rows is."""
+        return {0: 1, 1: 2} if self.longest_first else {0: 2, 1: 1}
 
     def one(self, row: int, beside: int | None = None) -> Call:
         """Return one of the two rows alone, or as the first beside a row with other values."""
@@ -84,9 +95,14 @@ def examples(model: nn.Module, example_inputs: Any, other_length: Any = None) ->
         )
     two, other = _rows(given, [0, 1]), None if other is None else _rows(other, [0, 1])
     made, resized = canonical(model, two, other)
-    named = enumerate(named_tensors(made, model))
-    masks = frozenset(place for place, (name, tensor) in named if is_masks(name, tensor))
-    return Examples(made, resized, None if made is two else two, masks)
+    named = named_tensors(made, model)
+    masks = frozenset(place for place, (name, tensor) in enumerate(named) if is_masks(name, tensor))
+    # Packing sequences with enforce_sorted, for one, fails on any other order.
+    lengths = any(is_lengths(name, tensor) for name, tensor in named)
+    longest_first = lengths and runs(model, made) and not runs(model, _rows(made, [1, 0]))
+    if longest_first and not runs(model, two):
+        two = _rows(two, [1, 0])
+    return Examples(made, resized, None if made is two else two, masks, longest_first)
 
 
 def _call(inputs: Any, model: nn.Module) -> Call:

@@ -14,7 +14,7 @@ from ..errors import SplitError
 from .crossings import refs_in
 from .names import call_name, is_content_free, is_metadata
 from .runs import Call, Run
-from .trees import TensorSet, named_state, tensors_in
+from .trees import Lists, TensorSet, named_state, tensors_in
 
 __all__ = ["Follower", "Path", "path_of"]
 
@@ -105,6 +105,7 @@ class Follower(TorchFunctionMode):
         self.longest = max(map(len, paths))
         self.cached, self.fed = TensorSet(cached), TensorSet(fed)
         self.kept = named_state(running)  # the tensors, too, so that none that replaces one gets its identity
+        self.lists = Lists()
         self.states = {id(tensor): name for name, tensor in self.kept}
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -112,14 +113,17 @@ class Follower(TorchFunctionMode):
         name = call_name(func)
         if is_metadata(name) or len(self.taken) >= self.longest:
             return func(*args, **kwargs)
-        given = tensors_in((args[1:] if is_content_free(name) else args, kwargs))
+        tree = self.lists.replaced((args, kwargs))
+        given = tensors_in((tree[0][1:] if is_content_free(name) else tree[0], tree[1]))
         states = [each for each in given if id(each) in self.states]
         fed = self.fed.meets(given)
         cached = self.cached.meets(given) or (fed and any(each.is_floating_point() for each in states))
         result = func(*args, **kwargs)
+        if given:
+            self.lists.note(name, result, given[0])
         made = [*tensors_in(result), *(given[:1] if is_in_place(name) else ())] if fed or cached else []
         if cached:
-            self.taken.append(Step(name, tuple(self.states[id(each)] for each in states), _scalars(args, kwargs)))
+            self.taken.append(Step(name, tuple(self.states[id(each)] for each in states), _scalars(*tree)))
             self.cached.add(made)
         self.fed.add(made)
         return result

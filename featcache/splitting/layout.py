@@ -78,22 +78,22 @@ def layout_of(runs: Runs, number: int) -> Layout | None:
     return Layout(dim, rows, number in runs.apart, order)
 
 
-def apart(runs: Runs) -> frozenset[int]:
+def apart(runs: Runs, again: int) -> frozenset[int]:
     """Return the objects in which the rows of a sample lie a batch apart.
 
-    The larger batch of a recording ends with the sample that it begins with, which tells.
+    The larger batch of a recording has the sample that it begins with again at another place, which tells.
     """
-    return frozenset(number for number in range(len(runs.run.shapes)) if _is_apart(runs, number))
+    return frozenset(number for number in range(len(runs.run.shapes)) if _is_apart(runs, number, again))
 
 
-def _is_apart(runs: Runs, number: int) -> bool:
+def _is_apart(runs: Runs, number: int, again: int) -> bool:
     layout = layout_of(runs, number) if number < len(runs.larger.shapes) else None
     if layout is None or layout.rows == 1:
         return False
     tensor = runs.larger.objects[number]
     together, spread = (applied(replace(layout, apart=each).to_rows(), tensor) for each in (False, True))
-    return _ends_as_it_begins(spread) and not _ends_as_it_begins(together)
+    return _comes_again(spread, again) and not _comes_again(together, again)
 
 
-def _ends_as_it_begins(rows: torch.Tensor) -> bool:
-    return torch.allclose(rows[0], rows[-1], rtol=1e-4, atol=1e-6, equal_nan=True)
+def _comes_again(rows: torch.Tensor, again: int) -> bool:
+    return torch.allclose(rows[0], rows[again], rtol=1e-4, atol=1e-6, equal_nan=True)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from torch import nn
 
 from ..errors import FeatCacheError
-from .analysis import analyse
-from .examples import Examples
-from .runs import Run, Runs
-from .structure import structure_digest
-from .training_path import with_training_path
-from .trial import refuse_mixed_rows
+from .runs import Run
 
 __all__ = ["candidate_names", "nearest_cuts"]
 
@@ -41,19 +37,15 @@ def _is_block(name: str, module: nn.Module) -> bool:
     return depth == 0 or (depth <= 4 and any(True for _ in module.children()) and name[-1].isdigit())
 
 
-def nearest_cuts(model: nn.Module, cut: str, given: Examples, runs: Runs) -> str:
-    """Return words that name the nearest cuts at which the model can be cut."""
-    run = runs.run
+def nearest_cuts(model: nn.Module, cut: str, run: Run, attempt: Callable[[str], object]) -> str:
+    """Return words that name the nearest cuts at which the model can be cut; ``attempt`` cuts it, or raises."""
     end = max((call.end for call in run.modules if call.name == cut), default=len(run.calls))
     ends = {call.name: call.end for call in run.modules}
     names = [name for name in candidate_names(model, run) if name != cut and ends[name] != end]
     working: list[str] = []
     for name in sorted(names, key=lambda each: (abs(ends[each] - end), ends[each]))[:TRIED]:
         try:
-            analysis = analyse(model, name, runs)
-            structure_digest(analysis)
-            refuse_mixed_rows(model, analysis, given)
-            with_training_path(runs.warm or model, analysis, given.two)
+            attempt(name)
         except FeatCacheError:
             continue
         working.append(name)

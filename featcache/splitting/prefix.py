@@ -25,7 +25,20 @@ from .names import call_name, is_content_free, is_metadata
 from .runs import ModuleCall, StopAtCutError
 from .trees import TensorSet, ordered, tensors_in, unpacked
 
-__all__ = ["around", "at_end_of_call", "matching_call", "pick_up", "run_prefix", "run_prefixes", "taken"]
+__all__ = [
+    "OtherSizeError",
+    "around",
+    "at_end_of_call",
+    "matching_call",
+    "pick_up",
+    "run_prefix",
+    "run_prefixes",
+    "taken",
+]
+
+
+class OtherSizeError(SplitError):
+    """Rows that cross a cut have another size than the recorded ones, in as many dimensions."""
 
 
 def run_prefix(
@@ -128,7 +141,8 @@ def _stored(analysis: CutAnalysis, crossing: Crossing, tensor: torch.Tensor, clo
         rows = tensor
     shape = crossing.spec.shape
     if rows.dim() != len(shape) + 1 or any(a not in (b, None) for a, b in zip(shape, rows.shape[1:], strict=True)):
-        raise SplitError(
+        kind = OtherSizeError if rows.dim() == len(shape) + 1 else SplitError
+        raise kind(
             f"{crossing.spec.name!r}, which crosses the cut {analysis.cut!r}, has rows of shape {list(rows.shape[1:])} for "
             f"these inputs, where {list(shape)} was recorded: the size depends on the batch, or the inputs have another "
             "size than the example's."

@@ -116,7 +116,7 @@ def _compare_sizes(replay: nn.Module, suffix: nn.Module, frontier: Any) -> None:
     for count in (1, MANY):
 
         def rows(tensor: torch.Tensor, count: int = count) -> torch.Tensor:
-            return tensor[[number % len(tensor) for number in range(count)]]
+            return tensor[[number * len(tensor) // count for number in range(count)]]
 
         batch = {name: rows(each) for name, each in frontier.items()} if isinstance(frontier, dict) else rows(frontier)
         try:

@@ -1,9 +1,13 @@
-"""Random generators: left as they were, and torch's read to see who draws from them."""
+"""Random generators: left as they were, and torch's read to see who draws from them.
+
+Those that a network holds are copied for trials, and the copies are read and seeded like torch's own.
+"""
 
 from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,19 +15,30 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["SEED", "generators", "quiet", "seed_all", "seeded"]
+__all__ = ["SEED", "copied_generator", "generators", "quiet", "seed_all", "seeded"]
 
 SEED = 20240229
 
 ONE_AT_A_TIME = threading.RLock()
+COPIES: weakref.WeakSet[torch.Generator] = weakref.WeakSet()
+COPYING = threading.Lock()  # a set that grows cannot be read
 
 
 def generators() -> list[torch.Generator]:
-    """Return the default generators of the CPU and of every initialised CUDA device."""
-    found = [torch.default_generator]
+    """Return the default generators of the CPU and of every initialised CUDA device, and the copies of networks' own."""
+    with COPYING:
+        found = [torch.default_generator, *COPIES]
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found.extend(torch.cuda.default_generators)
     return found
+
+
+def copied_generator(generator: torch.Generator) -> torch.Generator:
+    """Return a generator in the same state, which ``generators`` lists as long as anything holds it."""
+    copied = generator.clone_state()
+    with COPYING:
+        COPIES.add(copied)
+    return copied
 
 
 @contextmanager

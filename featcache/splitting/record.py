@@ -16,8 +16,8 @@ from .clone import skeleton
 from .eager import eager
 from .names import call_name, is_metadata, is_sized_by_content
 from .randomness import generators, quiet
-from .runs import Call, ModuleCall, Ref, Run
-from .trees import named_state, ordered, tensors_in, unmapped, unpacked
+from .runs import Call, Listed, ModuleCall, Ref, Run
+from .trees import Lists, named_state, ordered, tensors_in, unmapped, unpacked
 
 __all__ = ["record"]
 
@@ -36,6 +36,7 @@ class _Recorder(TorchFunctionMode):
         self.fed: set[int] = set()  # objects that depend on an input
         self.nesting = _autocast_nesting()
         self.generators = generators()
+        self.lists = Lists()
 
     def number(self, tensor: torch.Tensor, origin: tuple[Any, ...] | None = None) -> int:
         known = self.numbers.get(id(tensor))
@@ -66,7 +67,7 @@ class _Recorder(TorchFunctionMode):
             )
 
     def referred(self, tree: Any, origin: tuple[Any, ...] | None = None) -> tuple[Any, tuple[int, ...]]:
-        leaves, spec = pytree.tree_flatten(unpacked(tree))
+        leaves, spec = pytree.tree_flatten(unpacked(self.lists.replaced(tree)))
         numbers: list[int] = []
         found: list[Any] = []
         for position, leaf in enumerate(leaves):
@@ -74,6 +75,9 @@ class _Recorder(TorchFunctionMode):
                 number = self.number(leaf, None if origin is None else (*origin, position))
                 numbers.append(number)
                 found.append(Ref(number))
+            elif isinstance(leaf, Listed):
+                numbers.append(leaf.number)
+                found.append(leaf)
             elif isinstance(leaf, slice):  # which is a leaf to pytree, though a tensor may be one of its ends
                 ends, inside = self.referred((leaf.start, leaf.stop, leaf.step))
                 numbers.extend(inside)
@@ -91,14 +95,13 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         (args_tree, kwargs_tree), reads = self.referred((args, kwargs))
         versions = [self.version(number) for number in reads]
-        states = [generator.get_state() for generator in self.generators]
+        # Also one that lies in a global variable: what it draws is not in the name of a set.
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Generator)]
+        states = [(generator, generator.get_state()) for generator in (*self.generators, *given)]
         position = len(self.run.calls)
         context = self.context(reads)
         result = func(*args, **kwargs)
-        draws = any(
-            not torch.equal(generator.get_state(), state)
-            for generator, state in zip(self.generators, states, strict=True)
-        )
+        draws = any(not torch.equal(generator.get_state(), state) for generator, state in states)
         changed = [
             number
             for number, before in zip(reads, versions, strict=True)
@@ -108,6 +111,8 @@ class _Recorder(TorchFunctionMode):
         shared = (self.memories[_memory(self.run.objects[number])] for number in changed)
         writes = tuple(dict.fromkeys([*changed, *(number for numbers in shared for number in numbers)]))
         outputs, made = self.referred(result, ("call", position))
+        if reads:
+            self.lists.note(name, result, Listed(reads[0], position))
         self.versions.update((number, _version(self.run.objects[number])) for number in (*reads, *writes))
         if self.fed.intersection(reads):
             self.fed.update((*made, *writes))

@@ -59,9 +59,11 @@ def recorded(model: nn.Module, given: Examples) -> Runs:
     if difference:
         raise SplitError(
             f"the model gives another output for equal input in evaluation mode (relative difference {difference:.1e}), also "
-            "with equal random numbers: it keeps state, so its features cannot be cached."
+            "with equal random numbers: it keeps state, or draws from a generator that cannot be seeded for it (one of numpy or "
+            "Python, or in a global variable), so its features cannot be cached. Have it draw from torch's own generator, or "
+            "from a torch.Generator that is an attribute of it."
         )
-    return replace(runs, apart=apart(runs))
+    return replace(runs, apart=apart(runs, given.again))
 
 
 def _alone(running: nn.Module, given: Examples) -> tuple[Run, ...]:

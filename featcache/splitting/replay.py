@@ -209,13 +209,24 @@ class _Answers(TorchFunctionMode):
         with torch.no_grad():
             # What it returns may also be an answered tensor itself: a `.to()` that had nothing to do.
             if self.analysis.answered.intersection((*refs_in(call.outputs), *call.writes)):
+                known = set(call.makes) - self.analysis.answered
+                if known:  # how many steps are packed: lengths alone decide, whatever the steps are
+                    real = pytree.tree_map_only(torch.Tensor, self._with_any_content, (args, kwargs))
+                    self._keep(call, func(*real[0], **real[1]), known)
                 return self.results(call.outputs)
             result = func(*args, **kwargs)
         if not self.strayed:
-            for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
-                if isinstance(leaf, Ref) and isinstance(value, torch.Tensor):
-                    self.made.setdefault(leaf.number, value)
+            self._keep(call, result, set(refs_in(call.outputs)))
         return result
+
+    def _keep(self, call: Call, result: Any, numbers: set[int]) -> None:
+        """Keep what a call gave for the numbered objects."""
+        for leaf, value in zip(pytree.tree_leaves(call.outputs), pytree.tree_leaves(result), strict=False):
+            if isinstance(leaf, Ref) and leaf.number in numbers and isinstance(value, torch.Tensor):
+                self.made.setdefault(leaf.number, value)
+
+    def _with_any_content(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(tensor, device=self.device) if tensor.is_meta else tensor
 
     def _placeholders(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Return results without content of a call on what is cached: on this path it takes the place of recorded ones."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .names import ESCAPES, is_content_free
 
-__all__ = ["Call", "ModuleCall", "Ref", "Run", "Runs", "StopAtCutError"]
+__all__ = ["Call", "Listed", "ModuleCall", "Ref", "Run", "Runs", "StopAtCutError"]
 
 
 class StopAtCutError(Exception):
@@ -25,6 +25,14 @@ class Ref:
     """A tensor of a run, by the number of the object that it is."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list that ``tolist`` gave of an object, by the object's number and the position of that call."""
+
+    number: int
+    call: int
 
 
 @dataclass

@@ -59,5 +59,8 @@ def growth(sizes: tuple[int, int, int], batches: tuple[int, int]) -> Growth:
     if mine == at_batch:
         return Growth(0, 0, (mine, at_length))
     if mine % batch or at_length % batch or mine // batch * other != at_batch:
-        raise SplitError(f"a size of {mine} becomes {at_batch} in another batch and {at_length} at another length")
+        raise SplitError(
+            f"before the cut, a size of {mine} becomes {at_batch} in another batch and {at_length} at another length, as that of "
+            "packed sequences does: it follows neither. Cut before they are packed."
+        )
     return Growth(0, 0, (mine // batch, at_length // batch), each=True)

@@ -361,7 +361,9 @@ def split_at(
             try:
                 made.append(_split(model, cut, given, runs))
             except SplitError as error:
-                raise SplitError(f"{error} {nearest_cuts(model, cut, given, runs)}") from None
+                near = nearest_cuts(model, cut, runs.run, lambda name: _split(model, name, given, runs))
+                raise SplitError(f"{error} {near}") from None
+            warn_of_tied(model, made[-1]._analysis)
     runs.release()
     return made
 
@@ -451,7 +453,6 @@ def _split(model: nn.Module, cut: str, given: Examples, runs: Runs) -> Split:
         return Split(model, analysis, structure, program, graph, (), shares_modules=True)
 
     analysis, graph = proven(make, model, analysis, given)
-    warn_of_tied(model, analysis)
     resized = None if given.resized is None else _inputs(given.resized)
     return Split(model, analysis, structure, program, graph, _inputs(given.two), resized)
 

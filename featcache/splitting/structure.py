@@ -10,10 +10,10 @@ from torch import nn
 from torch._library.custom_ops import OPDEFS
 from torch.utils import _pytree as pytree
 
-from ..errors import SplitError
+from ..errors import FingerprintError, SplitError
 from ..identity import digest_json, identity, tensor_digest
 from .analysis import CutAnalysis, module_of
-from .runs import Ref, Run
+from .runs import Call, Listed, Ref, Run
 from .trees import named_state, unmapped
 
 __all__ = ["program_digest", "structure_digest", "weight_digests"]
@@ -33,7 +33,7 @@ def structure_digest(analysis: CutAnalysis) -> str:
             raise SplitError(
                 f"before the cut {analysis.cut!r}, in {module_of(analysis.run, call.parent)}, {call.name} was given "
                 "something else when the input's values changed: a value left torch on its way (through numpy or a Python "
-                "number), so rows cannot be cached."
+                "number), so rows cannot be cached. Keep it a tensor, or the list of its tolist() as it is."
             )
     crossing = [[_place(analysis.run, each.number), each.spec.to_dict()] for each in analysis.crossings]
     others = [[step.to_list() for step in path] for path in analysis.paths[1:]]
@@ -51,14 +51,21 @@ def _structure_lines(analysis: CutAnalysis, run: Run) -> list[Any]:
     sized = run if analysis.resized is None else analysis.resized
     calls = (each.calls[: analysis.end] for each in (run, analysis.other, sized))
     for mine, larger, resized in zip(*calls, strict=True):
-        trees = [(call.args, call.kwargs) for call in (mine, larger, resized)]
-        encoded = _arguments(analysis, run, *trees)
-        # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
-        context = [part for part in mine.context if part != "inference"]
-        more = [["context", *context]] if context else []
-        more += [["code", identity(each)] for each in _python_body(mine.function)]
-        lines.append([mine.name, *encoded, *more])
+        lines.append(_line(analysis, run, mine, larger, resized))
     return lines
+
+
+def _line(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Call) -> list[Any]:
+    # What autocast does inside of the model is mathematics; around it, the caller keys it by its own name.
+    context = [part for part in mine.context if part != "inference"]
+    try:
+        encoded = _arguments(analysis, run, mine, larger, resized)
+        code = [["code", identity(each)] for each in _python_body(mine.function)]
+    except FingerprintError as error:
+        raise SplitError(
+            f"in {module_of(run, mine.parent)}, {mine.name} is given a value that cannot be identified: {error}"
+        ) from error
+    return [mine.name, *encoded, *([["context", *context]] if context else []), *code]
 
 
 def _python_body(function: Any) -> list[Any]:
@@ -75,12 +82,7 @@ def program_digest(analysis: CutAnalysis) -> str:
     It tells whether a network still does what it did when it was recorded. Parameters and buffers do not enter.
     """
     run = analysis.run
-    lines = []
-    for call in run.calls:
-        trees = ((call.args, call.kwargs),) * 3
-        context = [part for part in call.context if part != "inference"]
-        code = [identity(each) for each in _python_body(call.function)]
-        lines.append([call.name, *_arguments(analysis, run, *trees), context, *code])
+    lines = [_line(analysis, run, call, call, call) for call in run.calls]
     return digest_json({"calls": lines, "returned": [_place(run, number) for number in sorted(run.returned)]})[:32]
 
 
@@ -90,12 +92,19 @@ def weight_digests(model: nn.Module, names: frozenset[str]) -> dict[str, str]:
     return {name: tensor_digest(tensors[name]) for name in sorted(names)}
 
 
-def _arguments(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> list[Any]:
-    leaves, spec = pytree.tree_flatten(mine)
-    others = [pytree.tree_leaves(tree) for tree in (larger, resized)]
+def _arguments(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resized: Call) -> list[Any]:
+    leaves, spec = pytree.tree_flatten((mine.args, mine.kwargs))
+    others = [pytree.tree_leaves((call.args, call.kwargs)) for call in (larger, resized)]
+    if {mine.name} != {larger.name, resized.name}:
+        raise SplitError(
+            f"before the cut {analysis.cut!r} the model takes another path when the input's values change "
+            f"({module_of(run, mine.parent)}: {mine.name})."
+        )
     if any(len(leaves) != len(each) for each in others):
         raise SplitError(
-            "the model passes other arguments when the batch or the length grows; rows cannot be cached there."
+            f"in {module_of(run, mine.parent)}, {mine.name} is given more Python values when the batch or the length grows, so "
+            "that rows cannot be cached behind it. If they come of a tensor, give it that tensor, or the list of its tolist() "
+            "as it is."
         )
     shape = str(spec).replace(" ", "")
     return [shape, *(_leaf(analysis, run, *each) for each in zip(leaves, *others, strict=True))]
@@ -104,6 +113,8 @@ def _arguments(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized:
 def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any) -> Any:
     if isinstance(mine, Ref):
         return _place(run, mine.number)
+    if isinstance(mine, Listed):
+        return ["list", mine.call]
     if isinstance(mine, bool) or mine is None or isinstance(mine, str):
         return [type(mine).__name__, mine]
     if isinstance(mine, int) and not isinstance(mine, enum.Enum):
@@ -118,6 +129,8 @@ def _leaf(analysis: CutAnalysis, run: Run, mine: Any, larger: Any, resized: Any)
         return ["float", mine.hex()]
     if isinstance(mine, torch.device):
         return ["device"]  # where it runs is provenance
+    if isinstance(mine, torch.Generator):
+        return ["generator"]  # what is drawn before the cut is refused wherever it is used
     return ["value", identity(mine)]
 
 

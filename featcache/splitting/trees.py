@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import weakref
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, PackedSequence_
 from torch.utils import _pytree as pytree
 
-__all__ = ["TensorSet", "named_state", "ordered", "tensors_in", "unmapped", "unpacked"]
+__all__ = ["Lists", "TensorSet", "named_state", "ordered", "tensors_in", "unmapped", "unpacked"]
 
 DEEPEST = 4
 
@@ -64,6 +65,30 @@ class TensorSet:
     def meets(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Return whether one of the tensors is in the set."""
         return any(id(each) in self._held for each in tensors)
+
+
+class Lists:
+    """Lists that ``tolist`` gave of tensors, each with what stands for it, as long as nobody changes it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[list[Any], list[Any], Any]] = {}  # with the list, so that its id is not used again
+
+    def note(self, name: str, result: Any, stands_for: Any) -> None:
+        """Take the result of a call of this name into account, if it is such a list."""
+        if name == "Tensor.tolist" and isinstance(result, list):
+            self._known[id(result)] = (result, copy.deepcopy(result), stands_for)
+
+    def replaced(self, tree: Any) -> Any:
+        """Return a nested value with what stands for lists in their place."""
+        if not self._known:
+            return tree
+        return pytree.tree_map(
+            lambda leaf: self._known[id(leaf)][2] if self._holds(leaf) else leaf, tree, is_leaf=self._holds
+        )
+
+    def _holds(self, value: Any) -> bool:
+        found = self._known.get(id(value))
+        return found is not None and found[0] == found[1]
 
 
 def tensors_in(tree: Any) -> list[torch.Tensor]:

@@ -18,7 +18,7 @@ from .examples import Examples
 from .inputs import Call, copied
 from .modes import Modes, may_change_weights, set_mode
 from .nested import REMEDY, has_nested_encoder
-from .prefix import at_end_of_call, run_prefix
+from .prefix import OtherSizeError, at_end_of_call, run_prefix
 from .randomness import quiet, seeded
 from .trees import named_state, tensors_in
 
@@ -192,13 +192,23 @@ def refuse_mixed_rows(model: nn.Module, analysis: CutAnalysis, given: Examples) 
         return run_prefix(skeleton(model, own_buffers=True), analysis, *call)
 
     together, between = computed(given.two), computed(given.company)
-    _refuse_unlike(model, analysis, together, between, {0: 2, 1: 1})
+    _refuse_unlike(model, analysis, together, between, given.places)
     for row in (0, 1):
         try:
             alone = computed(given.one(row))
+        except OtherSizeError:
+            raise _other_size(analysis) from None
         except Exception:  # a network may need several rows: each is asked beside two different ones
             alone = computed(given.one(row, beside=row))
         _refuse_unlike(model, analysis, together, alone, {row: 0})
+
+
+def _other_size(analysis: CutAnalysis) -> SplitError:
+    return SplitError(
+        f"what crosses the cut {analysis.cut!r} has another size where a sample is alone than in a batch: the model crops or "
+        "pads it to the longest sample of the batch, so rows cannot be cached. Leave the crop out of forward (masks and lengths "
+        "leave out what is padded), and give pad_packed_sequence its total_length."
+    )
 
 
 def _way_out(model: nn.Module, analysis: CutAnalysis) -> str:
@@ -219,6 +229,8 @@ def _refuse_unlike(
         if crossing.carried:
             continue
         one, other = mine[crossing.spec.name], theirs[crossing.spec.name]
+        if one.shape[1:] != other.shape[1:]:
+            raise _other_size(analysis)
         for row, place in places.items():
             found = difference(one[row], other[place])
             if found > rounding(one.dtype):

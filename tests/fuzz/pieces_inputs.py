@@ -52,9 +52,9 @@ SEQUENCES = [
     Piece("recurrent layer", SEQ, "x = self.recurrent$n(x)[0]", "self.recurrent$n = nn.$kind(8, 8, batch_first=True)",
           (), ("recurrent$n",), {"kind": ("GRU", "LSTM")}, ("$at.recurrent$n.weight_ih_l0.data.view(-1)[0] += 0.3",)),
     Piece("packed recurrent layer", SEQ,
-          "y = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)\n"
+          "y = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1)$counts, batch_first=True, enforce_sorted=False)\n"
           "x = nn.utils.rnn.pad_packed_sequence(self.recurrent$n(y)[0], batch_first=True, total_length=x.shape[1])[0]",
-          "self.recurrent$n = nn.GRU(8, 8, batch_first=True)", MASK, fact=DUBIOUS),
+          "self.recurrent$n = nn.GRU(8, 8, batch_first=True)", MASK, choices={"counts": (".cpu()", ".tolist()")}, fact=DUBIOUS),
     Piece("convolution over time", SEQ, "x = self.conv$n((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)",
           "self.conv$n = nn.Conv1d(8, 8, 3, padding=1)", MASK, ("conv$n",), edits=("$at.conv$n.weight.data.view(-1)[0] += 0.1",)),
     Piece("batch norm over time", SEQ, "x = self.norm$n(x.transpose(1, 2)).transpose(1, 2)", "self.norm$n = nn.BatchNorm1d(8)",

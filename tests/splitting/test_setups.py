@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,86 @@ def test_random_numbers_before_the_cut_are_refused_and_those_behind_it_are_not()
     with pytest.raises(SplitError, match=r"draws random numbers in evaluation mode.*that work: body"):
         featcache.split(Draws("between").eval(), "mid", (torch.randn(2, 6),))
     check(Draws("between").eval(), "body", (torch.randn(2, 6),))
+
+
+class DrawsFromItsOwn(nn.Module):
+    """Draws from a generator of its own, as diffusion models and samplers do."""
+
+    def __init__(self, where: str, generator: object) -> None:
+        super().__init__()
+        self.where, self.held = where, [generator]
+        self.body, self.mid, self.fc = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def noise(self, x: torch.Tensor) -> torch.Tensor:
+        (generator,) = self.held
+        if isinstance(generator, torch.Generator):
+            return torch.randn(x.shape, generator=generator)
+        return torch.full_like(x, generator.random())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).relu()
+        if self.where == "before":
+            x = x + self.noise(x)
+        if self.where == "unused":
+            self.noise(x)
+        x = self.mid(x)
+        if self.where == "behind" or (self.where == "training" and self.training):
+            x = x + self.noise(x)
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("where", ["behind", "training", "unused"])
+def test_a_generator_that_a_network_holds_is_drawn_from_in_every_pass_and_left_alone_by_trials(
+    where: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(3)
+    model, rows = DrawsFromItsOwn(where, generator).eval(), torch.randn(12, 6)
+    state = generator.get_state()
+    made = check(model, "mid", (rows[:2],), (rows,))
+    features = featcache.extract(model, [(row, n % 3) for n, row in enumerate(rows)], tmp_path, cut="mid", batch_size=4)
+    assert torch.equal(generator.get_state(), state)
+    stored = torch.as_tensor(features.numpy()[0])
+    assert torch.allclose(stored, model.mid(model.body(rows).relu()), atol=1e-6)
+    made.suffix.train(where == "training")
+    model.train(where == "training")
+    found = [made.suffix(made.prefix(rows)) for _ in range(2)]
+    assert torch.equal(*found) == (where == "unused")
+    generator.set_state(state)
+    if where != "unused":  # there the network draws, and the suffix does not
+        assert all(torch.allclose(each, model(rows), atol=1e-6) for each in found)
+    featcache.train_head(made, features, epochs=1, device="cpu")
+
+
+IN_A_GLOBAL_VARIABLE = torch.Generator()
+
+
+class DrawsTheSame(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mid, self.fc = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        IN_A_GLOBAL_VARIABLE.manual_seed(3)  # what it is seeded with is in no recorded call
+        return self.fc(self.mid(self.body(x).relu() + torch.randn(8, generator=IN_A_GLOBAL_VARIABLE)))
+
+
+def test_what_is_drawn_from_any_generator_before_the_cut_is_refused() -> None:
+    torch.manual_seed(0)
+    for model in (DrawsFromItsOwn("before", torch.Generator()), DrawsTheSame()):
+        with pytest.raises(SplitError, match=r"draws random numbers in evaluation mode \(torch\.randn\).*work: body"):
+            featcache.split(model.eval(), "mid", (torch.randn(2, 6),))
+        check(model, "body", (torch.randn(2, 6),))
+
+
+@pytest.mark.parametrize("generator", [np.random.default_rng(0), random.Random(0)], ids=["numpy", "Python"])
+def test_a_generator_that_cannot_be_seeded_is_refused_with_those_that_can(generator: object) -> None:
+    torch.manual_seed(0)
+    model = DrawsFromItsOwn("behind", generator).eval()
+    with pytest.raises(SplitError, match=r"a generator that cannot be seeded.*a torch\.Generator that is an attribute"):
+        featcache.split(model, "mid", (torch.randn(2, 6),))
+    model.held = [torch.Generator()]
+    check(model, "mid", (torch.randn(2, 6),))
 
 
 def test_a_network_of_keras_is_refused_with_the_reason() -> None:
