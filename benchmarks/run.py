@@ -32,13 +32,26 @@ RACES = {
         ("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3"),
         ("checks.py", "", "--images 256"),
     ],
+    "Photographs": [("photos.py", "", "--counts 200 --rounds 2")],
     "Training": [("training.py", "", "--rounds 3")],
     "Nothing to do": [("nothing_to_do.py", "", "--files 20000")],
     "Scale": [("scale.py", "", "--rows 10000 100000")],
     "Against what one would use instead": [("peers.py", "", "--images 1000")],
     "Precision and compression": [("codecs.py", each, each) for each in ("", DIGITS, SMALL)],
 }
-PACKAGES = ("torch", "torchvision", "numpy", "h5py", "zstandard", "zarr", "lmdb", "datasets", "webdataset", "joblib")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pillow",
+    "numpy",
+    "h5py",
+    "zstandard",
+    "zarr",
+    "lmdb",
+    "datasets",
+    "webdataset",
+    "joblib",
+)
 
 
 def described(name: str) -> str:
