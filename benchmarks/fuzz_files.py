@@ -1,4 +1,6 @@
-"""Feeds damaged shards and snapshots to their readers, guided by coverage: only CorruptError may come out, and nothing wrong.
+"""Feeds damaged shards, snapshots and images to their readers, guided by coverage.
+
+Only CorruptError or UnreadableSampleError may come out, and no wrong row.
 
 pip install atheris && python benchmarks/fuzz_files.py --runs 20000
 """
@@ -6,6 +8,7 @@ pip install atheris && python benchmarks/fuzz_files.py --runs 20000
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -13,10 +16,12 @@ from pathlib import Path
 
 import atheris
 import numpy as np
+from PIL import Image
 
 with atheris.instrument_imports(include=["featcache"]):
     from featcache import Recipe, TensorSpec
-    from featcache.errors import CorruptError
+    from featcache.datasets.media import IMAGES, decode
+    from featcache.errors import CorruptError, UnreadableSampleError
     from featcache.samples.snapshot import Snapshot, read_snapshot, write_snapshot
     from featcache.store.shard import Shard
     from featcache.store.shard_writer import write_shard
@@ -27,8 +32,24 @@ IDS = np.arange(32, dtype=np.uint8).reshape(2, 16)
 SNAPSHOT = Snapshot("d", np.zeros((2, 16), np.uint8), ["a", "b"], np.arange(2), ["train", "test"], ["x"])
 
 
+def good_images() -> dict[str, bytes]:
+    """Return a small image in each format that is taken and that Pillow writes, by extension."""
+    Image.init()
+    made = {}
+    for extension, kind in Image.EXTENSION.items():
+        for mode in ("RGB", "P", "1"):
+            out = io.BytesIO()
+            try:
+                Image.new(mode, (32, 32), 1).save(out, kind)
+            except (OSError, ValueError, KeyError):
+                continue
+            if extension in IMAGES and kind not in made:
+                made[kind] = out.getvalue()
+    return made
+
+
 class Files:
-    """A good shard and a good snapshot, and a place for damaged copies of them."""
+    """A good shard, a good snapshot and good images, and a place for damaged copies of them."""
 
     def __init__(self, folder: Path) -> None:
         good = folder / "good"
@@ -37,15 +58,17 @@ class Files:
         good.unlink()
         write_snapshot(good, SNAPSHOT)
         self.snapshot, self.snapshot_bytes = folder / f"{SNAPSHOT.digest}.h5", good.read_bytes()
+        self.images = good_images()
 
     def try_one(self, data: bytes) -> None:
         provider = atheris.FuzzedDataProvider(data)
-        is_shard = provider.ConsumeBool()
-        content = bytearray(self.shard_bytes if is_shard else self.snapshot_bytes)
-        for _ in range(provider.ConsumeIntInRange(1, 4)):
-            at = provider.ConsumeIntInRange(0, len(content) - 1)
-            piece = provider.ConsumeBytes(provider.ConsumeIntInRange(1, 16))
-            content[at : at + len(piece)] = piece
+        kind = provider.ConsumeIntInRange(0, 2)
+        if kind == 2:
+            name = sorted(self.images)[provider.ConsumeIntInRange(0, len(self.images) - 1)]
+            self.try_image(name, bytes(_damaged(self.images[name], provider)))
+            return
+        is_shard = kind == 0
+        content = _damaged(self.shard_bytes if is_shard else self.snapshot_bytes, provider)
         path = self.shard if is_shard else self.snapshot
         path.write_bytes(content)
         try:
@@ -59,6 +82,22 @@ class Files:
                 assert (found.digest, list(found.names)) == (SNAPSHOT.digest, ["a", "b"])
         except CorruptError:
             pass
+
+    def try_image(self, name: str, content: bytes) -> None:
+        try:
+            assert decode("image", content, name).mode == "RGB"
+        except UnreadableSampleError as error:
+            if name not in str(error):
+                raise
+
+
+def _damaged(good: bytes, provider: atheris.FuzzedDataProvider) -> bytearray:
+    content = bytearray(good)
+    for _ in range(provider.ConsumeIntInRange(1, 4)):
+        at = provider.ConsumeIntInRange(0, len(content) - 1)
+        piece = provider.ConsumeBytes(provider.ConsumeIntInRange(1, 16))
+        content[at : at + len(piece)] = piece
+    return content
 
 
 def main() -> None:

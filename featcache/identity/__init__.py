@@ -5,7 +5,17 @@ a store, or names a thing by its address, by a pickle or by chance: what cannot 
 
 from __future__ import annotations
 
-from .content import content_id, digest_json, encoded_id, file_id, is_image, is_special, is_tensor, tensor_digest
+from .content import (
+    content_id,
+    digest_json,
+    encoded_id,
+    file_id,
+    is_image,
+    is_special,
+    is_tensor,
+    load_image,
+    tensor_digest,
+)
 from .fileset import is_weights_file, package_folder, states, versions
 from .recipe import Difference, Recipe
 from .values import digest, identity
@@ -23,6 +33,7 @@ __all__ = [
     "is_special",
     "is_tensor",
     "is_weights_file",
+    "load_image",
     "package_folder",
     "states",
     "tensor_digest",

@@ -13,9 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FingerprintError
+from ..errors import FingerprintError, UnreadableSampleError, one_line
 
-__all__ = ["content_id", "digest_json", "encoded_id", "file_id", "is_image", "is_special", "is_tensor", "tensor_digest"]
+__all__ = [
+    "content_id",
+    "digest_json",
+    "encoded_id",
+    "file_id",
+    "is_image",
+    "is_special",
+    "is_tensor",
+    "load_image",
+    "tensor_digest",
+]
 
 FILE_PIECE_BYTES = 1 << 20
 SEEN_BY_TRANSFORMS = ("exif", "gamma", "icc_profile", "transparency")  # of what PIL keeps beside the pixels
@@ -52,6 +62,17 @@ def file_id(path: Path | str) -> bytes:
 def encoded_id(content: bytes) -> bytes:
     """Return the 16-byte id that a file of this content has."""
     return hashlib.sha256(content).digest()[:16]
+
+
+def load_image(image: Any) -> None:
+    """Have an image decoded that may only have been opened; raises ``UnreadableSampleError`` for one that is damaged."""
+    try:
+        image.load()
+    except OSError:
+        raise
+    except Exception as error:  # each decoder raises what the damage leads to
+        said = one_line(error) or type(error).__name__
+        raise UnreadableSampleError(f"the image is damaged or unreadable ({said})") from error
 
 
 def tensor_digest(tensor: Any) -> str:
@@ -155,6 +176,7 @@ def _hash_content(item: Any, update: Update) -> None:
 
 
 def _hash_image(image: Any, update: Update) -> None:
+    load_image(image)
     pixels = image.tobytes()  # first: decoding may still change the palette and the notes
     palette = image.palette.tobytes() if getattr(image, "palette", None) is not None else b""
     notes = {name: image.info[name] for name in SEEN_BY_TRANSFORMS if image.info.get(name) is not None}

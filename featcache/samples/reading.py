@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..identity import content_id, is_image, is_tensor
+from ..identity import content_id, is_image, is_tensor, load_image
 
 __all__ = ["Changed", "Unreadable", "declared_id", "is_turned", "private_copy", "read_item"]
 
@@ -107,7 +107,7 @@ def _private_mapping(item: Mapping[Any, Any]) -> Any:
 
 def _private_image(image: Any) -> Any:
     # Not image.copy(), which forgets the file's format and a TIFF's orientation.
-    image.load()
+    load_image(image)
     own: Any = object.__new__(type(image))
     own.__dict__.update(image.__dict__, info=dict(image.info))
     own.im, own.readonly = image.im.copy(), 0

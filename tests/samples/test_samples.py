@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from featcache.errors import DataError, FingerprintError
+from featcache.errors import DataError, FingerprintError, UnreadableSampleError
 from featcache.identity import content_id, identity
 from featcache.progress import ProgressEvent
 from featcache.samples import FileMemo, Samples
@@ -283,3 +284,20 @@ def test_what_a_dataset_says_of_itself_is_repeated() -> None:
     said = ("3 files left out: 2 .heic, 1 hidden",)
     assert Samples(Letters(notes=said)).notes == list(said)
     assert Samples(Letters()).notes == []
+
+
+@pytest.mark.parametrize("raised", [EOFError(), SyntaxError("broken PNG file"), RuntimeError("a\nb")])
+def test_an_image_that_turns_out_damaged_when_it_is_decoded_is_unreadable_whatever_the_decoder_raises(
+    raised: Exception,
+) -> None:
+    class Torn(Image.Image):
+        def load(self) -> Any:
+            raise raised
+
+    good = Image.new("RGB", (4, 4))
+    samples = Samples([(good, 0), (Torn(), 1)])
+    with pytest.raises(DataError, match=r"item 1 of .* cannot be read: the image is damaged or unreadable \(.+\)"):
+        samples.snapshot()
+    assert len(samples.snapshot(skip_unreadable=True).ids) == 1
+    with pytest.raises(UnreadableSampleError):
+        samples.read(1)
