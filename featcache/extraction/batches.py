@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +26,10 @@ __all__ = ["WORTH_SCALING", "Batch", "Batches", "SampleBatches", "any_finite", "
 Array = np.ndarray[Any, Any]
 Inputs = Any
 Frontier = dict[str, torch.Tensor]
-WORTH_WORKERS_S = 4.0  # decoding that takes less in all is done before worker processes would have started
+# Decoding that takes less in all is done before worker processes would have started and paid: a forked one starts in about 0.1 s,
+# any other imports torch first. Threads would start at once, but a user's dataset or transform need not be safe in them.
+WORTH_WORKERS_S = {"fork": 1.0}
+WORTH_OTHER_WORKERS_S = 6.0
 WORTH_SCALING = 1.3  # times faster, from which decoding in another way is suggested
 TRIED = 4  # samples, to see how long decoding takes
 RAGGED_WINDOW = 16  # batches in which samples of equal length are looked for
@@ -245,7 +249,8 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
         except OSError:
             continue
     elapsed_s = (time.perf_counter() - start) / max(1, len(tried)) * count
-    if elapsed_s < WORTH_WORKERS_S:
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if elapsed_s < WORTH_WORKERS_S.get(method, WORTH_OTHER_WORKERS_S):
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
 
