@@ -37,7 +37,8 @@ def canonical(model: nn.Module, two: Call, resized: Call | None) -> tuple[Call, 
     They are returned as they are where there is nothing to make canonical, or the network runs on no such form.
     """
     sides = _side_inputs(model, two)
-    resized = None if resized is None else _within(resized, sides)
+    if resized is not None and "lengths" in sides:
+        resized = _within(resized, sides)
     padding = _padding_ids(model, two, sides)
     varying = _varying(two, resized)
     if not {"mask", "lengths", "other"}.intersection(sides) and not any(varying) and not padding:
