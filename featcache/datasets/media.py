@@ -125,8 +125,15 @@ class EncodedSamples:
         """Return the same samples, whose images are decoded as small as a transform allows; None for other samples."""
         if self.pixels is None or self.kind != "image":
             return None
+        return self._with(replace(self.pixels, decoding="scaled", scale_of=AskedScale(transform)))
+
+    def whole(self) -> Any:
+        """Return the same samples, whose images are decoded whole."""
+        return self._with(replace(self.pixels or Pixels(), decoding="exact", scale_of=None))
+
+    def _with(self, pixels: Pixels) -> Any:
         other = copy.copy(self)
-        other.pixels = replace(self.pixels, decoding="scaled", scale_of=AskedScale(transform))
+        other.pixels = pixels
         return other
 
 

@@ -21,7 +21,16 @@ from .numerics import PrefixRunner
 if TYPE_CHECKING:
     from ..splitting import Split
 
-__all__ = ["WORTH_SCALING", "Batch", "Batches", "SampleBatches", "any_finite", "default_workers", "scaling_gain"]
+__all__ = [
+    "WORTH_SCALING",
+    "Batch",
+    "Batches",
+    "SampleBatches",
+    "any_finite",
+    "check_scaling",
+    "default_workers",
+    "scaling_gain",
+]
 
 Array = np.ndarray[Any, Any]
 Inputs = Any
@@ -253,6 +262,25 @@ def default_workers(samples: Samples, count: int, device: torch.device) -> int:
     if elapsed_s < WORTH_WORKERS_S.get(method, WORTH_OTHER_WORKERS_S):
         return 0
     return cores if device.type != "cpu" else max(1, cores // 2)
+
+
+def check_scaling(samples: Samples) -> None:
+    """Raise ``DataError`` where the transform makes something else of a few images that are decoded scaled.
+
+    What it does to images of other sizes than those that it was tried on shows here.
+    """
+    asked = getattr(getattr(samples.dataset, "pixels", None), "scale_of", None)
+    if asked is None:
+        return
+    whole = Samples(samples.dataset.whole(), samples.transform)
+    for position in samples.spread()[::2]:
+        with suppress(OSError):
+            found = asked.differs(whole.input(position), samples.input(position))
+            if found is not None:
+                raise DataError(
+                    f"decoding 'scaled' changes what the transform makes of {samples.label(position)}: it differs {found}. "
+                    "Use decoding 'exact'."
+                )
 
 
 def scaling_gain(samples: Samples) -> float:

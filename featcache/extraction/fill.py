@@ -151,9 +151,10 @@ class _Filling:
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
-        from .batches import SampleBatches, default_workers
+        from .batches import SampleBatches, check_scaling, default_workers
 
         groups, options, samples = self._groups(), self.options, self.request.samples
+        check_scaling(samples)
         for target in self.targets:
             target.missing = NO_ROWS  # they are in the groups, each of which is let go when its turn comes
         while groups:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-from PIL import Image, ImageOps
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import v2
 
 import featcache
@@ -142,52 +142,94 @@ def test_options_of_images_are_refused_for_what_featcache_does_not_decode(tmp_pa
             featcache.open_dataset(spec, exif="apply")
 
 
-@settings(max_examples=30, deadline=None)
-@given(width=st.integers(40, 1500), height=st.integers(40, 1500), asked=st.sampled_from([8, 32, 64, 224]))
+@pytest.fixture(scope="module", params=[8, 32, 64, 224])
+def asked(request: pytest.FixtureRequest) -> tuple[int, AskedScale]:
+    side = request.param
+    return side, AskedScale(v2.Compose([v2.Resize(side), v2.CenterCrop(side), v2.ToImage()]))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(width=st.integers(1, 5000), height=st.integers(1, 5000))
 def test_a_scaled_image_is_at_least_about_twice_what_the_transform_asks_for(
-    width: int, height: int, asked: int
+    asked: tuple[int, AskedScale], width: int, height: int
 ) -> None:
-    scale = AskedScale(v2.Compose([v2.Resize(asked), v2.CenterCrop(asked), v2.ToImage()]))((width, height))
+    side, scale_of = asked
+    scale = scale_of((width, height))
     assert scale in (1, 2, 4, 8)
     if scale > 1:
-        assert min(width, height) / scale >= 1.9 * asked
+        assert min(width, height) / scale >= 1.9 * side
     if scale < 8:
-        assert min(width, height) / (2 * scale) <= 2.3 * asked
+        assert min(width, height) / (2 * scale) <= 2.1 * side
+
+
+@pytest.mark.parametrize("transform", [v2.ToImage(), v2.Compose([v2.CenterCrop(1000), v2.Resize(64), v2.ToImage()])])
+def test_an_image_that_is_not_made_smaller_is_decoded_whole(transform: object) -> None:
+    assert AskedScale(transform)((4000, 3000)) == 1
+
+
+def resized(image: Image.Image, side: int = 64) -> torch.Tensor:
+    return v2.functional.to_image(image.convert("RGB").resize((side, side))).float()
 
 
 @pytest.mark.parametrize(
-    "transform",
+    ("transform", "scale"),
     [
-        v2.Compose([v2.CenterCrop(300), v2.Resize(64), v2.ToImage()]),
-        v2.Compose([v2.CenterCrop(224), v2.ToImage()]),
-        v2.Compose([v2.ToImage()]),
-    ],
-)
-def test_an_image_that_is_cropped_before_it_is_resized_is_decoded_whole(transform: object) -> None:
-    assert AskedScale(transform)((1600, 1200)) == 1
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [
-        v2.Compose([v2.Resize(64), v2.Grayscale(3), v2.ToImage()]),
-        v2.Compose([v2.Resize((64, 64)), v2.RandomRotation((90, 90)), v2.ToImage()]),
-        v2.Compose(
-            [v2.Resize(64), v2.Pad(20), v2.ToImage(), v2.ToDtype(torch.float32), v2.Normalize([5] * 3, [9] * 3)]
+        (v2.Compose([v2.Resize(64), v2.Grayscale(3), v2.ToImage()]), 8),
+        (v2.Compose([v2.Resize((64, 64)), v2.RandomRotation((90, 90)), v2.ToImage()]), 8),
+        (
+            v2.Compose(
+                [v2.Resize(64), v2.Pad(9), v2.ToImage(), v2.ToDtype(torch.float32), v2.Normalize([5] * 3, [9] * 3)]
+            ),
+            8,
         ),
-        lambda image: {"pixel_values": np.asarray(image.resize((64, 64)), dtype=np.float32)},
+        (v2.Compose([v2.Resize(300), v2.CenterCrop(224), v2.ToImage()]), 2),
+        (lambda image: {"pixel_values": resized(image)}, 8),
+        (lambda image: [resized(image), resized(image, 96)], 8),
+        (lambda image: resized(ImageOps.fit(image, (64, 64))), 8),
+        (lambda image: resized(ImageOps.pad(image, (64, 64))), 8),
+        (lambda image: torch.stack(v2.Compose([v2.Resize(128), v2.ToImage(), v2.FiveCrop(96)])(image)), 4),
     ],
 )
-def test_what_else_a_transform_does_does_not_hide_what_size_it_asks_for(transform: object) -> None:
-    assert AskedScale(transform)((1600, 1200)) == 8
+def test_what_else_a_transform_does_does_not_hide_what_size_it_asks_for(transform: object, scale: int) -> None:
+    assert AskedScale(transform)((1600, 1200)) == scale
 
 
 @pytest.mark.parametrize(
-    "transform", [lambda image: torch.zeros(3, 8, 8), lambda image: torch.zeros(5), lambda image: 1 / 0]
+    "transform",
+    [
+        lambda image: torch.zeros(3, 8, 8),
+        lambda image: torch.zeros(5),
+        lambda image: 1 / 0,
+        lambda image: resized(image.crop((0, 0, image.width, image.height - 30))),
+        lambda image: resized(ImageOps.crop(image, 20)),
+        lambda image: resized(image.filter(ImageFilter.GaussianBlur(8))),
+        lambda image: resized(image.resize((64, 64), Image.Resampling.NEAREST)),
+        lambda image: resized(image.reduce(4), 300),
+        lambda image: {"all": resized(image), "part": v2.functional.to_image(v2.CenterCrop(64)(image))},
+        lambda image: torch.cat([resized(image), v2.functional.to_image(v2.CenterCrop(64)(image))]),
+        lambda image: resized(image, 64 if image.width > 1500 else 32),
+    ],
 )
-def test_a_transform_that_does_not_show_its_size_is_refused(transform: object) -> None:
+def test_a_transform_that_does_not_show_its_size_or_sees_another_image_is_refused(transform: object) -> None:
     with pytest.raises(UsageError, match="Use decoding 'exact'"):
         AskedScale(transform)
+
+
+def test_a_transform_that_sees_another_image_only_at_some_size_is_refused_on_real_images(
+    tmp_path: Path, net: SmallNet
+) -> None:
+    for number in range(4):
+        (tmp_path / "data" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        photo(1000, 700, number).save(tmp_path / "data" / "ab"[number % 2] / f"{number}.jpg")
+    dataset = featcache.open_dataset(f"folder:{tmp_path}/data", decoding="scaled")
+    with pytest.raises(DataError, match="changes what the transform makes of a/0"):
+        featcache.extract(net, dataset, str(tmp_path / "store"), cut="block", transform=without_the_strip)
+    assert featcache.extract(net, dataset, str(tmp_path / "store"), cut="block", transform=RESIZE).report.computed == 4
+
+
+def without_the_strip(image: Image.Image) -> torch.Tensor:
+    """A camera of one's own writes the date below its images."""
+    return resized(image.crop((0, 0, 1000, 500)) if image.size == (1000, 700) else image, 32) / 255
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
