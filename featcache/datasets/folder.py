@@ -115,7 +115,10 @@ class FolderDataset(EncodedSamples):
             return [("", "")]
         known = set().union(*(inside[folder] for folder in splits))
         others = {each: inside[each] for each in folders if each not in splits}
-        others = {each: below for each, below in others.items() if next(_files(self.root / each, ""), None)}
+        empty = [each for each in others if next(_files(self.root / each, ""), None) is None]
+        if empty:
+            self.notes.append(f"{', '.join(empty[:3])} beside the splits hold no images or sounds")
+        others = {each: below for each, below in others.items() if each not in empty}
         loose = [each for each in others if each in called]
         alike = [each for each, below in others.items() if below & known]
         strange = [each for each in others if each not in loose and each not in alike]
@@ -138,20 +141,41 @@ class FolderDataset(EncodedSamples):
     def _say_what_it_looks_like(self, inside: dict[str, set[str]]) -> None:
         """Note where folders that are taken for classes look like splits, or like the data set itself."""
         if len(inside) == 1:
-            ((only, below),) = inside.items()
-            meant = f"{self.spec.rstrip('/')}/{only}"
-            if any(split_role(each) is not None and _folders(self.root / only / each) for each in below):
+            self._look_for_the_data_set(*inside)
+            return
+        self.notes += [
+            f"{each!r} is taken for a class, though it is called like a split"
+            for each in sorted(inside)
+            if split_role(each)
+        ]
+        shared = sorted(set.intersection(*inside.values())) if inside else []
+        named = ", ".join(sorted(inside)[:3])
+        if any(map(split_role, shared)):
+            self.notes.append(
+                f"{named} are taken for classes, and what lies in their {' and '.join(shared[:3])} is not kept apart: put the "
+                f"splits outside ({shared[0]}/{sorted(inside)[0]}), or list the files in a CSV file with a column 'split'"
+            )
+        elif shared:
+            self.notes.append(
+                f"{named} are taken for classes, but all hold {shared[0]!r}: call them train, val or test if they are splits"
+            )
+
+    def _look_for_the_data_set(self, only: str) -> None:
+        """Note, or refuse, where the only folder is no class but has the classes in it, however deep."""
+        place = only
+        while (below := _folders(self.root / place)) and not any(
+            "/" not in each for each in _files(self.root / place, "")
+        ):
+            meant = f"{self.spec.rstrip('/')}/{place}"
+            if any(split_role(each) is not None and _folders(self.root / place / each) for each in below):
                 raise DataError(
-                    f"{self.root} holds one folder, {only!r}, which holds splits ({', '.join(sorted(below)[:3])}). Did you mean "
+                    f"{self.root} holds one folder, {only!r}, in which {', '.join(below[:3])} look like splits. Did you mean "
                     f"{meant}?"
                 )
-            if below and not any("/" not in name for name in _files(self.root / only, "")):
+            if len(below) > 1:
                 self.notes.append(f"{only!r} is the only class, and holds folders like classes: {meant} has them")
-        elif inside and (shared := set.intersection(*inside.values())):
-            self.notes.append(
-                f"{', '.join(sorted(inside)[:3])} are taken for classes, but all hold {sorted(shared)[0]!r}: call them train, "
-                "val or test if they are splits"
-            )
+                return
+            place = f"{place}/{below[0]}"
 
     def _class_folders(self, prefix: str) -> list[str]:
         where = self.root / prefix

@@ -134,6 +134,30 @@ def test_what_only_looks_like_classes_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_folders_like_splits_among_or_within_classes_are_pointed_out(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        put(tmp_path / "among" / label / "0.png")
+        for split in ("test", "train"):
+            put(tmp_path / "within" / label / split / "0.png")
+            put(tmp_path / "beside" / split / label / "0.png")
+    put(tmp_path / "among" / "test" / "1.png")
+    (tmp_path / "beside" / "annotations").mkdir()
+    among, within, beside = (open_dataset(f"folder:{tmp_path}/{each}") for each in ("among", "within", "beside"))
+    assert among.notes == ["'test' is taken for a class, though it is called like a split"]
+    assert "what lies in their test and train is not kept apart: put the splits outside (test/cat)" in within.notes[0]
+    assert beside.notes == ["annotations beside the splits hold no images or sounds"]
+
+
+@pytest.mark.parametrize("around", ["one", "one/two/three"])
+def test_a_data_set_is_found_however_deep_it_lies(tmp_path: Path, around: str) -> None:
+    for label in ("cat", "dog"):
+        put(tmp_path / "divided" / around / "train" / label / "0.png")
+        put(tmp_path / "whole" / around / label / "0.png")
+    with pytest.raises(DataError, match=f"Did you mean folder:{tmp_path}/divided/{around}"):
+        open_dataset(f"folder:{tmp_path}/divided")
+    assert f"folder:{tmp_path}/whole/{around} has them" in open_dataset(f"folder:{tmp_path}/whole").notes[0]
+
+
 def test_classes_that_differ_by_case_or_by_the_way_of_writing_an_accent_are_kept_apart_and_named(
     tmp_path: Path,
 ) -> None:
