@@ -174,6 +174,11 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return list(self._labels.names.take(self._positions))
 
     @property
+    def sample_ids(self) -> Array:
+        """The content id of each row's sample, shape (rows, 16), uint8: equal samples have equal ones."""
+        return self._labels.ids[self._positions]
+
+    @property
     def splits(self) -> Array:
         """The split name of each row, empty if the dataset has none."""
         return self._labels.splits.take(self._positions).array()

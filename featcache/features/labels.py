@@ -1,4 +1,4 @@
-"""What is known of the rows of features beside their values: names, targets and splits."""
+"""What is known of the rows of features beside their values: ids, names, targets and splits."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class RowLabels:
         The name of the dataset.
     snapshot : str
         The digest of the dataset's snapshot.
+    ids : numpy.ndarray, shape (samples, 16), uint8
+        The content ids of the samples.
     targets : numpy.ndarray, shape (samples, …)
         The targets.
     names : TextColumn
@@ -37,6 +39,7 @@ class RowLabels:
 
     dataset: str
     snapshot: str
+    ids: Array
     targets: Array
     names: TextColumn
     splits: CodedColumn
@@ -46,12 +49,13 @@ class RowLabels:
     def of(cls, snapshot: Snapshot) -> RowLabels:
         """Return the labels of the samples in a snapshot."""
         names, splits = TextColumn.of(snapshot.names), CodedColumn.of(snapshot.splits)
-        return cls(snapshot.dataset, snapshot.digest, snapshot.targets, names, splits, snapshot.classes)
+        return cls(snapshot.dataset, snapshot.digest, snapshot.ids, snapshot.targets, names, splits, snapshot.classes)
 
     def take(self, positions: Array) -> RowLabels:
         """Return the labels of the rows at some positions, in that order."""
         return replace(
             self,
+            ids=self.ids[positions],
             targets=self.targets[positions],
             names=self.names.take(positions),
             splits=self.splits.take(positions),

@@ -66,9 +66,22 @@ def divide(
         trained,
         validated if len(validation) else None,
         tested if len(tested) else None,
-        UsedRows(trained.split_counts, validated.split_counts, tested.split_counts, left_out.split_counts, is_share),
+        UsedRows(
+            trained.split_counts,
+            validated.split_counts,
+            tested.split_counts,
+            left_out.split_counts,
+            is_share,
+            sum(int(np.isin(_keys(judged), _keys(trained)).sum()) for judged in (validated, tested)),
+        ),
         None if weights is None else _with_mean_one(weights[train]),
     )
+
+
+def _keys(features: Features) -> Array:
+    """Return the first half of each sample's id, which is as good as the whole to tell samples apart."""
+    keys: Array = np.ascontiguousarray(features.sample_ids[:, :8]).view(np.uint64).reshape(-1)
+    return keys
 
 
 def _refuse_one_class(features: Features, task: Task) -> None:

@@ -45,6 +45,8 @@ class UsedRows:
         The number of rows by the name of their split, ``""`` for rows without one.
     is_share : bool
         Whether the validation rows are a share of the training rows, and not a split of their own.
+    repeated : int
+        How many of the validation and test rows hold a sample that a training row holds, too.
     """
 
     train: Mapping[str, int]
@@ -52,6 +54,7 @@ class UsedRows:
     test: Mapping[str, int]
     left_out: Mapping[str, int]
     is_share: bool
+    repeated: int = 0
 
     def __str__(self) -> str:
         share = " (a share of the training rows)" if self.is_share else ""
@@ -59,7 +62,9 @@ class UsedRows:
             f"trained on {words_of_splits(self.train)}, validated by {words_of_splits(self.validation)}{share}, "
             f"tested on {words_of_splits(self.test)}"
         )
-        return said + (f", left out {words_of_splits(self.left_out)}" if self.left_out else "")
+        said += f", left out {words_of_splits(self.left_out)}" if self.left_out else ""
+        repeated = f"; {self.repeated:,} of the rows to validate by or test on hold samples that are trained on, too"
+        return said + (repeated if self.repeated else "")
 
 
 def row_uses(features: Features, options: TrainOptions) -> RowUses:

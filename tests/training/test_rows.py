@@ -208,3 +208,18 @@ def test_the_weights_of_training_rows_have_the_mean_one_and_follow_their_rows(fe
 def test_weights_that_are_none_are_refused(features, given: object, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         divided(features, sample_weights=given)
+
+
+def test_rows_to_judge_by_that_hold_a_sample_that_is_trained_on_are_counted(tmp_path_factory) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
+    inputs = torch.randn(40, 3, generator=torch.Generator().manual_seed(3))
+    inputs[36:] = inputs[:4]
+    items = Items(inputs, np.arange(40) % 4, list("abcd"))
+    features = featcache.extract(model, items, str(tmp_path_factory.mktemp("repeated")), cut="0")
+    splits = np.array(["train"] * 30 + ["test"] * 10)
+    used = divided(features.with_splits(splits), share=0).used
+    assert used.repeated == 4
+    assert str(used).endswith("; 4 of the rows to validate by or test on hold samples that are trained on, too")
+    apart = divided(features.subset(np.arange(36)).with_splits(splits[:36]), share=0).used
+    assert apart.repeated == 0
+    assert "too" not in str(apart)
