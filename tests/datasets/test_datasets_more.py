@@ -302,8 +302,8 @@ def test_columns_are_found_by_kind_and_name(parquet: Path) -> None:
     texts = open_dataset(f"hf:{parquet}?text=text&target=score&split=train[1:3]")
     assert [texts[row] for row in range(2)] == [("text 1", 1.0), ("text 2", 1.5)]
     vectors = open_dataset(f"hf:{parquet}?target=tags")
-    assert vectors.targets.dtype == np.float32
-    assert vectors.targets.shape == (5, 2)
+    assert vectors.targets.dtype == np.int64
+    assert vectors.targets.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0], [1, 0]]
     for options, words in (
         ("?target=lable", "'label'.*It has: picture, label"),
         ("?image=pictures", "'picture'"),
