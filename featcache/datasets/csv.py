@@ -17,7 +17,7 @@ from .media import LOOKED_FOR, EncodedSamples, kind_of, needs_heif, read_media
 from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
 from .table import Table, pick, read_table
-from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, not_taken, target_of
 
 __all__ = [
     "NO_TARGET",
@@ -183,6 +183,7 @@ def open_csv(argument: str, name: str) -> FileTable | TextTable:
 
 def _targets(table: Table, options: dict[str, str]) -> Targets:
     columns, asked = list(table.columns), options.get("target")
+    others: list[str] = []
     if asked == NO_TARGET and NO_TARGET not in columns:
         return no_targets(len(table.lines))
     if asked is None:
@@ -193,9 +194,12 @@ def _targets(table: Table, options: dict[str, str]) -> Targets:
                 f"{', '.join(columns)}. Add target=COLUMN, or target={NO_TARGET} for samples without targets."
             )
         names = [found]
+        others = not_taken(found, (each for each in columns if each.lower() in TARGETS))
     else:
         names = [str(pick(columns, each, (), table.path, "target")) for each in asked.split(",")]
-    return encode_targets([table.columns[each] for each in names], names, table.where, options)
+    made = encode_targets([table.columns[each] for each in names], names, table.where, options)
+    made.notes += others
+    return made
 
 
 def few_splits(splits: Iterable[str], column: str, owner: object) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .csv import NO_TARGET, TARGETS
 from .table import pick
-from .targets import Targets, Where, encode_targets, look_alikes, named_target, no_targets
+from .targets import Targets, Where, encode_targets, look_alikes, named_target, no_targets, not_taken
 
 __all__ = ["column_of", "find_targets"]
 
@@ -33,9 +33,15 @@ def find_targets(library: Any, samples: Any, parts: Parts, columns: list[str], o
                 f"{spec} has no column that is called like a target ({', '.join(TARGETS)}). It has: {', '.join(features)}. Add "
                 f"target=COLUMN, or target={NO_TARGET} for samples without targets."
             )
-        names = [found]
-    else:
-        names = [str(pick(list(features), each, (), spec, "target")) for each in asked.split(",")]
+        made = _encoded(library, samples, parts, [found], options)
+        made.notes += not_taken(found, (each for each in columns if each in labels or each.lower() in TARGETS))
+        return made
+    names = [str(pick(list(features), each, (), spec, "target")) for each in asked.split(",")]
+    return _encoded(library, samples, parts, names, options)
+
+
+def _encoded(library: Any, samples: Any, parts: Parts, names: list[str], options: dict[str, str]) -> Targets:
+    spec = samples.spec
     values = [[value for _, part in parts for value in column_of(part, name)] for name in names]
 
     def where(row: int) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "look_alikes",
     "named_target",
     "no_targets",
+    "not_taken",
     "target_of",
 ]
 
@@ -103,6 +104,16 @@ def named_target(names: Sequence[str]) -> str:
     """Return the target columns in words, as notes begin."""
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return f"target {', '.join(map(repr, names[:3]))}{more}"
+
+
+def not_taken(found: str, usual: Iterable[str]) -> list[str]:
+    """Return a note for columns that could have been the target as well."""
+    others = [repr(each) for each in usual if each != found]
+    if not others:
+        return []
+    return [
+        f"columns that could be the target, too, and are not taken: {', '.join(others)}; target=COLUMN names another"
+    ]
 
 
 def look_alikes(classes: Iterable[str]) -> list[str]:

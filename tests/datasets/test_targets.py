@@ -80,6 +80,17 @@ def test_what_a_column_was_taken_for_is_said_in_a_note(tmp_path: Path) -> None:
         assert table(tmp_path, values, options).notes == [said]
 
 
+def test_other_columns_that_are_called_like_a_target_are_said(tmp_path: Path) -> None:
+    rows = [{"text": "x", "class": "a", "Label": "b", "y": "c"}, {"text": "z", "class": "d", "Label": "e", "y": "f"}]
+    (tmp_path / "t.csv").write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    said = "columns that could be the target, too, and are not taken: 'class', 'y'; target=COLUMN names another"
+    assert open_dataset(f"csv:{tmp_path / 't.csv'}").notes == ["target 'Label': 2 classes from text", said]
+    assert open_dataset(f"csv:{tmp_path / 't.csv'}?target=y").notes == ["target 'y': 2 classes from text"]
+    pytest.importorskip("datasets")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert open_dataset(f"hf:{tmp_path / 't.jsonl'}").notes == ["target 'Label': 2 classes from text", said]
+
+
 def test_different_numbers_that_float32_does_not_tell_apart_are_said(tmp_path: Path) -> None:
     times = [f"{1700000000 + row}.0" for row in range(12)]
     note = table(tmp_path, times).notes[1]
@@ -188,7 +199,7 @@ def test_labels_of_parquet_files_are_text_too_and_null_is_missing(tmp_path: Path
             open_dataset(rows(labels))
         kept = open_dataset(f"{rows(labels)}?missing=unlabelled")
         assert kept.splits == ["", "unlabelled"]
-    with pytest.raises(DataError, match="lists of labels"):
+    with pytest.raises(DataError, match=r"\['cat'\].*with \| between"):
         open_dataset(rows([["cat"], ["dog", "cat"]]))
 
 
