@@ -66,7 +66,14 @@ def divide(
         trained,
         validated if len(validation) else None,
         tested if len(tested) else None,
-        UsedRows(trained.split_counts, validated.split_counts, tested.split_counts, left_out.split_counts, is_share),
+        UsedRows(
+            trained.split_counts,
+            validated.split_counts,
+            tested.split_counts,
+            left_out.split_counts,
+            is_share,
+            _untrained(features, trained, task),
+        ),
         None if weights is None else _with_mean_one(weights[train]),
     )
 
@@ -81,6 +88,19 @@ def _refuse_one_class(features: Features, task: Task) -> None:
             f"{features.dataset!r} has only one class, {only}, among its training rows: there is nothing "
             "to tell apart. Add training samples of another class."
         )
+
+
+def _untrained(features: Features, trained: Features, task: Task) -> list[str]:
+    """Return the classes or labels that rows have, but no training row; those of pixels and tokens are not looked for."""
+    if task.kind not in ("single_label", "multi_label"):
+        return []
+
+    def seen(targets: Array) -> set[int]:
+        several = task.kind == "multi_label"
+        found = np.flatnonzero((targets > 0).any(axis=0)) if several else np.unique(targets[targets >= 0])
+        return {*found.tolist()}
+
+    return [task.classes[number] for number in sorted(seen(features.targets) - seen(trained.targets))]
 
 
 def _checked_weights(given: Sequence[float] | Array, features: Features) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class UsedRows:
         The number of rows by the name of their split, ``""`` for rows without one.
     is_share : bool
         Whether the validation rows are a share of the training rows, and not a split of their own.
+    untrained : list of str
+        The classes and labels that rows have, but no training row.
     """
 
     train: Mapping[str, int]
@@ -52,6 +54,7 @@ class UsedRows:
     test: Mapping[str, int]
     left_out: Mapping[str, int]
     is_share: bool
+    untrained: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         share = " (a share of the training rows)" if self.is_share else ""
@@ -59,7 +62,12 @@ class UsedRows:
             f"trained on {words_of_splits(self.train)}, validated by {words_of_splits(self.validation)}{share}, "
             f"tested on {words_of_splits(self.test)}"
         )
-        return said + (f", left out {words_of_splits(self.left_out)}" if self.left_out else "")
+        said += f", left out {words_of_splits(self.left_out)}" if self.left_out else ""
+        if not self.untrained:
+            return said
+        more = len(self.untrained) - SHOWN
+        names = ", ".join(self.untrained[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+        return f"{said}; no training row of the class{'' if len(self.untrained) == 1 else 'es'} {names}"
 
 
 def row_uses(features: Features, options: TrainOptions) -> RowUses:

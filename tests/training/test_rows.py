@@ -208,3 +208,24 @@ def test_the_weights_of_training_rows_have_the_mean_one_and_follow_their_rows(fe
 def test_weights_that_are_none_are_refused(features, given: object, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
         divided(features, sample_weights=given)
+
+
+def test_classes_without_a_training_row_are_said(features, features_of) -> None:
+    splits = np.array(["train", "train", "train", "test"] * 10)
+    one = divided(features.with_splits(splits)).used
+    assert one.untrained == ["d"]
+    assert str(one).endswith("; no training row of the class d")
+    two = divided(features.with_splits(np.array(["train", "train", "val", "test"] * 10))).used
+    assert str(two).endswith("; no training row of the classes c, d")
+    many = features_of(np.arange(40), [f"k{number}" for number in range(40)])
+    first = divided(many.with_splits(np.array(["train"] * 30 + ["test"] * 10)), 0.0).used
+    assert str(first).endswith("; no training row of the classes k30, k31, k32, k33, k34, k35 and 4 more")
+    assert divided(features).used.untrained == []
+
+
+def test_labels_of_which_several_can_apply_and_that_no_training_row_has_are_said(features_of) -> None:
+    flags = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]] * 10)
+    features = features_of(flags, list("abcd"))
+    assert divided(features.with_splits(np.array(["train", "train", "train", "test"] * 10))).used.untrained == ["c"]
+    values = features_of(np.arange(40, dtype=np.float32))
+    assert divided(values.with_splits(np.array(["train", "test"] * 20))).used.untrained == []
