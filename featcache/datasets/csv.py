@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,19 @@ from .media import LOOKED_FOR, EncodedSamples, kind_of, needs_heif, read_media
 from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
 from .table import Table, pick, read_table
-from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, encode_targets, no_targets, not_taken, target_of
 
-__all__ = ["NO_TARGET", "PATHS", "TARGETS", "TEXTS", "FileTable", "TextTable", "open_csv"]
+__all__ = [
+    "NO_TARGET",
+    "PATHS",
+    "SPLIT_COLUMNS",
+    "TARGETS",
+    "TEXTS",
+    "FileTable",
+    "TextTable",
+    "few_splits",
+    "open_csv",
+]
 
 OPTIONS = ("path", "text", "encoding", "split", *TARGET_OPTIONS)
 PATHS = ("path", "file", "image", "filename", "filepath", "file_name", "image_path", "audio")
@@ -42,12 +52,7 @@ class _Rows(EncodedSamples):
         self.name = name
         columns, count = table.columns, len(table.lines)
         split = pick(list(columns), options.get("split"), SPLIT_COLUMNS, table.path, "split")
-        splits = [""] * count if split is None else [split_name(value) for value in columns[split]]
-        if len(set(splits)) > MOST_SPLITS:
-            raise DataError(
-                f"the split column {split!r} of {table.path} has {len(set(splits))} different values, "
-                f"{MOST_SPLITS} at most make sense: name another with split=COLUMN."
-            )
+        splits = [""] * count if split is None else few_splits(map(split_name, columns[split]), split, table.path)
         found = _targets(table, options)
         self.targets, self.classes, self.notes = found.values, found.classes, found.notes
         self.splits = found.splits(splits)
@@ -178,6 +183,7 @@ def open_csv(argument: str, name: str) -> FileTable | TextTable:
 
 def _targets(table: Table, options: dict[str, str]) -> Targets:
     columns, asked = list(table.columns), options.get("target")
+    others: list[str] = []
     if asked == NO_TARGET and NO_TARGET not in columns:
         return no_targets(len(table.lines))
     if asked is None:
@@ -188,9 +194,23 @@ def _targets(table: Table, options: dict[str, str]) -> Targets:
                 f"{', '.join(columns)}. Add target=COLUMN, or target={NO_TARGET} for samples without targets."
             )
         names = [found]
+        others = not_taken(found, (each for each in columns if each.lower() in TARGETS))
     else:
         names = [str(pick(columns, each, (), table.path, "target")) for each in asked.split(",")]
-    return encode_targets([table.columns[each] for each in names], names, table.where, options)
+    made = encode_targets([table.columns[each] for each in names], names, table.where, options)
+    made.notes += others
+    return made
+
+
+def few_splits(splits: Iterable[str], column: str, owner: object) -> list[str]:
+    """Return the splits of a column; raises ``DataError`` for so many that they must be something else."""
+    made = list(splits)
+    if len(set(made)) > MOST_SPLITS:
+        raise DataError(
+            f"the split column {column!r} of {owner} has {len(set(made))} different values, "
+            f"{MOST_SPLITS} at most make sense: name another with split=COLUMN."
+        )
+    return made
 
 
 def _kind(table: Table, given: list[str], column: str) -> str:

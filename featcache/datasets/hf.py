@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 from ..errors import DataError, UnreadableSampleError, UsageError
 from ..extras import need
 from ..identity import content_id
-from ..samples import FileMemo, split_name
+from ..samples import FileMemo
 from .csv import PATHS, TARGETS, TEXTS
-from .hf_loading import WHOLE, load_parts
+from .hf_loading import Parts, load_parts
+from .hf_targets import column_of, find_targets
 from .media import EncodedSamples, encoded, kind_of, read_media
 from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
 from .table import pick
-from .targets import TARGET_OPTIONS, Targets, encode_targets, look_alikes, no_targets, target_of
+from .targets import TARGET_OPTIONS, Targets, no_targets, target_of
 
 __all__ = ["HuggingFaceSamples", "open_hf"]
 
@@ -26,8 +28,6 @@ OPTIONS = ("image", "text", "audio", "split", "config", *TARGET_OPTIONS)
 KINDS = {"image": "image", "audio": "sound", "text": "text"}
 BINARY = ("binary", "large_binary")
 SOUND_COLUMNS = ("audio", "sound", "speech")
-NO_TARGET = "none"
-BATCH = 256
 
 Array = np.ndarray[Any, Any]
 
@@ -35,20 +35,17 @@ Array = np.ndarray[Any, Any]
 class HuggingFaceSamples(EncodedSamples):
     """Rows of one or several splits; images and sounds stay encoded until an item is fetched, and are those of ``folder:``."""
 
-    def __init__(
-        self, spec: str, name: str, parts: list[tuple[str, Any]], column: str, kind: str, root: Path | None
-    ) -> None:
+    def __init__(self, spec: str, name: str, parts: Parts, column: str, kind: str, root: Path | None) -> None:
         self.spec = spec
         self.name = name
         self.kind = kind
         self.column = column
-        self._parts = [part for _, part in parts]
+        self._parts = [part for _, part in parts.rows]
         self._ends = np.cumsum([len(part) for part in self._parts])
-        whole = [split for split, _ in parts] == [WHOLE]
-        self.splits = ["" if whole else split_name(split) for split, part in parts for _ in range(len(part))]
-        self.names = [f"{split}/{row}" for split, part in parts for row in range(len(part))]
-        self.notes: list[str] = []
-        self._paths = [self._find_paths(part, split, root or Path.cwd()) for split, part in parts]
+        self.splits = parts.splits()
+        self.names = [f"{split}/{row}" for split, part in parts.rows for row in range(len(part))]
+        self.notes: list[str] = [*parts.notes]
+        self._paths = [self._find_paths(part, split, root or Path.cwd()) for split, part in parts.rows]
         self.take(no_targets(len(self.names)))
 
     def take(self, found: Targets) -> None:
@@ -91,7 +88,7 @@ class HuggingFaceSamples(EncodedSamples):
                 memo.unreadable_id(f"{part._fingerprint}:{self.column}:{row}")
                 if value is None
                 else content_id(str(value))
-                for row, value in enumerate(_column(part, self.column))
+                for row, value in enumerate(column_of(part, self.column))
             )
             return np.frombuffer(ids, dtype=np.uint8).reshape(-1, 16)
         if paths is not None:
@@ -118,12 +115,12 @@ class HuggingFaceSamples(EncodedSamples):
         """Return the path of each row, None for one without; None in all where the rows hold contents of files."""
         if self.kind == "text":
             return None
-        first = next((value for value in _column(part, self.column) if not _is_empty(value)), None)
+        first = next((value for value in column_of(part, self.column) if not _is_empty(value)), None)
         if first is None or first["bytes"] is not None:
             return None
         given, places = [], []
         found: list[str | None] = []
-        for row, value in enumerate(_column(part, self.column)):
+        for row, value in enumerate(column_of(part, self.column)):
             if _is_empty(value):
                 found.append(None)
                 continue
@@ -167,23 +164,26 @@ def open_hf(argument: str, name: str) -> HuggingFaceSamples:
     spec = f"hf:{argument}"
     library = need("datasets", "hf-data", spec)
     parts = load_parts(library, place, options, spec)
-    features = parts[0][1].features
-    column, kind = _choose_input(library, parts[0][1], options, spec)
+    first = parts.rows[0][1]
+    column, kind = _choose_input(library, first, options, spec, parts.split_column)
     if kind != "text":
         encoded = library.Image(decode=False) if kind == "image" else library.Audio(decode=False)
-        parts = [(split, part.cast_column(column, encoded)) for split, part in parts]
+        parts = replace(parts, rows=[(split, part.cast_column(column, encoded)) for split, part in parts.rows])
     path = Path(place).expanduser().absolute()
     root = path.parent if path.is_file() else path if path.is_dir() else None
     made = HuggingFaceSamples(spec, name, parts, column, kind, root)
     if not len(made):
         raise DataError(f"{spec} has no rows.")
-    if kind != "text" and _holds_contents(features[column]):
+    if kind != "text" and _holds_contents(first.features[column]):
         made.notes.append(f"the column {column!r} holds contents of files, taken for {kind}s")
-    made.take(_targets(library, made, parts, options))
+    columns = [each for each in first.features if each not in (column, parts.split_column)]
+    made.take(find_targets(library, made, parts.rows, columns, options))
     return made
 
 
-def _choose_input(library: Any, part: Any, options: dict[str, str], spec: str) -> tuple[str, str]:
+def _choose_input(
+    library: Any, part: Any, options: dict[str, str], spec: str, split_column: str | None
+) -> tuple[str, str]:
     """Return the column of the samples, and whether they are images, sounds or texts."""
     features = part.features
     columns = list(features)
@@ -198,7 +198,7 @@ def _choose_input(library: Any, part: Any, options: dict[str, str], spec: str) -
     contents = [column for column in columns if _holds_contents(features[column])]
     if len(contents) == 1:
         return contents[0], "sound" if contents[0].lower() in SOUND_COLUMNS else "image"
-    targets = {*options.get("target", "").split(",")}
+    targets = {*options.get("target", "").split(","), split_column}
     texts = [
         column
         for column in columns
@@ -234,64 +234,3 @@ def _holds_contents(feature: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and value["bytes"] is None and not value["path"])
-
-
-def _targets(
-    library: Any, samples: HuggingFaceSamples, parts: list[tuple[str, Any]], options: dict[str, str]
-) -> Targets:
-    features, spec, asked = parts[0][1].features, samples.spec, options.get("target")
-    columns = [column for column in features if column != samples.column]
-    if asked == NO_TARGET:
-        return no_targets(len(samples))
-    if asked is None:
-        labels = [column for column in columns if isinstance(features[column], library.ClassLabel)]
-        found = pick(labels or columns, None, TARGETS, spec, "target") or next(iter(labels), None)
-        if found is None:
-            raise DataError(
-                f"{spec} has no column that is called like a target ({', '.join(TARGETS)}). It has: {', '.join(features)}. Add "
-                f"target=COLUMN, or target={NO_TARGET} for samples without targets."
-            )
-        names = [found]
-    else:
-        names = [str(pick(list(features), each, (), spec, "target")) for each in asked.split(",")]
-    values = [[value for _, part in parts for value in _column(part, name)] for name in names]
-
-    def where(row: int) -> str:
-        return f"{spec} {samples.names[row]}"
-
-    label = features[names[0]]
-    if len(names) == 1 and isinstance(label, library.ClassLabel):
-        # A hub set has -1 where it keeps its labels back.
-        known = [None if value is None or value < 0 else str(value) for value in values[0]]
-        return _named(encode_targets([known], names, where, options), known, [str(each) for each in label.names])
-    if len(names) == 1 and any(isinstance(value, list) for value in values[0][:BATCH]):
-        return _vectors(values[0], names[0], spec)
-    texts = [[None if value is None else str(value) for value in column] for column in values]
-    return encode_targets(texts, names, where, options)
-
-
-def _named(found: Targets, known: list[str | None], classes: list[str]) -> Targets:
-    """Return the targets of a set that names its classes itself."""
-    numbers = np.array([-1 if value is None else int(value) for value in known], dtype=np.int64)
-    said = f"target: {len(classes):,} classes that the set names"
-    return Targets(numbers, classes, [said, *look_alikes(classes), *found.notes[1:]], found.missing)
-
-
-def _vectors(values: list[Any], name: str, spec: str) -> Targets:
-    if any(value is None or any(isinstance(part, str) for part in value) for value in values):
-        raise DataError(
-            f"the target column {name!r} of {spec} holds lists of labels, or rows without one: write a column of texts with | "
-            "between the labels, and add separator=|."
-        )
-    try:
-        made = np.array(values, dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"the target column {name!r} of {spec} holds lists of different lengths, or no numbers."
-        ) from error
-    return Targets(made, None, [f"target: vectors of shape {list(made.shape[1:])}"])
-
-
-def _column(part: Any, name: str) -> Iterator[Any]:
-    for batch in part.select_columns([name]).iter(BATCH):
-        yield from batch[name]

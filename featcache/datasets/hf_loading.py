@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, DataNotFoundError, UsageError, one_line
+from ..samples import TRAIN, split_in_name, split_name
+from .csv import SPLIT_COLUMNS, few_splits
+from .table import pick
 
-__all__ = ["WHOLE", "load_parts"]
+__all__ = ["Parts", "load_parts"]
 
 WHOLE = "all"  # what the rows of a set that is not divided are called
 
@@ -25,10 +30,33 @@ READERS = {
 }
 
 
-def load_parts(library: Any, place: str, options: dict[str, str], spec: str) -> list[tuple[str, Any]]:
-    """Return (split, rows) of the splits that were asked for, or of all."""
+@dataclass(frozen=True)
+class Parts:
+    """The rows by split, and the column of a set of one split that says which one each row is of."""
+
+    spec: str
+    rows: list[tuple[str, Any]]
+    split_column: str | None
+    unsaid: bool
+    notes: list[str]
+
+    def splits(self) -> list[str]:
+        """Return the split of each row: that of its column, else that of its part."""
+        made = [
+            "" if self.unsaid or split == WHOLE else split_name(split)
+            for split, part in self.rows
+            for _ in range(len(part))
+        ]
+        if self.split_column is None:
+            return made
+        values = [value for _, part in self.rows for value in _names(part, self.split_column)]
+        said = [own if value is None else split_name(str(value)) for own, value in zip(made, values, strict=True)]
+        return few_splits(said, self.split_column, self.spec)
+
+
+def load_parts(library: Any, place: str, options: dict[str, str], spec: str) -> Parts:
+    """Return the rows of the splits that were asked for, or of all."""
     path = Path(place).expanduser()
-    asked = options["split"].split(",") if "split" in options else None
     given: dict[str, Any] = {"name": options.get("config")}
     if path.is_file():
         if path.suffix.lower() not in READERS:
@@ -45,12 +73,7 @@ def load_parts(library: Any, place: str, options: dict[str, str], spec: str) -> 
             found = _open(library, path, given)
             if path.exists() and _older_than_its_files(found, path):
                 found = _open(library, path, {**given, "download_mode": "force_redownload"})
-            if asked is not None:
-                wanted = {each.partition("[")[0]: each for each in asked}
-                unknown = next((each for each in wanted if each not in found), None)
-                if unknown is not None:
-                    raise UsageError(f"{spec} has no split {unknown!r}. It has: {', '.join(found)}.")
-                return [(each, _slice(library, found[each], wanted[each], spec)) for each in wanted]
+            return _chosen(found, options.get("split"), spec, path)
     except (UsageError, DataError):
         raise
     except Exception as error:
@@ -60,7 +83,6 @@ def load_parts(library: Any, place: str, options: dict[str, str], spec: str) -> 
             "Check its files." if path.exists() else "Fetch it where there is a network, and give its folder or file."
         )
         raise kind(f"{spec} cannot be loaded ({type(error).__name__}: {said}). {hint}") from error
-    return list(found.items())
 
 
 def _open(library: Any, path: Path, given: dict[str, Any]) -> Any:
@@ -68,7 +90,22 @@ def _open(library: Any, path: Path, given: dict[str, Any]) -> Any:
         found = library.load_from_disk(str(path))
     else:
         found = library.load_dataset(**given)
-    return found if hasattr(found, "items") else {"train" if path.is_file() else WHOLE: found}
+    if path.is_file():  # the library calls any file's rows "train"
+        (rows,) = found.values() if hasattr(found, "items") else [found]
+        return {split_in_name(path.stem) or TRAIN: rows}
+    return found if hasattr(found, "items") else {WHOLE: found}
+
+
+def _chosen(found: Any, asked: str | None, spec: str, path: Path) -> Parts:
+    first = next(iter(found.values()))
+    column = asked if len(found) == 1 and asked in first.column_names and asked not in found else None
+    usual = column or pick(first.column_names, None, SPLIT_COLUMNS, spec, "split")
+    notes = []
+    if usual is not None and len(found) > 1:
+        notes = [f"the column {usual!r} is not used: the set has splits of its own"]
+        usual = None
+    rows = list(found.items()) if asked is None or column else _slices(found, asked, spec)
+    return Parts(spec, rows, usual, path.is_file() and not split_in_name(path.stem), notes)
 
 
 def _older_than_its_files(found: Any, path: Path) -> bool:
@@ -82,14 +119,37 @@ def _older_than_its_files(found: Any, path: Path) -> bool:
     return newest >= min(cache.stat().st_ctime_ns for cache in outside)
 
 
-def _slice(library: Any, part: Any, asked: str, spec: str) -> Any:
-    found = re.fullmatch(r"[^\[]+(?:\[(\d*):(\d*)\])?", asked)
-    if found is None:
-        raise UsageError(f"split={asked} of {spec} is not a split: write NAME or NAME[FROM:TO].")
-    if "[" not in asked:
+def _slices(found: Any, asked: str, spec: str) -> list[tuple[str, Any]]:
+    """Return (split, rows) of what ``split=`` names; several slices of one split follow each other."""
+    taken: dict[str, list[range]] = {}
+    for each in asked.split(","):
+        name = each.partition("[")[0]
+        if name not in found:
+            column = f", or a column: {', '.join(found[next(iter(found))].column_names)}" if len(found) == 1 else ""
+            raise UsageError(f"{spec} has no split {name!r}. It has: {', '.join(found)}{column}.")
+        ends = re.fullmatch(r"[^\[]+(?:\[(\d*):(\d*)\])?", each)
+        if ends is None:
+            raise UsageError(f"split={each} of {spec} is not a split: write NAME or NAME[FROM:TO].")
+        rows = range(len(found[name]))[slice(*(int(end) if end else None for end in ends.groups()))]
+        taken.setdefault(name, []).append(rows)
+    for name, several in taken.items():
+        ordered = sorted((rows for rows in several if rows), key=lambda rows: rows.start)
+        if any(later.start < rows.stop for rows, later in pairwise(ordered)):
+            raise UsageError(f"split={asked} of {spec} names rows of {name!r} twice: name each row once.")
+    return [(name, _selected(found[name], several)) for name, several in taken.items()]
+
+
+def _selected(part: Any, several: list[range]) -> Any:
+    if several == [range(len(part))]:
         return part
-    rows = range(len(part))[slice(*(int(each) if each else None for each in found.groups()))]
-    return part.select(rows)
+    return part.select(several[0] if len(several) == 1 else [row for rows in several for row in rows])
+
+
+def _names(part: Any, column: str) -> list[Any]:
+    """Return the values of a column, names for the numbers of classes."""
+    feature, values = part.features[column], part.select_columns([column])[:][column]
+    names = getattr(feature, "names", None)
+    return [None if value is None else names[value] if names else value for value in values]
 
 
 @contextlib.contextmanager

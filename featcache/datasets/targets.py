@@ -13,7 +13,17 @@ import numpy as np
 from ..errors import DataError, UsageError
 from ..samples import UNLABELLED
 
-__all__ = ["TARGET_OPTIONS", "Targets", "encode_targets", "look_alikes", "no_targets", "target_of"]
+__all__ = [
+    "TARGET_OPTIONS",
+    "Targets",
+    "Where",
+    "encode_targets",
+    "look_alikes",
+    "named_target",
+    "no_targets",
+    "not_taken",
+    "target_of",
+]
 
 TARGET_OPTIONS = ("target", "as", "separator", "missing")
 AS = ("class", "float")
@@ -90,6 +100,22 @@ def target_of(targets: Array, index: int) -> Any:
     return int(value) if value.ndim == 0 and value.dtype.kind in "iu" else value
 
 
+def named_target(names: Sequence[str]) -> str:
+    """Return the target columns in words, as notes begin."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"target {', '.join(map(repr, names[:3]))}{more}"
+
+
+def not_taken(found: str, usual: Iterable[str]) -> list[str]:
+    """Return a note for columns that could have been the target as well."""
+    others = [repr(each) for each in usual if each != found]
+    if not others:
+        return []
+    return [
+        f"columns that could be the target, too, and are not taken: {', '.join(others)}; target=COLUMN names another"
+    ]
+
+
 def look_alikes(classes: Iterable[str]) -> list[str]:
     """Return a note for class names that differ by case or by Unicode's ways of writing an accent alone."""
     alike: dict[str, list[str]] = {}
@@ -151,15 +177,15 @@ def _one(column: list[str], name: str, where: Where, kind: str | None) -> Target
     if kind == "float" or (kind is None and decimals):
         return _regression(column, name, where, kind)
     if integers:
-        return _numbered(column)
+        return _numbered(column, name)
     classes = sorted(set(column))
     places = {value: place for place, value in enumerate(classes)}
     hint = "; ?as=float makes values of them" if kind is None and all(map(_is_number, column)) else ""
-    notes = [f"target: {_count(classes, 'class', 'classes')} from text{hint}", *look_alikes(classes)]
+    notes = [f"{named_target([name])}: {_count(classes, 'class', 'classes')} from text{hint}", *look_alikes(classes)]
     return Targets(np.array([places[value] for value in column], dtype=np.int64), classes, notes)
 
 
-def _numbered(column: list[str]) -> Targets:
+def _numbered(column: list[str], name: str) -> Targets:
     numbers = [int(value) for value in column]
     kinds = sorted(set(numbers))
     # They keep their numbers, so that a file without one of the classes means the same by them.
@@ -167,7 +193,7 @@ def _numbered(column: list[str]) -> Targets:
     classes = list(map(str, range(kinds[-1] + 1))) if dense else list(map(str, kinds))
     places = {number: place for place, number in enumerate(range(len(classes)) if dense else kinds)}
     first, last = (0, kinds[-1]) if dense else (kinds[0], kinds[-1])
-    said = f"target: {_count(classes, 'class', 'classes')} from the numbers {first} to {last}"
+    said = f"{named_target([name])}: {_count(classes, 'class', 'classes')} from the numbers {first} to {last}"
     if dense and len(kinds) < len(classes):
         said += f", of which {len(kinds)} occur"
     return Targets(np.array([places[number] for number in numbers], dtype=np.int64), classes, [said])
@@ -175,11 +201,11 @@ def _numbered(column: list[str]) -> Targets:
 
 def _regression(column: list[str], name: str, where: Where, kind: str | None) -> Targets:
     values = _floats(column, name, where)
-    said = f"target: regression, {values.min():g} … {values.max():g}"
+    said = f"{named_target([name])}: regression, {values.min():g} … {values.max():g}"
     kinds = len(set(values.tolist()))
     if kind is None and kinds <= FEW and (values == np.round(values)).all():
         said += f"; these are {kinds} whole numbers, and ?as=class makes classes of them"
-    return Targets(values, None, [said])
+    return Targets(values, None, [said, *_merged(column, name)])
 
 
 def _several(column: list[str], name: str, where: Where, separator: str) -> Targets:
@@ -199,7 +225,7 @@ def _several(column: list[str], name: str, where: Where, separator: str) -> Targ
     for row, labels in enumerate(parts):
         values[row, [places[label] for label in labels]] = 1
     notes = [
-        f"target: {_count(classes, 'label', 'labels')} from text, of which several can apply",
+        f"{named_target([name])}: {_count(classes, 'label', 'labels')} from text, of which several can apply",
         *look_alikes(classes),
     ]
     return Targets(values, classes, notes + ([f"{twice:,} samples name a label twice"] if twice else []))
@@ -214,9 +240,12 @@ def _vectors(columns: list[list[str]], names: Sequence[str], where: Where, kind:
         )
     if flags and kind != "float":
         values = np.array([[int(value) for value in column] for column in columns], dtype=np.int64).T.copy()
-        return Targets(values, list(names), [f"target: {len(names)} labels, of which several can apply"])
+        return Targets(values, list(names), [f"{named_target(names)}: {len(names)} labels, of which several can apply"])
     floats = [_floats(column, name, where) for column, name in zip(columns, names, strict=True)]
-    return Targets(np.stack(floats, axis=1), None, [f"target: regression of {len(names)} values"])
+    notes = [note for each in zip(columns, names, strict=True) for note in _merged(*each)]
+    return Targets(
+        np.stack(floats, axis=1), None, [f"{named_target(names)}: regression of {len(names)} values", *notes]
+    )
 
 
 def _refuse_several(column: list[str], name: str, where: Where) -> None:
@@ -270,6 +299,19 @@ def _floats(column: Sequence[str], name: str, where: Where) -> Array:
                 f"{where(row)} has {value[:40]!r} in the target column {name!r}: a finite number is needed."
             )
     return made
+
+
+def _merged(column: Sequence[str], name: str) -> list[str]:
+    """Return a note where different numbers become one float32."""
+    exact = np.unique(np.array([float(value) for value in column]))
+    lost = np.flatnonzero(np.diff(exact.astype(np.float32)) == 0)
+    if not len(lost):
+        return []
+    first, second = exact[lost[0]], exact[lost[0] + 1]
+    return [
+        f"{len(exact):,} different numbers of {name!r} are {len(exact) - len(lost):,} in float32, which holds no difference as "
+        f"small as that of {first!s} and {second!s}: subtract an offset before, or add ?as=class if they are names"
+    ]
 
 
 def _count(items: Sequence[Any], one: str, several: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, UnreadableSampleError, UsageError
-from ..samples import SPLIT_NAMES, FileMemo, split_name
+from ..samples import FileMemo, name_without_number, split_in_name
 from .media import EncodedSamples, encoded, kind_of
 from .options import parse_options
 from .patterns import find_files
@@ -25,9 +25,6 @@ OPTIONS = ("input", *TARGET_OPTIONS)
 TARGETS = ("cls", "label", "target", "cls.txt", "label.txt", "json")
 NO_TARGET = "none"
 MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]+)")  # hidden files belong to no sample
-SPLIT_WORD = re.compile(
-    r"(?:^|[^a-z])(" + "|".join(sorted(SPLIT_NAMES, key=len, reverse=True)).replace(" ", "[-_ ]") + r")(?:[^a-z]|$)"
-)
 JSON_FIELDS = ("label", "cls", "target", "class")
 
 Array = np.ndarray[Any, Any]
@@ -66,10 +63,10 @@ class TarSamples(EncodedSamples):
         tars = list(dict.fromkeys(sample.tar for sample in samples))
         stems = {tar: tar.stem if len({each.stem for each in tars}) == len(tars) else str(tar) for tar in tars}
         self.names = [f"{stems[sample.tar]}/{sample.key}" for sample in samples]
-        splits = {tar: _split(tar) for tar in tars}
+        splits = {tar: split_in_name(tar.stem) or split_in_name(tar.parent.name) for tar in tars}
         unsaid = [tar for tar, split in splits.items() if not split]
         if len(unsaid) < len(tars):  # held-out rows, perhaps: a split of their own is not trained on unasked
-            splits |= {tar: re.sub(r"[-_. ]*\d*$", "", tar.stem) or tar.stem for tar in unsaid}
+            splits |= {tar: name_without_number(tar.stem) for tar in unsaid}
         found = _targets(samples, spec, options)
         self.targets, self.classes, self.notes = found.values, found.classes, found.notes
         self.splits = found.splits([splits[sample.tar] for sample in samples])
@@ -226,6 +223,11 @@ def _field(content: bytes, path: str, sample: _Sample) -> str | None:
         value: Any = json.loads(content)
     except ValueError as error:
         raise DataError(f"{sample.tar}: {sample.key}.json is not JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise DataError(
+            f'{sample.tar}: {sample.key}.json is {str(value)[:40]!r}, not an object with fields: write {{"label": …}}, or name '
+            "another member with target=EXTENSION."
+        )
     names: Iterable[str] = path.split(".") if path else [next((each for each in JSON_FIELDS if each in value), "")]
     for name in names:
         if not isinstance(value, dict) or name not in value:
@@ -236,12 +238,3 @@ def _field(content: bytes, path: str, sample: _Sample) -> str | None:
             )
         value = value[name]
     return None if value is None else str(value)
-
-
-def _split(tar: Path) -> str:
-    """Return the split that a tar file's name says, or that of its folder; ``""`` where they say none."""
-    for name in (tar.stem.lower(), tar.parent.name.lower()):
-        words = SPLIT_WORD.findall(name)
-        if words:
-            return split_name(words[0])
-    return ""

@@ -12,12 +12,11 @@ from .reading import Changed, Unreadable, is_turned, private_copy
 from .samples import Samples
 from .scaling import AskedScale
 from .snapshot import Snapshot, read_snapshot, write_snapshot
-from .splits import SPLIT_NAMES, TEST, TRAIN, UNLABELLED, VALIDATION, split_name, split_role
+from .splits import TEST, TRAIN, UNLABELLED, VALIDATION, name_without_number, split_in_name, split_name, split_role
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
 from .transforms import load_transform
 
 __all__ = [
-    "SPLIT_NAMES",
     "TARGET_PADDING",
     "TEST",
     "TRAIN",
@@ -35,10 +34,12 @@ __all__ = [
     "length_of",
     "load_augment",
     "load_transform",
+    "name_without_number",
     "pieces",
     "private_copy",
     "read_snapshot",
     "refuse_random",
+    "split_in_name",
     "split_name",
     "split_role",
     "stack_inputs",

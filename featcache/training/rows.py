@@ -73,6 +73,7 @@ def divide(
             left_out.split_counts,
             is_share,
             sum(int(np.isin(_keys(judged), _keys(trained)).sum()) for judged in (validated, tested)),
+            _untrained(features, trained, task),
         ),
         None if weights is None else _with_mean_one(weights[train]),
     )
@@ -94,6 +95,19 @@ def _refuse_one_class(features: Features, task: Task) -> None:
             f"{features.dataset!r} has only one class, {only}, among its training rows: there is nothing "
             "to tell apart. Add training samples of another class."
         )
+
+
+def _untrained(features: Features, trained: Features, task: Task) -> list[str]:
+    """Return the classes or labels that rows have, but no training row; those of pixels and tokens are not looked for."""
+    if task.kind not in ("single_label", "multi_label"):
+        return []
+
+    def seen(targets: Array) -> set[int]:
+        several = task.kind == "multi_label"
+        found = np.flatnonzero((targets > 0).any(axis=0)) if several else np.unique(targets[targets >= 0])
+        return {*found.tolist()}
+
+    return [task.classes[number] for number in sorted(seen(features.targets) - seen(trained.targets))]
 
 
 def _checked_weights(given: Sequence[float] | Array, features: Features) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class UsedRows:
         Whether the validation rows are a share of the training rows, and not a split of their own.
     repeated : int
         How many of the validation and test rows hold a sample that a training row holds, too.
+    untrained : list of str
+        The classes and labels that rows have, but no training row.
     """
 
     train: Mapping[str, int]
@@ -55,6 +57,7 @@ class UsedRows:
     left_out: Mapping[str, int]
     is_share: bool
     repeated: int = 0
+    untrained: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         share = " (a share of the training rows)" if self.is_share else ""
@@ -63,8 +66,13 @@ class UsedRows:
             f"tested on {words_of_splits(self.test)}"
         )
         said += f", left out {words_of_splits(self.left_out)}" if self.left_out else ""
-        repeated = f"; {self.repeated:,} of the rows to validate by or test on hold samples that are trained on, too"
-        return said + (repeated if self.repeated else "")
+        if self.repeated:
+            said += f"; {self.repeated:,} of the rows to validate by or test on hold samples that are trained on, too"
+        if not self.untrained:
+            return said
+        more = len(self.untrained) - SHOWN
+        names = ", ".join(self.untrained[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+        return f"{said}; no training row of the class{'' if len(self.untrained) == 1 else 'es'} {names}"
 
 
 def row_uses(features: Features, options: TrainOptions) -> RowUses:

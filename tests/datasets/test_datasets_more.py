@@ -91,6 +91,23 @@ def test_a_tar_file_that_says_no_split_beside_others_that_do_is_no_training_data
     assert open_dataset(f"wds:{tmp_path}/shards/photos-002.tar").splits == [""]
 
 
+@pytest.mark.parametrize(
+    ("stem", "split"),
+    [
+        ("train-val-000", "train-val"),
+        ("val_train", "val_train"),
+        ("Train-Training-000", "train"),
+        ("unlabeled_train-00000-of-00002", "unlabeled_train"),
+        ("test-00000-of-00001", "test"),
+    ],
+)
+def test_a_tar_file_whose_name_says_two_splits_is_of_none_that_anything_is_done_with(
+    tmp_path: Path, stem: str, split: str
+) -> None:
+    path = tar(tmp_path / "shards" / f"{stem}.tar", {"x.png": png(0), "x.cls": b"1"})
+    assert open_dataset(f"wds:{path}").splits == [split]
+
+
 def test_a_member_has_the_id_of_a_file_of_its_content_and_is_read_once(tars: Path, tmp_path: Path) -> None:
     for key in range(3):
         path = tmp_path / "folder" / "x" / f"{key}.png"
@@ -140,6 +157,8 @@ def test_tar_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         ({"readme": b""}, "", "no samples"),
         ({**good, "a.json": b"{"}, "?target=json", "not JSON"),
         ({**good, "a.json": b'{"x": 1}'}, "?target=json", "it has x"),
+        ({**good, "a.json": b"3"}, "?target=json", r"a\.json is '3', not an object with fields: write"),
+        ({**good, "a.json": b'"my label"'}, "?target=json", "is 'my label', not an object"),
         ({"a.png": png(0), "a.cls": b""}, "", "no value"),
     ]
     for members, options, words in cases:
@@ -283,8 +302,8 @@ def test_columns_are_found_by_kind_and_name(parquet: Path) -> None:
     texts = open_dataset(f"hf:{parquet}?text=text&target=score&split=train[1:3]")
     assert [texts[row] for row in range(2)] == [("text 1", 1.0), ("text 2", 1.5)]
     vectors = open_dataset(f"hf:{parquet}?target=tags")
-    assert vectors.targets.dtype == np.float32
-    assert vectors.targets.shape == (5, 2)
+    assert vectors.targets.dtype == np.int64
+    assert vectors.targets.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0], [1, 0]]
     for options, words in (
         ("?target=lable", "'label'.*It has: picture, label"),
         ("?image=pictures", "'picture'"),

@@ -39,7 +39,7 @@ def test_values_that_only_python_takes_for_one_number_are_classes_of_their_own(t
         dataset = table(tmp_path, list(pair) * 2, option)
         assert dataset.classes == sorted(pair)
         assert [dataset.classes[target] for target in dataset.targets] == list(pair) * 2
-        assert dataset.notes[0].startswith("target: 2 classes from text")
+        assert dataset.notes[0].startswith("target 'label': 2 classes from text")
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -63,21 +63,44 @@ def test_two_different_texts_are_never_one_class_and_a_class_is_called_what_the_
 
 def test_what_a_column_was_taken_for_is_said_in_a_note(tmp_path: Path) -> None:
     for values, options, said in (
-        (["b", "a"], "", "target: 2 classes from text"),
-        (["2", "0", "1"], "", "target: 3 classes from the numbers 0 to 2"),
-        (["3", "0", "1"], "", "target: 4 classes from the numbers 0 to 3, of which 3 occur"),
-        (["700", "-1"], "", "target: 2 classes from the numbers -1 to 700"),
-        (["0.5", "1"], "", "target: regression, 0.5 … 1"),
+        (["b", "a"], "", "target 'label': 2 classes from text"),
+        (["2", "0", "1"], "", "target 'label': 3 classes from the numbers 0 to 2"),
+        (["3", "0", "1"], "", "target 'label': 4 classes from the numbers 0 to 3, of which 3 occur"),
+        (["700", "-1"], "", "target 'label': 2 classes from the numbers -1 to 700"),
+        (["0.5", "1"], "", "target 'label': regression, 0.5 … 1"),
         (
             ["0.0", "1.0"],
             "",
-            "target: regression, 0 … 1; these are 2 whole numbers, and ?as=class makes classes of them",
+            "target 'label': regression, 0 … 1; these are 2 whole numbers, and ?as=class makes classes of them",
         ),
-        (["0.0", "1.0"], "?as=float", "target: regression, 0 … 1"),
-        (["+0.5", "-1"], "", "target: 2 classes from text; ?as=float makes values of them"),
-        (["a|b", "b"], "?separator=|", "target: 2 labels from text, of which several can apply"),
+        (["0.0", "1.0"], "?as=float", "target 'label': regression, 0 … 1"),
+        (["+0.5", "-1"], "", "target 'label': 2 classes from text; ?as=float makes values of them"),
+        (["a|b", "b"], "?separator=|", "target 'label': 2 labels from text, of which several can apply"),
     ):
         assert table(tmp_path, values, options).notes == [said]
+
+
+def test_other_columns_that_are_called_like_a_target_are_said(tmp_path: Path) -> None:
+    rows = [{"text": "x", "class": "a", "Label": "b", "y": "c"}, {"text": "z", "class": "d", "Label": "e", "y": "f"}]
+    (tmp_path / "t.csv").write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    said = "columns that could be the target, too, and are not taken: 'class', 'y'; target=COLUMN names another"
+    assert open_dataset(f"csv:{tmp_path / 't.csv'}").notes == ["target 'Label': 2 classes from text", said]
+    assert open_dataset(f"csv:{tmp_path / 't.csv'}?target=y").notes == ["target 'y': 2 classes from text"]
+    pytest.importorskip("datasets")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert open_dataset(f"hf:{tmp_path / 't.jsonl'}").notes == ["target 'Label': 2 classes from text", said]
+
+
+def test_different_numbers_that_float32_does_not_tell_apart_are_said(tmp_path: Path) -> None:
+    times = [f"{1700000000 + row}.0" for row in range(12)]
+    note = table(tmp_path, times).notes[1]
+    assert note.startswith("12 different numbers of 'label' are 1 in float32")
+    assert "1700000000.0 and 1700000001.0: subtract an offset before, or add ?as=class" in note
+    assert len(table(tmp_path, ["0.5", "0.50", "1.5"]).notes) == 1
+    (tmp_path / "two.csv").write_text("text,a,b\nx,0.5,1700000000.0\ny,1.5,1700000001.0\n")
+    notes = open_dataset(f"csv:{tmp_path / 'two.csv'}?target=a,b").notes
+    assert notes[0] == "target 'a', 'b': regression of 2 values"
+    assert notes[1].startswith("2 different numbers of 'b' are 1 in float32")
 
 
 def test_spaces_around_a_value_do_not_count_and_a_merge_is_said(tmp_path: Path) -> None:
@@ -175,8 +198,8 @@ def test_labels_of_parquet_files_are_text_too_and_null_is_missing(tmp_path: Path
         with pytest.raises(DataError, match="missing=unlabelled"):
             open_dataset(rows(labels))
         kept = open_dataset(f"{rows(labels)}?missing=unlabelled")
-        assert kept.splits == ["train", "unlabelled"]
-    with pytest.raises(DataError, match="lists of labels"):
+        assert kept.splits == ["", "unlabelled"]
+    with pytest.raises(DataError, match=r"\['cat'\].*with \| between"):
         open_dataset(rows([["cat"], ["dog", "cat"]]))
 
 

@@ -223,3 +223,24 @@ def test_rows_to_judge_by_that_hold_a_sample_that_is_trained_on_are_counted(tmp_
     apart = divided(features.subset(np.arange(36)).with_splits(splits[:36]), share=0).used
     assert apart.repeated == 0
     assert "too" not in str(apart)
+
+
+def test_classes_without_a_training_row_are_said(features, features_of) -> None:
+    splits = np.array(["train", "train", "train", "test"] * 10)
+    one = divided(features.with_splits(splits)).used
+    assert one.untrained == ["d"]
+    assert str(one).endswith("; no training row of the class d")
+    two = divided(features.with_splits(np.array(["train", "train", "val", "test"] * 10))).used
+    assert str(two).endswith("; no training row of the classes c, d")
+    many = features_of(np.arange(40), [f"k{number}" for number in range(40)])
+    first = divided(many.with_splits(np.array(["train"] * 30 + ["test"] * 10)), 0.0).used
+    assert str(first).endswith("; no training row of the classes k30, k31, k32, k33, k34, k35 and 4 more")
+    assert divided(features).used.untrained == []
+
+
+def test_labels_of_which_several_can_apply_and_that_no_training_row_has_are_said(features_of) -> None:
+    flags = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]] * 10)
+    features = features_of(flags, list("abcd"))
+    assert divided(features.with_splits(np.array(["train", "train", "train", "test"] * 10))).used.untrained == ["c"]
+    values = features_of(np.arange(40, dtype=np.float32))
+    assert divided(values.with_splits(np.array(["train", "test"] * 20))).used.untrained == []
