@@ -14,7 +14,7 @@ from .scaling import AskedScale
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .splits import SPLIT_NAMES, TEST, TRAIN, UNLABELLED, VALIDATION, split_name, split_role
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
-from .transforms import load_transform
+from .transforms import apply, load_transform
 
 __all__ = [
     "SPLIT_NAMES",
@@ -31,6 +31,7 @@ __all__ = [
     "Snapshot",
     "TextColumn",
     "Unreadable",
+    "apply",
     "is_turned",
     "length_of",
     "load_augment",
