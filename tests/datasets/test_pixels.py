@@ -305,7 +305,7 @@ def test_turned_images_are_counted_and_pointed_out(image_folder: Path, net: Smal
         made = featcache.extract(net, dataset, str(tmp_path / way), cut="block", transform=transform)
         assert made.report is not None
         said[way] = " ".join(made.report.notes)
-    assert "2 of the images computed lie otherwise than their EXIF orientation says" in said["ignore"]
+    assert "2 images have an EXIF rotation that is not applied" in said["ignore"]
     assert "EXIF" not in said["apply"]
 
 
@@ -335,7 +335,7 @@ def test_a_head_predicts_from_the_command_line_on_images_decoded_as_it_was_train
     ways = ["--decoding", "scaled", "--exif", "apply", "--background", "white"]
     extracted = featcache_command("extract", *network, *ways)
     assert "EXIF" not in extracted.stderr
-    assert "8 of the images" in featcache_command("extract", *network).stderr
+    assert "8 images have an EXIF rotation" in featcache_command("extract", *network).stderr
     assert "nothing to compute" in featcache_command("extract", *network, *ways).stderr
     featcache_command("train-head", *network, *ways, "--head", "linear", "--epochs", "2", "--name", "h")
     assert len(featcache_command("predict", "data", "--head", "h").stdout.splitlines()) == 9
