@@ -265,7 +265,7 @@ def probe(
         before = values
         progress(ProgressEvent("score", number + 1, len(names), "cuts"))
     best = {score: max(found, key=lambda row: getattr(row, score)).cut for score in SCORES}
-    summary = f"{_best_words(best, found)}; {describe_shift(shifts)}"
+    summary = f"{_best_words(found)}; {describe_shift(shifts)}"
     mean_shift = float(np.mean(list(shifts.values()))) if shifts else None
     classes = len(find_task(made[names[0]], "single_label").classes)
     elapsed_s = time.perf_counter() - started_s
@@ -337,12 +337,15 @@ def _between(about: Subject, shifts: dict[str, float], names: Sequence[str], num
     return float(np.mean(found)) if found else None
 
 
-def _best_words(best: dict[str, str], rows: Sequence[ProbeRow]) -> str:
-    counted = sorted(set(best.values()), key=lambda cut: -sum(each == cut for each in best.values()))
-    leader = counted[0]
-    votes = sum(each == leader for each in best.values())
-    row = next(each for each in rows if each.cut == leader)
+def _best_words(rows: Sequence[ProbeRow]) -> str:
+    """Say which cuts are best by most scores; cuts whose values look the same to the reader are level."""
+    shown = [[round(getattr(row, score), 3) for row in rows] for score in SCORES]
+    votes = [sum(values[number] == max(values) for values in shown) for number in range(len(rows))]
+    leaders = [row for row, count in zip(rows, votes, strict=True) if count == max(votes)]
+    names = " and ".join(row.cut for row in leaders)
+    accuracies = " and ".join(f"{100 * row.probe_accuracy:.1f} %" for row in leaders)
+    alike = "" if len(leaders) == 1 else f"; {names} are alike"
     return (
-        f"features at {leader} tell the classes apart best by {votes} of {len(best)} scores "
-        f"(logistic regression: {100 * row.probe_accuracy:.1f} %)"
+        f"features at {names} tell the classes apart best by {max(votes)} of {len(SCORES)} scores "
+        f"(logistic regression: {accuracies}){alike}"
     )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("head", required=False, metavar="[HEAD]")
 @click.option("--to", required=True, type=click.Path(), metavar="FILE", help="The file to write.")
 @click.option(
-    "--format", "kind", help="state_dict, torch_export, onnx, npy, parquet, hdf5.  [default: by FILE's suffix]"
+    "--format",
+    "kind",
+    help="state_dict, torch_export, onnx, npy (.npy or .npz), parquet, hdf5.  [default: by FILE's suffix]",
 )
 @click.option("--cut", metavar="MODULE", help="Of features: those at this cut.  [default: the one extracted last]")
 @project_options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..codecs import Stored
-from ..errors import UsageError
+from ..errors import FeatCacheError, UsageError
 from ..project import Settings, read_config
 
 if TYPE_CHECKING:
@@ -31,6 +31,18 @@ __all__ = [
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class _Command(click.Command):
+    """A command whose errors advise no option that it does not have."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except FeatCacheError as error:
+            if all(each.name != "on_error" for each in self.params):
+                error.args = (str(error).replace(", or use --on-error skip", ""),)
+            raise
+
+
 def _use_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     from .main import defaults_from
 
@@ -50,7 +62,7 @@ def command(name: str) -> Callable[[Function], click.Command]:
             callback=_use_config,
             help="The file with defaults.  [default: featcache.toml]",
         )(decorated)
-        return click.command(name)(decorated)
+        return click.command(name, cls=_Command)(decorated)
 
     return decorate
 
@@ -75,16 +87,16 @@ def store_option(function: Function) -> Function:
 def split_options(function: Function) -> Function:
     """Add the options that say which splits are trained on, validated by and tested on."""
     for use, usual in (
-        ("test", "test, testing"),
-        ("validation", "val, valid, validation, dev"),
-        ("train", "train, training"),
+        ("test", "test, testing, test_set"),
+        ("validation", "val, valid, validation, dev, val_set"),
+        ("train", "train, training, train_set"),
     ):
         function = click.option(
             f"--{use}-splits",
             multiple=True,
             metavar="NAME,...",
             callback=_split_names,
-            help=f"Splits that are {use} rows.  [default: {usual}]",
+            help=f"Splits that are {use} rows.  [default: {usual} and the like; docs/guide.md lists them]",
         )(function)
     return function
 

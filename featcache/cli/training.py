@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..errors import DataError, DataNotFoundError, UsageError, one_line
+from ..errors import DataError, DataNotFoundError, UnknownCutError, UsageError, one_line
 from ..progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -39,11 +39,20 @@ def train_one(
         raise UsageError(
             "no cut was given and none was extracted last: use --cut layer4; `featcache ls` shows what is stored."
         )
-    features = project.features(chosen)
+    try:
+        features = project.features(chosen)
+        split = project.split(chosen)
+    except UnknownCutError as error:
+        if cut is not None:
+            raise
+        raise UsageError(
+            f"no cut was given, and {chosen!r}, the cut extracted last, is one of another backbone: use --cut; `featcache cuts` "
+            "lists the candidates."
+        ) from error
     from ..heads import train_head
 
     trained = train_head(
-        project.split(chosen),
+        split,
         features,
         head=options["head"],
         epochs=options["epochs"],

@@ -219,7 +219,7 @@ def _kind(table: Table, given: list[str], column: str) -> str:
         if kind not in ("image", "sound"):
             raise DataError(
                 f"{table.where(row)} names {given[row]!r} in the column {column!r}, which is neither an image nor a sound: "
-                f"{LOOKED_FOR}{needs_heif(given[row])}."
+                f"{LOOKED_FOR}{needs_heif(given[row])}. Drop the row, or name another column with ?path=."
             )
         if kind != kinds[0]:
             raise DataError(

@@ -17,7 +17,8 @@ __all__ = ["ImageFiles"]
 class ImageFiles(EncodedSamples):
     """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0.
 
-    A file that is named is taken whatever its extension is. ``notes`` says which files of the folders are left out.
+    A file that is named is taken whatever its extension is. A few stray sounds among the images of a folder are left out.
+    ``notes`` says which files of the folders are left out.
     """
 
     kind = "image"  # which is what pixels are for; other kinds have one way of decoding
@@ -29,7 +30,9 @@ class ImageFiles(EncodedSamples):
         for given in paths:
             path = Path(given).expanduser()
             if path.is_dir():
-                self.paths += [path / name for name in sorted(listing.files(path))]
+                names = sorted(listing.files(path))
+                _, kept = listing.one_kind(names, path)
+                self.paths += [path / names[position] for position in kept]
             elif path.is_file():
                 self.paths.append(path)
             elif is_special(path):

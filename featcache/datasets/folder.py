@@ -81,20 +81,8 @@ class FolderDataset(EncodedSamples):
         return (memo or FileMemo()).ids(self.root, self.names)
 
     def _keep_one_kind(self, targets: list[int]) -> str:
-        """Set the targets and return the kind of the samples: images, unless there are none; a few stray sounds are left out.
-
-        More sounds than images are not strays: refused, since pictures beside the sounds would be taken for the samples.
-        """
-        kinds = [kind_of(name) for name in self.names]
-        images, sounds = kinds.count("image"), kinds.count("sound")
-        if sounds > images > 0:
-            raise DataError(
-                f"{self.root} holds both {images} images and {sounds} sounds: move one kind elsewhere, or list the files in "
-                "a CSV file."
-            )
-        kind = "image" if images else "sound"
-        kept = [position for position, each in enumerate(kinds) if each == kind]
-        self._listing.leave_out(name for name, each in zip(self.names, kinds, strict=True) if each != kind)
+        """Set the targets and return the kind of the samples; those of another kind are left out."""
+        kind, kept = self._listing.one_kind(self.names, self.root)
         self.names = [self.names[position] for position in kept]
         self.splits = [self.splits[position] for position in kept]
         self.targets = np.array([targets[position] for position in kept], dtype=np.int64)

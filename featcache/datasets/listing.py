@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError, printable
@@ -63,9 +63,22 @@ class Listing:
             elif kind == "folder":
                 yield from self.files(folder / entry.name, f"{prefix}{entry.name}/", (*above, place))
 
-    def leave_out(self, names: Iterable[str]) -> None:
-        """Count files that were listed and are left out after all."""
-        self._left.setdefault("", Counter()).update(map(_extension, names))
+    def one_kind(self, names: Sequence[str], root: Path) -> tuple[str, list[int]]:
+        """Return the kind of the samples and which names are of it: images if there are any; a few stray sounds are left out.
+
+        More sounds than images are not strays: refused, since pictures beside the sounds would be taken for the samples.
+        """
+        kinds = [kind_of(name) for name in names]
+        images, sounds = kinds.count("image"), kinds.count("sound")
+        if sounds > images > 0:
+            raise DataError(
+                f"{root} holds both {images} images and {sounds} sounds: move one kind elsewhere, or list the files in "
+                "a CSV file."
+            )
+        kind = "image" if images else "sound"
+        others = (name for name, each in zip(names, kinds, strict=True) if each != kind)
+        self._left.setdefault("", Counter()).update(map(_extension, others))
+        return kind, [position for position, each in enumerate(kinds) if each == kind]
 
     @property
     def notes(self) -> list[str]:

@@ -19,6 +19,9 @@ TURNS = 5  # the first orientation that swaps width and height
 ORIENTATION = 0x0112
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SIXTEEN_BITS = 65535
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+WHITE_IS_ZERO, SIGNED = 0, 2
+FEW_BITS = {"L;2": 85, "L;4": 17}  # what Pillow multiplies such greys of a PNG by, but not their transparent one
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,18 @@ class Pixels:
             return self._decoded(open_picture(io.BytesIO(content), where), where)
 
     def _decoded(self, image: Any, where: object) -> Any:
+        from PIL import ImageOps
+
         if self.decoding == "scaled" and self.scale_of is not None:
             self._reduce(image)
-        kind = image.format
+        kind, (white, inverted) = image.format, _range(image, where)
+        if self.background is not None and kind == "PNG":
+            _keep_transparent_colour(image, where)
         if self.exif == "apply":
-            from PIL import ImageOps
-
             image = ImageOps.exif_transpose(image)
         if image.mode in DEEP or image.mode == "F":
-            image = _in_bytes(image, kind, where)
+            image = _in_bytes(image, kind, white, where)
+            image = ImageOps.invert(image) if inverted else image
         if self.background is not None and image.has_transparency_data:
             from PIL import Image
 
@@ -112,7 +118,31 @@ class Pixels:
             ) from None
 
 
-def _in_bytes(image: Any, kind: str, where: object) -> Any:
+def _range(image: Any, where: object) -> tuple[int, bool]:
+    """Return the largest value of an image of more than 8 bits, and whether it is black; raises for signed samples."""
+    if image.format != "TIFF":
+        return SIXTEEN_BITS, False
+    tags = image.tag_v2
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise UnreadableSampleError(f"{where} {_unknown('signed samples', 'unsigned samples')}")
+    return min((1 << tags.get(BITS, (16,))[0]) - 1, SIXTEEN_BITS), tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _keep_transparent_colour(image: Any, where: object) -> None:
+    """Bring the transparent colour of a PNG to the depth that Pillow decodes it to; raises for one of 16 bits."""
+    if "transparency" not in image.info or not image.tile:
+        return
+    form = str(image.tile[0][3])
+    if form.endswith("16B"):
+        raise UnreadableSampleError(
+            f"{where} has a transparent colour of 16 bits, which is lost in decoding: save it with 8 bits or an alpha "
+            "channel, or leave the background out"
+        )
+    if form in FEW_BITS:
+        image.info["transparency"] *= FEW_BITS[form]
+
+
+def _in_bytes(image: Any, kind: str, white: int, where: object) -> Any:
     """Return an image of more than 8 bits a channel in grey of 8 bits, its whole range scaled to theirs."""
     import numpy as np
     from PIL import Image
@@ -125,7 +155,7 @@ def _in_bytes(image: Any, kind: str, where: object) -> Any:
         return Image.fromarray(np.rint(values * np.float32(255)).astype(np.uint8))
     if image.mode == "I" and kind not in ("PNG", "PPM"):  # whose 16 bits some versions of Pillow widen
         raise UnreadableSampleError(f"{where} {_unknown(f'32-bit integers from {low} to {high}', '16 bits')}")
-    return Image.fromarray(((values.astype(np.uint32) * 255 + SIXTEEN_BITS // 2) // SIXTEEN_BITS).astype(np.uint8))
+    return Image.fromarray(((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8))
 
 
 def _unknown(found: str, known: str) -> str:

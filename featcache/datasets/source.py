@@ -258,4 +258,5 @@ def dataset_name(spec: str) -> str:
         if kind in PLACES or (kind == "hf" and Path(place).expanduser().exists()):
             argument = f"{Path(place).expanduser().resolve()}{query}"
     stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(place).name or kind).strip("-").lower()[:40] or kind
-    return f"{stem}-{hashlib.sha256(f'{kind}:{argument}'.encode()).hexdigest()[:8]}"
+    whole = f"{kind}:{argument}".encode("utf-8", "surrogateescape")  # a path may hold bytes that are not UTF-8
+    return f"{stem}-{hashlib.sha256(whole).hexdigest()[:8]}"

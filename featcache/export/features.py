@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _write_parquet(features: Features, path: Path) -> None:
         return flat if values.ndim == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, size)
 
     writer: Any = None
-    try:
+    with path.open("wb") as file, ExitStack() as closing:  # pyarrow opens no path that is not UTF-8
         for rows, values, targets in _blocks(features):
             data = {
                 "name": pyarrow.array(_texts(names[rows]).tolist(), pyarrow.string()),
@@ -172,11 +173,8 @@ def _write_parquet(features: Features, path: Path) -> None:
             }
             table = pyarrow.table(data).replace_schema_metadata({"featcache": json.dumps(described)})
             if writer is None:
-                writer = pyarrow.parquet.ParquetWriter(path, table.schema)
+                writer = closing.enter_context(pyarrow.parquet.ParquetWriter(file, table.schema))
             writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def _write_hdf5(features: Features, path: Path) -> None:

@@ -151,10 +151,10 @@ def _write_state(head: TrainedHead, model: nn.Module | None, suffix: str, path: 
         torch.save(state, path)
         loaded = torch.load(path, weights_only=True)
     else:
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load, save  # its functions of files open no path that is not UTF-8
 
-        save_file(state, path)
-        loaded = load_file(path)
+        path.write_bytes(save(state))
+        loaded = load(path.read_bytes())
     deep_copy(head.model).load_state_dict(loaded, strict=True)
     if head.head != "suffix":
         report.notes.append(

@@ -86,8 +86,8 @@ class CutTargets:
         report.notes, report.timings = [*samples.notes, *self.notes], self.timings
         if self.turned:
             report.notes.append(
-                f"{self.turned:,} of the images computed lie otherwise than their EXIF orientation says, which is not "
-                "applied, as in torchvision; --exif apply turns them"
+                f"{self.turned:,} {'image has' if self.turned == 1 else 'images have'} an EXIF rotation that is not applied, as "
+                "in torchvision; --exif apply turns them"
             )
         return report
 

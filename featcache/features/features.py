@@ -13,7 +13,7 @@ import torch
 from ..errors import UsageError
 from ..identity import Recipe
 from ..machine import HostCopy, available_memory_bytes, pick_device, to_device
-from ..samples import CodedColumn, Snapshot
+from ..samples import CodedColumn, Snapshot, split_name
 from ..store import FeatureSet
 from ..tensorspec import TensorSpec
 from .labels import RowLabels
@@ -287,7 +287,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         Parameters
         ----------
         split : str
-            The name of the split.
+            The name of the split. Where no split is called so, those that mean the same count: ``"dev"`` is ``"val"``,
+            and ``"Training"`` is ``"train"``.
 
         Returns
         -------
@@ -300,8 +301,11 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             If the dataset has no such split.
         """
         chosen = np.flatnonzero(self.in_splits(split))
+        table = self._labels.splits.take(self._positions).table
         if not len(chosen):
-            known = ", ".join(map(repr, self._labels.splits.take(self._positions).table))
+            chosen = np.flatnonzero(self.in_splits(*(each for each in table if split_name(each) == split_name(split))))
+        if not len(chosen):
+            known = ", ".join(map(repr, table))
             raise UsageError(f"the dataset {self.dataset!r} has no split {split!r}; it has {known}.")
         return self.subset(chosen)
 

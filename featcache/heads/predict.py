@@ -15,7 +15,7 @@ import torch
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError, printable
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
-from ..samples import TARGET_PADDING, Unreadable, length_of, stack_inputs
+from ..samples import TARGET_PADDING, Unreadable, apply, length_of, stack_inputs
 from ..splitting import as_call
 from ..training import Task, output_tensor
 from .trained import TrainedHead
@@ -162,7 +162,8 @@ def predict(
     device : str, optional
         The device to run on. By default the best one there is.
     on_error : str, default "raise"
-        What to do with an input that cannot be read: ``"raise"`` or ``"skip"``.
+        What to do with an input that cannot be read, or with a text or sound that the transform does not take:
+        ``"raise"`` or ``"skip"``.
     progress : callable, optional
         Called with a ``ProgressEvent`` after each batch.
 
@@ -178,7 +179,8 @@ def predict(
     NonFiniteError
         If the network's output for an input is NaN or infinite.
     DataError
-        If the data has other classes than the head or is decoded in another way, or there are no inputs.
+        If the data has other classes than the head or is decoded in another way, the transform does not take a text or
+        sound (unless ``on_error`` is ``"skip"``), or there are no inputs.
     UsageError
         If ``on_error`` or ``batch_size`` is not valid.
 
@@ -218,13 +220,17 @@ def predict(
             done = position + 1
             try:
                 value = fetch()
-                waiting.append(value if transform is None else transform(value))
+                waiting.append(value if transform is None else apply(transform, value))
                 found.names.append(name)
             except OSError as error:
                 if on_error == "raise":
                     raise UnreadableSampleError(
                         f"{name} cannot be read: {error}. Remove it, or use --on-error skip."
                     ) from error
+                found.skipped.append(Unreadable(position, name, str(error)))
+            except DataError as error:  # a text or sound that the transform does not take
+                if on_error == "raise":
+                    raise DataError(f"{name}: {error}") from error
                 found.skipped.append(Unreadable(position, name, str(error)))
             if len(waiting) == batch_size:
                 parts.append(_scores(head, waiting, transform, where))
@@ -234,7 +240,8 @@ def predict(
             parts.append(_scores(head, waiting, transform, where))
             progress(ProgressEvent("predict", done, max(total, done), "samples"))
     if not parts:
-        raise DataError(f"none of the {done} inputs can be read." if done else "there are no inputs to predict.")
+        first = f"none of the {done} inputs can be read; the first: {found.skipped[0].reason}" if done else ""
+        raise DataError(first or "there are no inputs to predict.")
     outputs = task.joined(parts)
     finite = torch.isfinite(outputs).reshape(len(outputs), -1).all(dim=1)
     if not finite.all():

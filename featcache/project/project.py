@@ -537,6 +537,8 @@ class Project:
             If the folder holds something other than a head, or cannot be written.
         """
         path, storage = f"heads/{check_name(name, 'head')}", self.store.storage
+        if storage.exists(f"{path}/head.json"):
+            self.notes.append(f"replaces the head {name} that was there; --name keeps both")
         if isinstance(storage, LocalStorage):
             return trained.save(storage.fetch(path), asdict(self.settings))
         with tempfile.TemporaryDirectory() as temporary:

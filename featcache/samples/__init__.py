@@ -14,7 +14,7 @@ from .scaling import AskedScale
 from .snapshot import Snapshot, read_snapshot, write_snapshot
 from .splits import TEST, TRAIN, UNLABELLED, VALIDATION, name_without_number, split_in_name, split_name, split_role
 from .stacking import TARGET_PADDING, length_of, pieces, stack_inputs
-from .transforms import load_transform
+from .transforms import apply, load_transform
 
 __all__ = [
     "TARGET_PADDING",
@@ -30,6 +30,7 @@ __all__ = [
     "Snapshot",
     "TextColumn",
     "Unreadable",
+    "apply",
     "is_turned",
     "length_of",
     "load_augment",

@@ -374,8 +374,13 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
     The network is recorded again. A split refers to its network, whose parameters and buffers are always read as they
     are; but an attribute, a plain tensor, a hook, an activation or a ``forward`` may have been replaced, too. The splits
     must come from one call of ``split_at``. Raises ``SplitError`` where the network cannot be cut any more, ``UsageError``
-    for no splits, or those of several networks.
+    for no splits, those of several networks, or what is not a split.
     """
+    other = next((each for each in splits if not isinstance(each, Split)), None)
+    if other is not None:
+        raise UsageError(
+            f"a {type(other).__name__} is not a split: split it first, featcache.split(model, cut, example_inputs)."
+        )
     if len({id(each.model) for each in splits}) != 1:
         raise UsageError(
             f"give one split or several of one network, not {len(splits)} splits of no network or of several."

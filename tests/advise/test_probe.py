@@ -184,3 +184,14 @@ def test_the_command_prints_scores_and_words(image_folder, featcache_command) ->
     words = featcache_command(*shared, "--cut", "layer3")
     assert "LogME" in words.stdout
     assert "shift" in words.stderr
+
+
+def test_cuts_that_are_level_in_the_values_shown_are_called_alike_in_the_order_of_the_network(tmp_path) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)).eval()
+    torch.nn.init.eye_(network[1].weight)
+    torch.nn.init.zeros_(network[1].bias)
+    samples = [(torch.randn(8) + number % 3, number % 3) for number in range(30)]
+    summary = featcache.probe(network, samples, str(tmp_path), ["0", "1"]).summary
+    assert "features at 0 and 1 tell the classes apart best by 5 of 5 scores" in summary
+    assert "; 0 and 1 are alike" in summary

@@ -8,12 +8,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.io import wavfile
+from torchvision.transforms import v2
 
+import featcache
 from featcache.datasets import ImageFiles, open_dataset
 from featcache.datasets.media import IMAGES
 from featcache.errors import DataError, MissingDependencyError, UnreadableSampleError, UsageError
+
+from ..conftest import SmallNet
 
 # Formats of Pillow that hold no still picture of usual shades, and extensions that mostly mean something else.
 NO_PICTURES = {".bufr", ".emf", ".eps", ".fit", ".fits", ".flc", ".fli", ".gbr", ".grib", ".h5", ".hdf", ".iim", ".im"} | {
@@ -222,3 +229,30 @@ def test_an_image_beyond_pillows_limit_is_said_to_be_so_and_can_be_allowed(
     monkeypatch.setenv("FEATCACHE_MAX_PIXELS", "many")
     with pytest.raises(UsageError, match="FEATCACHE_MAX_PIXELS is the most pixels of an image"):
         dataset[1]
+
+
+def test_predict_names_a_text_or_sound_that_an_image_head_does_not_take_and_leaves_out_strays(
+    image_folder: Path, net: SmallNet, tmp_path: Path
+) -> None:
+    transform = v2.Compose([v2.Resize(12), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+    dataset = open_dataset(f"folder:{image_folder}")
+    features = featcache.extract(net, dataset, str(tmp_path / "store"), cut="block", transform=transform)
+    head = featcache.train_head(featcache.split(net, "block", (torch.zeros(2, 3, 12, 12),)), features, epochs=1)
+    wavfile.write(image_folder / "ant" / "x.wav", 8000, np.zeros(80, dtype=np.int16))
+    (tmp_path / "notes.txt").write_text("hello")
+    for other in (image_folder / "ant" / "x.wav", tmp_path / "notes.txt"):
+        files = ImageFiles([str(image_folder / "ant" / "0.png"), str(other)])
+        with pytest.raises(DataError, match=rf"{other.name}: the transform does not take"):
+            featcache.predict(head, files, transform=transform)
+        found = featcache.predict(head, files, transform=transform, on_error="skip")
+        assert [Path(name).name for name in found.names] == ["0.png"]
+        assert [Path(each.name).name for each in found.skipped] == [other.name]
+    files = ImageFiles([str(image_folder)])
+    assert files.notes == ["1 file left out: 1 .wav"]
+    assert len(featcache.predict(head, files, transform=transform).names) == 18
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "cover.png").write_bytes((image_folder / "ant" / "0.png").read_bytes())
+    for number in range(2):
+        wavfile.write(tmp_path / "more" / f"{number}.wav", 8000, np.zeros(80, dtype=np.int16))
+    with pytest.raises(DataError, match="both 1 images and 2 sounds"):
+        ImageFiles([str(tmp_path / "more")])

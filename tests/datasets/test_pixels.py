@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +71,7 @@ def test_floats_from_0_to_1_are_scaled_by_that_range() -> None:
         (RAMP.astype(np.float32), "floats from 0 to 255"),
         (RAMP.astype(np.float32) - 1, "floats from -1"),
         (np.full((4, 4), np.nan, dtype=np.float32), "floats from nan"),
-        (RAMP.astype(np.int32) * 100_000, "32-bit integers"),
+        (RAMP.astype(np.int32) * 100_000, "signed samples"),
     ],
 )
 def test_values_whose_range_nobody_knows_are_refused_and_never_clipped(values: np.ndarray, said: str) -> None:
@@ -113,6 +115,83 @@ def test_a_background_is_seen_through_transparent_pixels() -> None:
         [1, 2, 3],
         [50, 60, 70],
     ]
+
+
+def tiff(values: np.ndarray, bits: int, *, white_is_zero: bool = False, sample_format: int = 1) -> bytes:
+    """A TIFF as scanners and microscopes write it, which Pillow does not."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = values.reshape(-1, 2).tolist()
+        data = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+    else:
+        data = values.tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def transparent_png(depth: int, colour: int, row: bytes, transparent: bytes) -> bytes:
+    """A PNG of two pixels with one transparent colour."""
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0), b"tRNS": transparent}
+    parts |= {b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_its_own_range() -> None:
+    levels = np.array([[0, 16], [2048, 4095]])
+    assert pixels_of(tiff(levels, 12))[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize(
+    ("values", "sample_format"),
+    [(RAMP, 1), (RAMP.astype("<u2") * 257, 1), (RAMP.astype("<f4") / np.float32(255), 3)],
+)
+def test_a_tiff_whose_white_is_zero_is_inverted_at_every_depth(values: np.ndarray, sample_format: int) -> None:
+    content = tiff(values, 8 * values.itemsize, white_is_zero=True, sample_format=sample_format)
+    assert np.array_equal(pixels_of(content)[..., 0], 255 - RAMP)
+
+
+@pytest.mark.parametrize("kind", ["i1", "<i2", "<i4"])
+def test_a_tiff_of_signed_samples_is_refused(kind: str) -> None:
+    values = np.array([[-1, 1], [0, 5]]).astype(kind)
+    with pytest.raises(UnreadableSampleError, match="holds signed samples"):
+        pixels_of(tiff(values, 8 * values.itemsize, sample_format=2))
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent"),
+    [
+        (1, 0, b"\x40", b"\0\1"),
+        (2, 0, b"\x30", b"\0\3"),
+        (4, 0, b"\x0f", b"\0\x0f"),
+        (8, 0, b"\0\xff", b"\0\xff"),
+        (8, 2, b"\0\0\0\xff\xff\xff", b"\0\xff" * 3),
+    ],
+)
+def test_a_background_is_seen_through_the_transparent_colour_of_a_png(
+    depth: int, colour: int, row: bytes, transparent: bytes
+) -> None:
+    content = transparent_png(depth, colour, row, transparent)
+    assert pixels_of(content, Pixels(background="#010203"))[0].tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert pixels_of(content)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_a_tiff_of_32_bits_is_refused() -> None:
+    with pytest.raises(UnreadableSampleError, match="32-bit integers from 0 to 255"):
+        pixels_of(tiff(RAMP.astype("<u4"), 32))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)])
+def test_a_background_behind_a_transparent_colour_of_16_bits_is_refused(colour: int, channels: int) -> None:
+    content = transparent_png(16, colour, bytes(2 * channels) + b"\1\2" * channels, b"\1\2" * channels)
+    assert pixels_of(content).shape == (1, 2, 3)
+    with pytest.raises(UnreadableSampleError, match="transparent colour of 16 bits"):
+        pixels_of(content, Pixels(background="white"))
 
 
 @pytest.mark.parametrize("options", [{"decoding": "half"}, {"exif": "yes"}, {"background": "no colour"}])
@@ -268,7 +347,7 @@ def test_turned_images_are_counted_and_pointed_out(image_folder: Path, net: Smal
         made = featcache.extract(net, dataset, str(tmp_path / way), cut="block", transform=transform)
         assert made.report is not None
         said[way] = " ".join(made.report.notes)
-    assert "2 of the images computed lie otherwise than their EXIF orientation says" in said["ignore"]
+    assert "2 images have an EXIF rotation that is not applied" in said["ignore"]
     assert "EXIF" not in said["apply"]
 
 
@@ -298,7 +377,7 @@ def test_a_head_predicts_from_the_command_line_on_images_decoded_as_it_was_train
     ways = ["--decoding", "scaled", "--exif", "apply", "--background", "white"]
     extracted = featcache_command("extract", *network, *ways)
     assert "EXIF" not in extracted.stderr
-    assert "8 of the images" in featcache_command("extract", *network).stderr
+    assert "8 images have an EXIF rotation" in featcache_command("extract", *network).stderr
     assert "nothing to compute" in featcache_command("extract", *network, *ways).stderr
     featcache_command("train-head", *network, *ways, "--head", "linear", "--epochs", "2", "--name", "h")
     assert len(featcache_command("predict", "data", "--head", "h").stdout.splitlines()) == 9

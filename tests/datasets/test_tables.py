@@ -192,3 +192,9 @@ def test_tables_are_told_apart_by_place_and_options(tmp_path: Path, monkeypatch:
     assert name == dataset_name(f"csv:{tmp_path}/my data.csv?target=a")
     assert name.startswith("my-data-csv-")
     assert name != dataset_name("csv:my data.csv?target=b")
+
+
+def test_a_row_that_names_something_else_than_an_image_or_sound_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\nnotes.txt,a\n")
+    with pytest.raises(DataError, match=r"Drop the row, or name another column with \?path=\."):
+        open_dataset(f"csv:{tmp_path / 't.csv'}")

@@ -269,3 +269,23 @@ def test_the_scores_are_taken_out_of_an_output_that_is_no_tensor(net, task, tmp_
 def test_an_output_without_any_tensor_is_named() -> None:
     with pytest.raises(HeadError, match="output is dict, not a tensor"):
         output_tensor({"loss": None})
+
+
+def test_a_network_in_place_of_a_split_is_refused_and_says_to_split_it(net, task, tmp_path) -> None:
+    features = featcache.extract(net, task, str(tmp_path), cut="block")
+    with pytest.raises(UsageError, match=r"SmallNet is not a split: split it first, featcache\.split"):
+        featcache.train_head(net, features, epochs=1)
+    with pytest.raises(UsageError, match=r"SmallNet is not a split: split it first, featcache\.split"):
+        featcache.train_heads(net, features, [{"seed": 0}])
+
+
+def test_the_rows_of_a_split_are_found_by_every_name_that_means_it(net, task, tmp_path) -> None:
+    features = featcache.extract(net, task, str(tmp_path), cut="block")
+    names = ["train", "TRAINING", "dev", "Testing"] * (len(features) // 4) + ["other"] * (len(features) % 4)
+    named = features.with_splits(names)
+    assert len(named.where("train")) == names.count("train")
+    assert len(named.where("val")) == len(named.where("Validation")) == names.count("dev")
+    assert len(named.where("test")) == names.count("Testing")
+    assert len(named.where("train_set")) == names.count("train") + names.count("TRAINING")
+    with pytest.raises(UsageError, match="no split 'others'"):
+        named.where("others")
