@@ -52,7 +52,7 @@ def test_rows_that_nobody_named_are_refused_until_an_option_or_the_configuration
     named = command("train-head", "--epochs", "1", "--train-splits", "train", "--test-splits", "holdout", "--json")
     assert json.loads(named.stdout)["rows"] == {
         "train": {"train": 19}, "validation": {"train": 5}, "test": {"holdout": 8}, "left_out": {"fold, 2": 8},
-        "is_share": True, "untrained": [],
+        "is_share": True, "repeated": 0, "untrained": [],
     }  # fmt: skip
     with (command.folder / "featcache.toml").open("a") as file:
         for table in ("train-head", "probe"):
