@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, DataNotFoundError, UnreadableSampleError, UsageError
 from ..identity import content_id
-from ..samples import FileMemo, split_name
+from ..samples import FileMemo, split_name, split_role
 from .media import LOOKED_FOR, EncodedSamples, kind_of, needs_heif, read_media
 from .options import parse_options
 from .paths import full_path, place_of, rewritten_note
@@ -56,6 +56,8 @@ class _Rows(EncodedSamples):
         found = _targets(table, options)
         self.targets, self.classes, self.notes = found.values, found.classes, found.notes
         self.splits = found.splits(splits)
+        if split is None:
+            self.notes += _like_splits(table)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -211,6 +213,15 @@ def few_splits(splits: Iterable[str], column: str, owner: object) -> list[str]:
             f"{MOST_SPLITS} at most make sense: name another with split=COLUMN."
         )
     return made
+
+
+def _like_splits(table: Table) -> list[str]:
+    """Return a note for a column of splits that has no usual name."""
+    for name, values in table.columns.items():
+        kinds = set(values)
+        if 1 < len(kinds) <= MOST_SPLITS and all(value.strip() and split_role(value) for value in kinds):
+            return [f"the column {name!r} looks like one of splits and is not taken for it: add ?split={name}"]
+    return []
 
 
 def _kind(table: Table, given: list[str], column: str) -> str:

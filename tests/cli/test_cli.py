@@ -572,3 +572,24 @@ def test_names_that_are_not_utf_8_end_no_command_and_are_written_with_escapes(co
     table = parquet.read_table(command.folder / "f.parquet")
     assert table["name"].to_pylist()[-1] == r"caf\xe9/\xfc3.png"
     assert json.loads(table.schema.metadata[b"featcache"])["classes"] == ["b", r"caf\xe9"]
+
+
+@pytest.mark.slow
+def test_train_head_says_what_it_replaces_and_whose_cut_was_extracted_last(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4")
+    train = ("train-head", "--epochs", "1", "--head", "linear", "--name", "mine")
+    assert "replaces" not in command(*train).stderr
+    assert "note: replaces the head mine that was there; --name keeps both." in command(*train).stderr
+    other = ("--backbone", "torchvision:squeezenet1_0", "--weights", "none")
+    said = command("train-head", *other, "--epochs", "1", expect=2).stderr
+    assert "'layer4', the cut extracted last, is one of another backbone: use --cut" in said
+
+
+@pytest.mark.slow
+def test_a_command_without_on_error_does_not_advise_it(command: CommandLine) -> None:
+    (command.folder / "digits" / "test" / "1" / "bad.png").write_bytes(b"no image")
+    said = command("probe", "--cut", "layer4", "--cut", "layer3", expect=1).stderr
+    assert "bad.png" in said
+    assert "Mend or remove it." in said
+    assert "--on-error" not in said
+    assert "use --on-error skip" in command("extract", "--cut", "layer4", expect=1).stderr

@@ -198,3 +198,12 @@ def test_a_row_that_names_something_else_than_an_image_or_sound_says_what_to_do(
     (tmp_path / "t.csv").write_text("path,label\nnotes.txt,a\n")
     with pytest.raises(DataError, match=r"Drop the row, or name another column with \?path=\."):
         open_dataset(f"csv:{tmp_path / 't.csv'}")
+
+
+def test_a_column_that_looks_like_splits_but_has_another_name_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label,part\nhello,a,train\nbye,b,Test\n")
+    said = "the column 'part' looks like one of splits and is not taken for it: add ?split=part"
+    assert said in open_dataset(f"csv:{tmp_path}/t.csv").notes
+    asked = open_dataset(f"csv:{tmp_path}/t.csv?split=part")
+    assert asked.splits == ["train", "test"]
+    assert said not in asked.notes
