@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 @click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
 @click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option("--average", metavar="KIND", help="Average of the weights to keep: ema, ema:DECAY or swa.")
+@click.option(
+    "--mixed-precision", is_flag=True, help="Take the steps in bfloat16 where torch's autocast does; for GPUs."
+)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
 @click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")

@@ -23,6 +23,7 @@ __all__ = ["read_sample_weights", "train_one", "train_stages"]
 ALIKE = (
     "optimizer", "learning_rate", "weight_decay", "lr_schedule", "warmup_epochs", "label_smoothing", "class_weights",
     "validation", "patience", "seed", "device", "task", "metric", "ignore_index", "clip_norm", "average",
+    "mixed_precision",
     "train_splits", "validation_splits", "test_splits",
 )  # fmt: skip
 DECIDED = ("cut", "epochs", "head", "head_param", "trainable")  # by the schedule

@@ -109,9 +109,10 @@ def train_heads(
         raise UsageError(
             "train_heads knows neither patience nor metric, and adamw and sgd only: use featcache.train_head."
         )
-    if first.loss is not None or first.learning_rates or first.clip_norm or first.average:
+    if first.loss is not None or first.learning_rates or first.clip_norm or first.average or first.mixed_precision:
         raise UsageError(
-            "train_heads knows no loss but cross entropy, nor learning_rates, clip_norm or average: use featcache.train_head."
+            "train_heads knows no loss but cross entropy, nor learning_rates, clip_norm, average or mixed_precision: use "
+            "featcache.train_head."
         )
     (split,) = as_now([split])
     check_origin(split, features)

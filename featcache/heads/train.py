@@ -63,6 +63,7 @@ def train_head(
     learning_rates: Mapping[str, float] | None = None,
     clip_norm: float | None = None,
     average: str | None = None,
+    mixed_precision: bool = False,
     train_splits: Sequence[str] | None = None,
     validation_splits: Sequence[str] | None = None,
     test_splits: Sequence[str] | None = None,
@@ -145,6 +146,9 @@ def train_head(
         The average of the weights that is judged and kept, by ``torch.optim.swa_utils``: ``"ema"`` or ``"ema:DECAY"``
         moves after every step with a decay of 0.999 or another, ``"swa"`` is the mean over the ends of the epochs in
         the second half. The statistics of BatchNorm layers are averaged alike.
+    mixed_precision : bool, default False
+        Whether the training steps run under ``torch.autocast`` to bfloat16, which is faster on a GPU that has it. Weights
+        stay float32, and so does validation.
     train_splits : sequence of str, optional
         The names of the splits to train on, and no others; ``""`` stands for rows without a split. By default those
         called ``train`` or ``training``, and rows without a split.
@@ -210,6 +214,7 @@ def train_head(
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,
         loss=loss, learning_rates=learning_rates, clip_norm=clip_norm, average=average,
+        mixed_precision=mixed_precision,
         train_splits=train_splits, validation_splits=validation_splits, test_splits=test_splits,
     )  # fmt: skip
     (split,) = as_now([split])

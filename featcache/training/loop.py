@@ -127,21 +127,24 @@ def _train_epoch(
     for frontier, targets in loader:
         rows = order[done : done + len(targets)]
         done += len(targets)
-        try:
-            output = module(frontier)
-        except ValueError as error:
-            if len(targets) == 1 and "more than 1 value per channel" in str(error):
-                raise HeadError(
-                    f"the last batch of each epoch has one row ({len(loader.features)} rows in batches of "
-                    f"{loader.batch_size}), and BatchNorm behind the cut needs two: use another --train-batch-size."
-                ) from error
-            raise
-        loss_of.task.check_own(targets, _own_steps(frontier))
-        if isinstance(loss_of, OwnLoss):
-            loss = loss_of(output, targets, frontier)
-        else:
-            scores = output_tensor(output)
-            loss = loss_of(scores, targets, None if weights is None else weights[rows].to(scores.device, scores.dtype))
+        with steps.precision(loader.device):
+            try:
+                output = module(frontier)
+            except ValueError as error:
+                if len(targets) == 1 and "more than 1 value per channel" in str(error):
+                    raise HeadError(
+                        f"the last batch of each epoch has one row ({len(loader.features)} rows in batches of "
+                        f"{loader.batch_size}), and BatchNorm behind the cut needs two: use another --train-batch-size."
+                    ) from error
+                raise
+            loss_of.task.check_own(targets, _own_steps(frontier))
+            if isinstance(loss_of, OwnLoss):
+                loss = loss_of(output, targets, frontier)
+            else:
+                scores = output_tensor(output)
+                loss = loss_of(
+                    scores, targets, None if weights is None else weights[rows].to(scores.device, scores.dtype)
+                )
         steps.take(loss)
         total += loss.detach() * len(targets)
     return total

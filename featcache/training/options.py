@@ -48,6 +48,7 @@ class TrainOptions:
     learning_rates: Mapping[str, float] | None = None
     clip_norm: float | None = None
     average: str | None = None
+    mixed_precision: bool = False
     train_splits: Sequence[str] | None = None
     validation_splits: Sequence[str] | None = None
     test_splits: Sequence[str] | None = None
@@ -88,9 +89,11 @@ class TrainOptions:
             parse_average(self.average)
         if self.learning_rates is not None:
             object.__setattr__(self, "learning_rates", _plain_rates(self.learning_rates))
-        if self.head.startswith("sklearn:") and (self.clip_norm or self.average or self.learning_rates):
+        of_steps = self.clip_norm or self.average or self.learning_rates or self.mixed_precision
+        if self.head.startswith("sklearn:") and of_steps:
             raise UsageError(
-                "a scikit-learn head is fitted by scikit-learn: leave clip_norm, average and learning_rates out."
+                "a scikit-learn head is fitted by scikit-learn: leave clip_norm, average, learning_rates and mixed_precision "
+                "out."
             )
         if self.loss is not None:
             if self.head.startswith("sklearn:"):

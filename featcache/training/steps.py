@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,12 +29,17 @@ class Steps:
         self.optimizer = make_optimizer(_groups(self.parameters, named, options), options)
         self.schedule = make_schedule(self.optimizer, options, steps_an_epoch)
         self.clip_norm = options.clip_norm
+        self._mixed_precision = options.mixed_precision
         self.average = None if options.average is None else Average(module, options.average, options.epochs)
 
     @property
     def rate(self) -> float:
         """Return the learning rate of the first group, which is that of all parameters without one of their own."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return the context in which the output and the loss of a step are computed."""
+        return torch.autocast(device.type, torch.bfloat16) if self._mixed_precision else nullcontext()
 
     def take(self, loss: Any) -> None:
         """Take a step down the gradient of a loss; raises ``HeadError`` where there is none."""

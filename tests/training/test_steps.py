@@ -249,3 +249,28 @@ def test_patterns_clipping_and_averages_are_options_of_the_command_line(featcach
     assert (described["clip_norm"], described["average"]) == (1.0, "ema:0.9")
     refused = featcache_command("train-head", "--average", "mean", expect=2)
     assert "ema:DECAY" in refused.stderr
+
+
+def test_mixed_precision_takes_the_steps_of_the_usual_loop_under_autocast(made, inputs, targets) -> None:
+    loop = Loop(made, inputs, targets)
+    stem, network = loop.model.stem.forward, loop.model.forward
+
+    def stem_in_full(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):  # features are stored in float32
+            return stem(x)
+
+    def under_autocast(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(x).float()  # in which autocast has the loss
+
+    loop.model.stem.forward, loop.model.forward = stem_in_full, under_autocast
+    loop.run()
+    head = featcache.train_head(*made, mixed_precision=True, **EQUAL)
+    plain = featcache.train_head(*made, **EQUAL)
+    state, other = head.model.state_dict(), plain.model.state_dict()
+    for name, value in loop.named.items():
+        assert torch.allclose(state[name], value, atol=1e-5), name
+    assert max(float((state[name] - other[name]).abs().max()) for name in loop.named) > 1e-4
+    assert all(value.dtype == torch.float32 for value in state.values() if value.is_floating_point())
+    with pytest.raises(UsageError, match="mixed_precision"):
+        featcache.train_head(*made, head="sklearn:LogisticRegression", mixed_precision=True)
