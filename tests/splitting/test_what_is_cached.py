@@ -131,7 +131,7 @@ class Cut(nn.Module):
 def test_rows_whose_size_depends_on_the_batch_are_refused(tmp_path: Path) -> None:
     x, lengths = torch.randn(6, 5, 4), torch.tensor([5, 5, 1, 2, 1, 1])
     data = [((x[row], lengths[row]), row % 2) for row in range(6)]
-    with pytest.raises(featcache.errors.SplitError, match="size depends on the batch"):
+    with pytest.raises(featcache.errors.SplitError, match="another size where a sample is alone than in a batch"):
         featcache.extract(Cut().eval(), data, str(tmp_path), cut="a", batch_size=2)
     assert not list(tmp_path.rglob("*.h5"))
 
