@@ -95,14 +95,14 @@ class FolderDataset(EncodedSamples):
         it that holds the same classes.
         """
         folders = _folders(self.root)
-        inside = {folder: set(_folders(self.root / folder)) for folder in folders}
         called = [folder for folder in folders if split_role(folder) is not None]
+        inside = {folder: set(_folders(self.root / folder)) for folder in called}
         splits = [folder for folder in called if inside[folder]] or (called if len(called) == len(folders) else [])
         if not splits:
-            self._say_what_it_looks_like(inside)
+            self._say_what_it_looks_like(folders)
             return [("", "")]
         known = set().union(*(inside[folder] for folder in splits))
-        others = {each: inside[each] for each in folders if each not in splits}
+        others = {each: set(_folders(self.root / each)) for each in folders if each not in splits}
         empty = [each for each in others if next(_files(self.root / each, ""), None) is None]
         if empty:
             self.notes.append(f"{', '.join(empty[:3])} beside the splits hold no images or sounds")
@@ -126,27 +126,35 @@ class FolderDataset(EncodedSamples):
         ]
         return [(split_name(folder), f"{folder}/") for folder in sorted([*splits, *alike])]
 
-    def _say_what_it_looks_like(self, inside: dict[str, set[str]]) -> None:
+    def _say_what_it_looks_like(self, folders: list[str]) -> None:
         """Note where folders that are taken for classes look like splits, or like the data set itself."""
-        if len(inside) == 1:
-            self._look_for_the_data_set(*inside)
+        if len(folders) == 1:
+            self._look_for_the_data_set(*folders)
             return
         self.notes += [
-            f"{each!r} is taken for a class, though it is called like a split"
-            for each in sorted(inside)
-            if split_role(each)
+            f"{each!r} is taken for a class, though it is called like a split" for each in folders if split_role(each)
         ]
-        shared = sorted(set.intersection(*inside.values())) if inside else []
-        named = ", ".join(sorted(inside)[:3])
+        shared = self._shared(folders)
+        named = ", ".join(folders[:3])
         if any(map(split_role, shared)):
             self.notes.append(
                 f"{named} are taken for classes, and what lies in their {' and '.join(shared[:3])} is not kept apart: put the "
-                f"splits outside ({shared[0]}/{sorted(inside)[0]}), or list the files in a CSV file with a column 'split'"
+                f"splits outside ({shared[0]}/{folders[0]}), or list the files in a CSV file with a column 'split'"
             )
         elif shared:
             self.notes.append(
                 f"{named} are taken for classes, but all hold {shared[0]!r}: call them train, val or test if they are splits"
             )
+
+    def _shared(self, folders: list[str]) -> list[str]:
+        """Return the names of folders that lie in all of these; most classes hold none, so the first one mostly tells."""
+        shared: set[str] | None = None
+        for folder in folders:
+            below = set(_folders(self.root / folder))
+            shared = below if shared is None else shared & below
+            if not shared:
+                break
+        return sorted(shared or ())
 
     def _look_for_the_data_set(self, only: str) -> None:
         """Note, or refuse, where the only folder is no class but has the classes in it, however deep."""

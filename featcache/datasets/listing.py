@@ -100,6 +100,9 @@ class Listing:
 
     def _kind(self, entry: os.DirEntry[str], folder: str, left: Counter[str]) -> str | None:
         """Return whether an entry is a folder, an image or a sound; count it and return None if it is to be left out."""
+        kind = kind_of(entry.name)
+        if kind in KINDS and not entry.name.startswith(".") and _is(entry.is_file):
+            return kind  # nearly all entries, which nothing else need be asked of
         is_folder, is_file = _is(entry.is_dir), _is(entry.is_file)
         if entry.name.startswith(".") or entry.name.lower() in HIDDEN:
             left["hidden folder" if is_folder else "hidden"] += 1
@@ -110,7 +113,6 @@ class Listing:
         if not is_file and not nowhere:
             left[SPECIAL] += 1
             return None
-        kind = kind_of(entry.name)
         if kind not in KINDS:
             left[_extension(entry.name)] += 1
             return None
