@@ -1,11 +1,10 @@
-from .batches import (
+from .batches import Batches as Batches, SampleBatches as SampleBatches
+from .buffer import ShardBuffer as ShardBuffer
+from .decoding import (
     WORTH_SCALING as WORTH_SCALING,
-    Batches as Batches,
-    SampleBatches as SampleBatches,
     default_workers as default_workers,
     scaling_gain as scaling_gain,
 )
-from .buffer import ShardBuffer as ShardBuffer
 from .derivable import lossy_recipe as lossy_recipe
 from .derive import cached_source as cached_source
 from .example import (

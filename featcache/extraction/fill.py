@@ -151,7 +151,8 @@ class _Filling:
 
     def compute(self) -> None:
         """Compute the rest from the samples: rows that several sets lack in one pass."""
-        from .batches import SampleBatches, check_scaling, default_workers
+        from .batches import SampleBatches
+        from .decoding import check_scaling, default_workers
 
         groups, options, samples = self._groups(), self.options, self.request.samples
         check_scaling(samples)
