@@ -69,7 +69,7 @@ def encode_targets(
     """
     kind, separator = _checked(options or {}, columns)
     missing = _missing(columns, names, where, (options or {}).get("missing"))
-    kept = np.setdiff1d(np.arange(len(columns[0])), missing)
+    kept = np.delete(np.arange(len(columns[0])), missing)
     if not len(kept):
         raise DataError(
             f"no row has a value in the target column {names[0]!r}: add target=none for samples without targets."
@@ -142,8 +142,9 @@ def _checked(options: Mapping[str, str], columns: Sequence[Column]) -> tuple[str
 def _missing(columns: Sequence[Column], names: Sequence[str], where: Where, asked: str | None) -> list[int]:
     found = set()
     for column, name in zip(columns, names, strict=True):
-        for row, value in enumerate(column):
-            if value is None or value.strip() in MISSING:
+        nothing = {value for value in set(column) if value is None or value.strip() in MISSING}
+        for row, value in enumerate(column) if nothing else ():
+            if value in nothing:
                 if asked is None:
                     said = (
                         "no value"
@@ -171,16 +172,17 @@ def _with_gaps(made: Targets, kept: Array, missing: list[int]) -> Targets:
 def _one(column: list[str], name: str, where: Where, kind: str | None) -> Targets:
     if kind is None:
         _refuse_several(column, name, where)
-    integers = all(INTEGER.fullmatch(value) for value in column)
+    kinds = set(column)
+    integers = all(INTEGER.fullmatch(value) for value in kinds)
     # A column of -0 and 0 alone has nothing that says that it holds values.
-    decimals = all(NUMBER.fullmatch(value) for value in column) and any(POINT.search(value) for value in column)
+    decimals = all(NUMBER.fullmatch(value) for value in kinds) and any(POINT.search(value) for value in kinds)
     if kind == "float" or (kind is None and decimals):
         return _regression(column, name, where, kind)
     if integers:
         return _numbered(column, name)
-    classes = sorted(set(column))
+    classes = sorted(kinds)
     places = {value: place for place, value in enumerate(classes)}
-    hint = "; ?as=float makes values of them" if kind is None and all(map(_is_number, column)) else ""
+    hint = "; ?as=float makes values of them" if kind is None and all(map(_is_number, kinds)) else ""
     notes = [f"{named_target([name])}: {_count(classes, 'class', 'classes')} from text{hint}", *look_alikes(classes)]
     return Targets(np.array([places[value] for value in column], dtype=np.int64), classes, notes)
 
@@ -250,15 +252,17 @@ def _vectors(columns: list[list[str]], names: Sequence[str], where: Where, kind:
 
 def _refuse_several(column: list[str], name: str, where: Where) -> None:
     """Raise ``DataError`` for values that hold several labels, and for numbers with a comma."""
-    for row, value in enumerate(column):
+    kinds = set(column)
+    several = {value for value in kinds if "|" in value or LIST.fullmatch(value)}
+    if several:
+        row, value = next((row, value) for row, value in enumerate(column) if value in several)
+        remedy = (
+            "write the labels with | between them and add ?separator=|, or add ?as=class to take each value as a name"
+        )
         if "|" in value:
             remedy = "?separator=| reads several labels, and ?as=class takes each value as the name of a class"
-        elif LIST.fullmatch(value):
-            remedy = "write the labels with | between them and add ?separator=|, or add ?as=class to take each value as a name"
-        else:
-            continue
         raise DataError(f"{where(row)} has {value[:40]!r} in the target column {name!r}: {remedy}.")
-    if any("," in value for value in column) and all(COMMA.fullmatch(value) for value in column):
+    if any("," in value for value in kinds) and all(COMMA.fullmatch(value) for value in kinds):
         row = next(row for row, value in enumerate(column) if "," in value)
         raise DataError(
             f"{where(row)} has {column[row]!r} in the target column {name!r}, a number with a comma: write it with a point, or "
