@@ -10,7 +10,6 @@ import shutil
 import struct
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -241,17 +240,6 @@ def test_torchvision_downloads_nothing_unasked_and_says_how_to_go_on(tmp_path: P
             open_dataset(spec)
         assert "\n" not in str(raised.value)
     assert not list(tmp_path.glob("cifar*"))
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """The datasets library without a network, with a cache of its own."""
-    found = pytest.importorskip("datasets")
-    monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(found.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for the processes that the contract starts
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    return found
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import gzip
 import io
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +144,8 @@ def test_rows_without_a_file_are_named_with_their_lines_and_skipped_where_that_i
 
 
 @pytest.fixture
-def arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+def arrow(library: object) -> object:
     """The writer of parquet files that other programs use, beside the datasets library with a cache of its own."""
-    library = pytest.importorskip("datasets")
-    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
     import pyarrow.parquet
 
     return pyarrow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,6 @@ from featcache.errors import DataError, UsageError
 TEXTS = [f"text {row}" for row in range(8)]
 LABELS = ["cat", "dog"] * 4
 SPLITS = ["train", "Test_Set", "dev", "holdout"] * 2
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The datasets library without a network, with a cache of its own."""
-    found = pytest.importorskip("datasets")
-    monkeypatch.setattr(found.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(found.config, "HF_HUB_OFFLINE", True)
-    return found
 
 
 def written(library: Any, path: Path, columns: dict[str, list[Any]], features: dict[str, Any] | None = None) -> Path:
