@@ -220,3 +220,27 @@ def test_complex_features_are_refused_before_anything_is_stored(tmp_path: Path) 
     with pytest.raises(SplitError, match="complex64 numbers"):
         featcache.extract(model, [(torch.randn(4), 0)] * 4, str(tmp_path), cut="1")
     assert not list(tmp_path.rglob("*.h5"))
+
+
+class Shifted(nn.Module):
+    """Shifts the rows of one domain, and looks first whether there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm, self.fc = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, domain: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if (domain == 1).any():
+            x = x + 2 * (domain == 1)[:, None]
+        return self.fc(self.norm(x))
+
+
+def test_storing_one_cut_is_no_step_of_the_path_to_the_next(tmp_path: Path) -> None:
+    model, data = Shifted().eval(), rows([number % 3 for number in range(8)])
+    made = featcache.extract(model, data, str(tmp_path / "both"), cut=["stem", "norm"], batch_size=4)["norm"]
+    alone = featcache.extract(model, data, str(tmp_path / "alone"), cut="norm", batch_size=4)
+    assert made.report.recipe == alone.report.recipe
+    for number in range(8):
+        assert torch.equal(made[number][0]["norm"], alone[number][0]["norm"])
