@@ -16,6 +16,7 @@ from ..extraction import extract, refuse_changed
 from ..features import Features
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
+from ..samples import Unreadable
 from ..training import TrainOptions, divide, find_task, row_uses
 from . import transferability as scores
 from .shift import LOOKED_AT, describe_shift, source_shift
@@ -97,6 +98,8 @@ class ProbeResult:
         The seconds that it took.
     left_out : dict of str to int
         The rows that are neither trained on, nor validated by, nor tested on, by the name of their split.
+    skipped_samples : tuple of Unreadable
+        The samples that could not be read and are left out.
     """
 
     dataset: str
@@ -108,6 +111,7 @@ class ProbeResult:
     summary: str
     elapsed_s: float
     left_out: dict[str, int] = field(default_factory=dict)
+    skipped_samples: tuple[Unreadable, ...] = ()
 
 
 @takes_stored
@@ -255,7 +259,8 @@ def probe(
     )
     rows_of = chosen_rows(made[names[0]], most_samples, seed, splits)
     left_out = made[names[0]].subset(row_uses(made[names[0]], splits).left_out).split_counts
-    shifts = _shifts(about, batch_size, device)
+    skipped = tuple(made[names[0]].report.skipped_samples)
+    shifts = _shifts(about, skipped, batch_size, device)
     found: list[ProbeRow] = []
     before: np.ndarray[Any, Any] | None = None
     for number, cut in enumerate(names):
@@ -270,7 +275,16 @@ def probe(
     classes = len(find_task(made[names[0]], "single_label").classes)
     elapsed_s = time.perf_counter() - started_s
     return ProbeResult(
-        about.samples.name, len(rows_of), classes, tuple(found), best, mean_shift, summary, elapsed_s, left_out
+        about.samples.name,
+        len(rows_of),
+        classes,
+        tuple(found),
+        best,
+        mean_shift,
+        summary,
+        elapsed_s,
+        left_out,
+        skipped,
     )
 
 
@@ -317,10 +331,11 @@ def _row(
     )
 
 
-def _shifts(about: Subject, batch_size: int, device: str | None) -> dict[str, float]:
+def _shifts(about: Subject, skipped: Sequence[Unreadable], batch_size: int, device: str | None) -> dict[str, float]:
     where = pick_device(device)
-    count = len(about.samples.dataset)
-    positions = np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(int)).tolist()
+    readable = np.setdiff1d(np.arange(len(about.samples.dataset)), [each.position for each in skipped])
+    places = np.unique(np.linspace(0, len(readable) - 1, min(LOOKED_AT, len(readable))).astype(int))
+    positions = readable[places].tolist()
     with on_device(about.model, where):
         return source_shift(about.model, about.samples, positions, batch_size, where)
 

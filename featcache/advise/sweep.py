@@ -11,6 +11,7 @@ from ..catalog import FeatureStore
 from ..codecs import Stored, takes_stored
 from ..errors import UsageError
 from ..progress import ProgressCallback, silent
+from ..samples import Unreadable
 from ..splitting import Cut
 from ..training import TrainOptions
 from .choice import SweepRow, choose, reason
@@ -69,6 +70,8 @@ class SweepResult:
         The seconds that it took.
     left_out : dict of str to int
         The rows that are neither trained on, nor validated by, nor tested on, by the name of their split.
+    skipped_samples : tuple of Unreadable
+        The samples that could not be read and are left out.
     """
 
     dataset: str
@@ -87,6 +90,7 @@ class SweepResult:
     dropped: tuple[str, ...]
     elapsed_s: float
     left_out: dict[str, int] = field(default_factory=dict)
+    skipped_samples: tuple[Unreadable, ...] = ()
 
 
 @takes_stored
@@ -293,6 +297,7 @@ def sweep(
         tuple(cut for cut in order if cut not in kept),
         time.perf_counter() - started_s,
         trials.left_out,
+        trials.skipped_samples,
     )
 
 

@@ -17,6 +17,7 @@ from ..features import Features
 from ..heads import fit_head, train_heads
 from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent
+from ..samples import Unreadable
 from ..splitting import Cut, Split, split_at
 from ..training import TrainOptions, plain_loss, row_uses
 from .compare import Trial
@@ -77,6 +78,7 @@ class Trials:
     splits: TrainOptions
     samples: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    skipped_samples: tuple[Unreadable, ...] = ()
     judge: Judge | None = None
     trained: dict[str, Trained] = field(default_factory=dict)
     _extracted: dict[str, tuple[Split, Features]] = field(default_factory=dict)
@@ -159,6 +161,7 @@ class Trials:
                 disk_bytes = len(features) * stored_row_bytes(features.recipe)
                 self.trained[name] = Trained(name, extract_s=each_s, disk_bytes=disk_bytes)
                 self.samples = len(features)
+                self.skipped_samples = tuple(features.report.skipped_samples)
         return self._extracted[cut]
 
     def _heads(

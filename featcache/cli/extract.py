@@ -8,28 +8,20 @@ import click
 
 from ..machine import DECODING
 from .logs import log_as_json
-from .options import command, configured_cuts, cut_option, project_options, the_project
-from .output import count, duration, print_json, print_line, print_notes, print_table, progress_bar, size
+from .options import command, configured_cuts, cut_option, on_error_option, project_options, the_project
+from .output import count, duration, print_json, print_line, print_notes, print_skipped, print_table, progress_bar, size
 from .status import STALE
 
 if TYPE_CHECKING:
     from ..extraction import ExtractReport, MissingTask
     from ..project import Project
 
-SHOWN = 5
-
 
 @command("extract")
 @project_options
 @cut_option
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]")
-@click.option(
-    "--on-error",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="What to do with a sample that cannot be read.",
-)
+@on_error_option
 @click.option(
     "--engine",
     default="local",
@@ -118,7 +110,4 @@ def _describe(report: ExtractReport, store: str, said: list[str]) -> None:
         done += f" in {duration(report.elapsed_s)}: nothing {'stored' if report.changed else 'to compute'}"
     print_line(f"{done}. Set {report.recipe} in {store}.")
     print_notes(note for note in report.notes if note not in said)
-    for bad in report.skipped_samples[:SHOWN]:
-        print_line(f"skipped {bad.name}: {bad.reason}")
-    if report.skipped > SHOWN:
-        print_line(f"skipped {report.skipped - SHOWN} more; --json lists them all.")
+    print_skipped(report.skipped_samples)

@@ -19,6 +19,7 @@ __all__ = [
     "command",
     "configured_cuts",
     "cut_option",
+    "on_error_option",
     "project_options",
     "quantity",
     "split_options",
@@ -103,6 +104,17 @@ def split_options(function: Function) -> Function:
 
 def _split_names(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(name for each in value for name in each.split(",")) or None
+
+
+def on_error_option(function: Function) -> Function:
+    """Add ``--on-error``."""
+    return click.option(
+        "--on-error",
+        type=click.Choice(["raise", "skip"]),
+        default="raise",
+        show_default=True,
+        help="What to do with a sample that cannot be read.",
+    )(function)
 
 
 def cut_option(function: Function) -> Function:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from ..errors import printable
 from ..progress import ProgressEvent
 from ..quantity import duration_in_words as duration, size_in_words as size
 from .logs import is_json, logger
+
+if TYPE_CHECKING:
+    from ..samples import Unreadable
 
 __all__ = [
     "age",
@@ -27,6 +30,7 @@ __all__ = [
     "print_left_out",
     "print_line",
     "print_notes",
+    "print_skipped",
     "print_table",
     "print_text",
     "progress_bar",
@@ -35,6 +39,7 @@ __all__ = [
 ]
 
 PROGRESS_EVERY_S = 1.0  # in logs
+SHOWN = 5  # of a long list
 
 
 def print_line(words: str) -> None:
@@ -63,6 +68,14 @@ def print_notes(notes: Iterable[str]) -> None:
     """Write remarks to stderr, a line each."""
     for note in notes:
         print_line(f"note: {note}.")
+
+
+def print_skipped(skipped: Sequence[Unreadable]) -> None:
+    """Write to stderr which samples are skipped and why: the first few of them, and how many more."""
+    for sample in skipped[:SHOWN]:
+        print_line(f"skipped {sample.name}: {sample.reason}")
+    if len(skipped) > SHOWN:
+        print_line(f"skipped {len(skipped) - SHOWN:,} more; --json lists them all.")
 
 
 def print_left_out(left_out: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError, printable
-from .options import command, store_option
+from .options import command, on_error_option, store_option
 from .output import print_line, print_notes, progress_bar, write_text
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(), help="Write to this file.  [default: stdout]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]")
-@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True)
+@on_error_option
 def predict_command(
     as_json: bool,
     inputs: tuple[str, ...],

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import command, cut_option, project_options, split_options, stored_options, the_project
-from .output import count, duration, print_json, print_left_out, print_line, print_table, progress_bar
+from .options import command, cut_option, on_error_option, project_options, split_options, stored_options, the_project
+from .output import (
+    count,
+    duration,
+    print_json,
+    print_left_out,
+    print_line,
+    print_notes,
+    print_skipped,
+    print_table,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from ..advise import ProbeResult
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     "--most-samples", type=click.IntRange(min=10), default=2000, show_default=True, help="Score no more rows than that."
 )
 @split_options
+@on_error_option
 @click.option("--seed", type=int, default=0, show_default=True)
 def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: int, **options: Any) -> None:
     """Score how well features at each cut tell the classes apart.
@@ -41,6 +52,7 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
             device=options["device"],
             codec=options["codec"],
             store_budget=options["store_budget"],
+            on_error=options["on_error"],
             **stored_options(options),
             seed=seed,
             train_splits=options["train_splits"],
@@ -53,6 +65,7 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
         print_json(found)
     else:
         _describe(found)
+    print_notes(project.notes)
 
 
 def _describe(found: ProbeResult) -> None:
@@ -77,4 +90,5 @@ def _describe(found: ProbeResult) -> None:
         f"{count(found.samples, 'sample')} of {found.dataset}, {found.classes} classes, in {duration(found.elapsed_s)}."
     )
     print_left_out(found.left_out)
+    print_skipped(found.skipped_samples)
     print_line(f"{found.summary}.")

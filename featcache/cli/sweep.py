@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import MissingDependencyError
-from .options import command, cut_option, project_options, split_options, stored_options, the_project
+from .options import command, cut_option, on_error_option, project_options, split_options, stored_options, the_project
 from .output import (
     count,
     duration,
     print_json,
     print_left_out,
     print_line,
+    print_notes,
+    print_skipped,
     print_table,
     print_text,
     progress_bar,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 )
 @split_options
 @click.option("--train-batch-size", type=click.IntRange(min=1), help="[default: 64; of few rows less, for more steps]")
+@on_error_option
 @click.option("--halving", is_flag=True, help="Drop the worse half of the cuts on few rows first.")
 @click.option("--plot", metavar="FILE", help="Write score and cost against the boundary as SVG.")
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
@@ -79,7 +82,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         key: options[key]
         for key in (
             "head", "task", "epochs", "seeds", "seed", "confidence", "validation", "train_batch_size", "halving", "device",
-            "batch_size", "codec", "store_budget", "train_splits", "validation_splits", "test_splits",
+            "batch_size", "codec", "store_budget", "train_splits", "validation_splits", "test_splits", "on_error",
         )
     }  # fmt: skip
     with progress_bar() as progress:
@@ -104,6 +107,7 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
         print_json(found)
     else:
         _describe(found)
+    print_notes(project.notes)
     if plot is not None:
         print_line(f"plot: {plot}")
 
@@ -137,6 +141,7 @@ def _describe(found: SweepResult) -> None:
     if found.dropped:
         print_line(f"dropped on few rows: {', '.join(found.dropped)}.")
     print_left_out(found.left_out)
+    print_skipped(found.skipped_samples)
     print_line(f"{duration(found.elapsed_s)} in all.")
 
 

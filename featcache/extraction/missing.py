@@ -193,7 +193,7 @@ def describe(
             report.remaining += 1
             continue
         _, reason = noted
-        report.skipped_samples.append(Unreadable(position, snapshot.names[position], reason))
+        report.skipped_samples.append(Unreadable(int(samples.positions()[position]), snapshot.names[position], reason))
     report.skipped_samples += samples.unreadable
     report.skipped = len(report.skipped_samples)
     return report

@@ -586,10 +586,28 @@ def test_train_head_says_what_it_replaces_and_whose_cut_was_extracted_last(comma
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", ["probe", "sweep --epochs 1 --seeds 1"])
+def test_advice_on_a_damaged_sample_is_refused_or_given_without_it_and_says_so(
+    command: CommandLine, asked: str
+) -> None:
+    (command.folder / "digits" / "train" / "1" / "bad.png").write_bytes(b"no image")
+    asked_of = (*asked.split(), "--cut", "layer4", "--cut", "avgpool")
+    refused = command(*asked_of, expect=1).stderr
+    assert "bad.png cannot be read" in refused
+    assert "use --on-error skip" in refused
+    assert "skipped train/1/bad.png" in command(*asked_of, "--on-error", "skip").stderr
+    (skipped,) = json.loads(command(*asked_of, "--on-error", "skip", "--json").stdout)["skipped_samples"]
+    assert skipped["name"] == "train/1/bad.png"
+
+
 def test_a_command_without_on_error_does_not_advise_it(command: CommandLine) -> None:
-    (command.folder / "digits" / "test" / "1" / "bad.png").write_bytes(b"no image")
-    said = command("probe", "--cut", "layer4", "--cut", "layer3", expect=1).stderr
-    assert "bad.png" in said
-    assert "Mend or remove it." in said
+    (command.folder / "mine.py").write_text(
+        "class Broken:\n"
+        "    def __len__(self):\n        return 20\n"
+        "    def __getitem__(self, number):\n        raise OSError('no such picture')\n"
+        "def broken():\n    return Broken()\n"
+    )
+    said = command("explain", "--cut", "layer4", "--data", "mine.py:broken", expect=1).stderr
+    assert "item 0 of 'broken" in said
+    assert "cannot be read: no such picture. Mend or remove it." in said
     assert "--on-error" not in said
-    assert "use --on-error skip" in command("extract", "--cut", "layer4", expect=1).stderr
