@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ TARGETS = ("target", "label", "class", "labels", "y")
 SPLIT_COLUMNS = ("split", "fold", "subset")
 NO_TARGET = "none"
 MOST_SPLITS = 256
+FLAG = re.compile(r"is[-_ ]", re.IGNORECASE)
 
 Array = np.ndarray[Any, Any]
 
@@ -216,9 +218,16 @@ def few_splits(splits: Iterable[str], column: str, owner: object) -> list[str]:
 
 
 def _like_splits(table: Table) -> list[str]:
-    """Return a note for a column of splits that has no usual name."""
+    """Return a note for a column of splits that has no usual name, or of flags such as ``is_valid``."""
     for name, values in table.columns.items():
         kinds = set(values)
+        role = split_role(FLAG.sub("", name)) if FLAG.match(name) and len(kinds) == 2 else None
+        if role is not None:
+            flags = ", ".join(sorted(map(repr, kinds)))
+            return [
+                f"the column {name!r} looks like a flag of the split {role!r} and is not taken for it: add ?split={name}, and "
+                f"say what {flags} are by --train-splits, --validation-splits or --test-splits"
+            ]
         if 1 < len(kinds) <= MOST_SPLITS and all(value.strip() and split_role(value) for value in kinds):
             return [f"the column {name!r} looks like one of splits and is not taken for it: add ?split={name}"]
     return []

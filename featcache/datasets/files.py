@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class ImageFiles(EncodedSamples):
     """The named images, sounds or texts (.txt), and all images and sounds below the named folders; targets are 0.
 
     A file that is named is taken whatever its extension is. A few stray sounds among the images of a folder are left out.
-    ``notes`` says which files of the folders are left out.
+    One that is named twice is taken once. ``notes`` says which files of the folders are left out.
     """
 
     kind = "image"  # which is what pixels are for; other kinds have one way of decoding
@@ -39,7 +40,11 @@ class ImageFiles(EncodedSamples):
                 raise DataError(f"{given} is a pipe, a socket or a device: name a file or a folder.")
             else:
                 raise DataNotFoundError(f"there is no file or folder {given}.")
+        given_files = len(self.paths)
+        self.paths = list({os.path.abspath(path): path for path in self.paths}.values())  # noqa: PTH100
         self.notes = listing.notes
+        if len(self.paths) < given_files:
+            self.notes.append(f"{given_files - len(self.paths):,} of the files are named twice, and taken once")
         if not self.paths:
             left = "".join(f" ({note})" for note in self.notes)
             raise DataError(f"no images or sounds below {', '.join(paths)}: {LOOKED_FOR}{left}.")

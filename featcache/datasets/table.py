@@ -82,16 +82,16 @@ def _decoded(path: Path, content: bytes, encoding: str | None) -> str:
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
-    except LookupError as error:
-        raise UsageError(
-            f"encoding={encoding} is not an encoding of text: use one such as cp1252 or utf-16."
-        ) from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         name = encoding or ("UTF-16" if marked else "UTF-8")
         other = "Save it as UTF-8, or say what it is, as in ?encoding=cp1252 (Windows in Western Europe)."
         raise DataError(
             f"{path} line {line} is not text in {name} (byte 0x{content[error.start]:02x}). {other}"
+        ) from error
+    except (LookupError, UnicodeError) as error:  # unknown, or a codec for something else than files
+        raise UsageError(
+            f"encoding={encoding} is not an encoding of text: use one such as cp1252 or utf-16."
         ) from error
     if "\0" in text:
         raise DataError(

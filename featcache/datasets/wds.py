@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UnreadableSampleError, UsageError
+from ..errors import DataError, UnreadableSampleError, UsageError, printable
 from ..samples import FileMemo, name_without_number, split_in_name
 from .media import EncodedSamples, encoded, kind_of
 from .options import parse_options
@@ -53,7 +53,13 @@ class TarSamples(EncodedSamples):
     """
 
     def __init__(
-        self, spec: str, name: str, samples: list[_Sample], inputs: list[str], options: dict[str, str]
+        self,
+        spec: str,
+        name: str,
+        samples: list[_Sample],
+        inputs: list[str],
+        options: dict[str, str],
+        others: list[str],
     ) -> None:
         self.spec = spec
         self.name = name
@@ -69,6 +75,11 @@ class TarSamples(EncodedSamples):
             splits |= {tar: name_without_number(tar.stem) for tar in unsaid}
         found = _targets(samples, spec, options)
         self.targets, self.classes, self.notes = found.values, found.classes, found.notes
+        if others:
+            said = "member" if len(others) == 1 else "members"
+            self.notes.append(
+                f"{len(others):,} {said} left out, not called KEY.EXTENSION, the first: {printable(others[0])}"
+            )
         self.splits = found.splits([splits[sample.tar] for sample in samples])
 
     def __len__(self) -> int:
@@ -115,15 +126,16 @@ def open_wds(argument: str, name: str) -> TarSamples:
     if "://" in place or place.startswith("pipe:"):
         raise UsageError(f"wds: reads local tar files at random, not {place!r}: fetch them first.")
     samples: list[_Sample] = []
+    others: list[str] = []
     for tar in find_files(place):
-        samples += _index(tar)
+        samples += _index(tar, others)
     if not samples:
         raise DataError(f"{place} holds no samples: no member is called KEY.EXTENSION.")
-    return TarSamples(f"wds:{argument}", name, samples, _choose_inputs(samples, options.get("input")), options)
+    return TarSamples(f"wds:{argument}", name, samples, _choose_inputs(samples, options.get("input")), options, others)
 
 
-def _index(tar: Path) -> list[_Sample]:
-    """Return the samples of a tar file by its headers alone."""
+def _index(tar: Path, others: list[str]) -> list[_Sample]:
+    """Return the samples of a tar file by its headers alone; files in it that belong to none are added to ``others``."""
     found: dict[str, _Sample] = {}
     size = tar.stat().st_size
     try:
@@ -131,6 +143,7 @@ def _index(tar: Path) -> list[_Sample]:
             for member in archive:
                 named = MEMBER.fullmatch(member.name.removeprefix("./"))
                 if not member.isreg() or named is None:
+                    others += [] if member.isdir() else [f"{tar.name}: {member.name}"]
                     continue
                 if member.issparse() or member.offset_data + member.size > size:
                     raise DataError(f"{tar} is cut off, or sparse, at its member {member.name}: write it again.")

@@ -82,6 +82,20 @@ def test_members_of_tar_files_are_grouped_by_key_and_told_apart_by_extension(tar
     assert floats.classes is None
 
 
+def test_members_that_belong_to_no_sample_are_counted(tmp_path: Path) -> None:
+    members = {
+        "x.png": png(0),
+        "x.cls": b"1",
+        "README": b"mine",
+        "._x.png": b"",
+        "more/y.png": png(1),
+        "more/y.cls": b"2",
+    }
+    dataset = open_dataset(f"wds:{tar(tmp_path / 'a.tar', members)}")
+    assert dataset.names == ["a/x", "a/more/y"]
+    assert "2 members left out, not called KEY.EXTENSION, the first: a.tar: README" in dataset.notes
+
+
 def test_a_tar_file_that_says_no_split_beside_others_that_do_is_no_training_data(tmp_path: Path) -> None:
     for number, stem in enumerate(("set-train-000", "set-dev", "set-eval-001", "photos-002")):
         tar(tmp_path / "shards" / f"{stem}.tar", {"x.png": png(number), "x.cls": b"1"})

@@ -92,7 +92,7 @@ def test_what_cannot_be_unpacked_or_decoded_is_refused_with_what_to_do(
 def test_an_encoding_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("text,label\ncafé – Zürich,a\nb,b\n".encode("cp1252"))
     assert open_dataset(f"csv:{tmp_path / 't.csv'}?encoding=cp1252")[0][0] == "café – Zürich"
-    for name in ("cp9999", "rot13"):
+    for name in ("cp9999", "rot13", "undefined"):
         with pytest.raises(UsageError, match=f"encoding={name} is not an encoding of text"):
             open_dataset(f"csv:{tmp_path / 't.csv'}?encoding={name}")
     with pytest.raises(DataError, match="line 2 is not text in ascii"):

@@ -75,6 +75,15 @@ def test_images_of_every_format_that_pillow_writes_are_found_and_decoded(tmp_pat
     assert [os.path.relpath(name, tmp_path) for name in predicted.names] == dataset.names
 
 
+def test_a_file_that_is_named_twice_is_predicted_once_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / "a" / f"{number}.png")
+    files = ImageFiles([str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / ".." / "a" / "1.png")])
+    assert len(files) == 3
+    assert files.notes == ["4 of the files are named twice, and taken once"]
+
+
 @pytest.mark.parametrize("extension", ["gif", "tiff", "apng", "webp", "avif"])
 def test_of_an_animation_or_several_pages_the_first_is_taken(tmp_path: Path, extension: str) -> None:
     pages = [Image.new("RGB", (16, 16), color) for color in ("white", "black", "black")]

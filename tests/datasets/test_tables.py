@@ -207,3 +207,12 @@ def test_a_column_that_looks_like_splits_but_has_another_name_is_pointed_out(tmp
     asked = open_dataset(f"csv:{tmp_path}/t.csv?split=part")
     assert asked.splits == ["train", "test"]
     assert said not in asked.notes
+
+
+def test_a_column_of_flags_that_looks_like_a_split_is_pointed_out(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label,is_valid\nhello,a,False\nbye,b,True\n")
+    (said,) = (each for each in open_dataset(f"csv:{tmp_path}/t.csv").notes if "is_valid" in each)
+    assert "add ?split=is_valid, and say what 'False', 'True' are by --train-splits" in said
+    asked = open_dataset(f"csv:{tmp_path}/t.csv?split=is_valid")
+    assert asked.splits == ["False", "True"]
+    assert not any("is_valid" in each for each in asked.notes)
