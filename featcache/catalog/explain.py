@@ -87,12 +87,14 @@ class Explanation:
         if self.tensors:
             more = f" and {len(self.tensors) - NAMED} more" if len(self.tensors) > NAMED else ""
             yield f"weights: {len(self.tensors)} tensors differ: {', '.join(self.tensors[:NAMED])}{more}"
-        for difference in self.differences:
-            top = difference.field.split(".")[0].split("[")[0]
+        tops = [difference.field.split(".")[0].split("[")[0] for difference in self.differences]
+        for difference, top in zip(self.differences, tops, strict=True):
             if top == "weights":
                 continue
             if top == "structure":
-                yield f"structure: {WORDS[top]} changed"
+                # Its digest holds the sizes that were computed with, so that other inputs change it, too.
+                sizes = "" if {"transform", "frontier"}.isdisjoint(tops) else ", or only the size of its input"
+                yield f"structure: {WORDS[top]} changed{sizes}"
             else:
                 old, new = _short(difference.old), _short(difference.new)
                 yield f"{difference.field} ({WORDS.get(top, top)}): {old} → {new}"

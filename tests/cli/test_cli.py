@@ -97,6 +97,8 @@ def test_status_exits_3_when_stale_missing_or_partial_and_explain_says_why(comma
     assert "train/0/new.png" in command("explain", expect=3).stdout
     stale = command("explain", "--cut", "layer4", "--image-size", "40", expect=3)
     assert "transform" in stale.stdout
+    code = "structure: the code or structure of the backbone up to the cut changed"
+    assert f"{code}, or only the size of its input\n" in stale.stdout
     assert "featcache extract --cut layer4" in stale.stdout
     refused = command("train-head", "--image-size", "40", "--cut", "layer4", expect=3)
     assert "layer4 (200 rows, float32)" in refused.stderr
