@@ -6,6 +6,6 @@ but that a set is in use."""
 from __future__ import annotations
 
 from .features import FeatureLoader, Features
-from .rows import ShardRows
+from .shard_rows import ShardRows
 
 __all__ = ["FeatureLoader", "Features", "ShardRows"]

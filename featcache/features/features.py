@@ -18,8 +18,9 @@ from ..store import FeatureSet
 from ..tensorspec import TensorSpec
 from .labels import RowLabels
 from .loader import FeatureLoader
-from .memory import Empty, in_large_pages
-from .rows import LoadedRows, Rows, ShardRows
+from .memory import Empty, RecycledMemory, in_large_pages
+from .rows import LoadedRows, Rows
+from .shard_rows import ShardRows
 
 __all__ = ["FeatureLoader", "Features"]
 
@@ -97,7 +98,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         labels: RowLabels,
         positions: Array | None = None,
         report: Any = None,
+        memory: RecycledMemory | None = None,
     ) -> None:
+        self.memory = memory or RecycledMemory()  # of batches: what one loader leaves, the next one uses again
         self._rows = tuple(rows)  # by view: the plain one first
         self._positions = np.arange(len(labels.targets)) if positions is None else positions
         self._labels = labels
@@ -411,7 +414,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         return FeatureLoader(self, batch_size, shuffle, seed, device, rank, world_size, augmented)
 
     def load(self) -> Features:
-        """Return the same features with all rows in memory.
+        """Return the same features with all rows in memory, checked.
+
+        Rows that are stored in float32, float16 or bfloat16, without compression, stay in the pages of their files, which
+        all loaders and processes share. Others are decoded once, and held for as long as these features are.
 
         Returns
         -------
@@ -420,15 +426,17 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """
         if all(isinstance(rows, LoadedRows) for rows in self._rows):
             return self
-        return self._with_rows([rows.load(self._positions) for rows in self._rows], self.frontier)
+        sources = [rows for rows in self._rows if isinstance(rows, ShardRows) and len(self) and rows.shared]
+        if len(sources) < len(self._rows):
+            return self._with_rows([rows.load(self._positions) for rows in self._rows], self.frontier)
+        part = copy.copy(self)
+        part._rows = tuple(rows.mapped(self._positions) for rows in sources)
+        return part
 
     @property
     def loaded(self) -> list[dict[str, torch.Tensor]]:
         """What loaded features of fixed length hold of each view, by tensor name. Half precisions are held as such."""
-        held = [rows.values for rows in self._rows if isinstance(rows, LoadedRows)]
-        found = [{name: values for name, values in view.items() if isinstance(values, torch.Tensor)} for view in held]
-        positions = torch.from_numpy(self._positions)
-        return [{name: _at(values, positions) for name, values in view.items()} for view in found]
+        return [rows.held(self._positions) for rows in self._rows if isinstance(rows, LoadedRows)]
 
     def load_rows(
         self, indices: Array, views: Array | None = None, empty: Empty = in_large_pages, direct: bool = False
@@ -456,7 +464,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """
         part = self.subset(indices)
         if views is None and isinstance(self._rows[0], ShardRows):
-            return part._with_rows([self._rows[0].load(part._positions, empty, direct)], self.frontier)
+            return part._with_rows([self._rows[0].read(part._positions, empty, direct)], self.frontier)
         frontier, _ = self.batch(indices, None if views is None else views[indices])
         values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
         return part._with_rows([LoadedRows(values)], self.frontier)
@@ -464,7 +472,26 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     @property
     def fits_in_memory(self) -> bool:
         """Whether holding all rows takes a moderate share of the memory that is free now."""
-        return self.size_bytes <= LOADED_SHARE * available_memory_bytes()
+        return self.fits_in_memory_of(1)
+
+    def fits_in_memory_of(self, processes: int) -> bool:
+        """Return whether so many processes of this machine can hold all rows in a moderate share of the free memory.
+
+        Parameters
+        ----------
+        processes : int
+            How many load these rows. They share those that stay in the pages of their files.
+
+        Returns
+        -------
+        bool
+            Whether they fit.
+        """
+        room_bytes = LOADED_SHARE * available_memory_bytes()
+        if processes > 1 and self.size_bytes * processes > room_bytes:
+            shared = all(rows.shared for rows in self._rows if isinstance(rows, ShardRows))
+            processes = 1 if shared else processes
+        return self.size_bytes * processes <= room_bytes
 
     @property
     def fits_in_page_cache(self) -> bool:
@@ -519,15 +546,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     def _with_rows(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
         labels = replace(self._labels.take(self._positions), classes=self.classes)
-        return Features(rows, self.recipe, tuple(frontier), labels, report=self.report)
+        return Features(rows, self.recipe, tuple(frontier), labels, report=self.report, memory=self.memory)
 
     def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
         return values if len(values) > 1 else next(iter(values.values()))
-
-
-def _at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    everything = len(positions) == len(values) and bool((positions == torch.arange(len(values))).all())
-    return values if everything else values[positions]
 
 
 def _merged(parts: list[tuple[torch.Tensor, dict[str, torch.Tensor]]], count: int) -> dict[str, torch.Tensor]:

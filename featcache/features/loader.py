@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,8 @@ class LoadableRows(Protocol):
         """Return the targets."""
         ...
 
-    @property
-    def fits_in_memory(self) -> bool:
-        """Return whether the rows may be held in memory."""
+    def fits_in_memory_of(self, processes: int) -> bool:
+        """Return whether so many processes of this machine may hold the rows in memory."""
         ...
 
     @property
@@ -66,6 +66,11 @@ class LoadableRows(Protocol):
     @property
     def loaded(self) -> list[dict[str, torch.Tensor]]:
         """Return the rows of each view that is loaded, by tensor."""
+        ...
+
+    @property
+    def memory(self) -> RecycledMemory:
+        """Return the memory that batches are gathered in."""
         ...
 
     def load(self) -> LoadableRows:
@@ -161,17 +166,17 @@ class FeatureLoader:
         self.features = features
         self.batch_size = batch_size
         self.shuffle = bool(shuffle)
-        self.blockwise = shuffle == "blocks" or (shuffle is True and not features.fits_in_memory)
         self.seed = seed
         self.device = pick_device(None if device is None else str(device))
         self.rank = rank
         self.world_size = world_size
+        self.blockwise = shuffle == "blocks" or (shuffle is True and not self._fits(features))
         self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
         self._loaded: LoadableRows | None = None
         self._on_device: DeviceRows | None = None
         # Pinned memory has a cache of its own, which knows when a copy to the device has ended.
-        self._empty: Empty = pinned if self.device.type == "cuda" else RecycledMemory()
+        self._empty: Empty = pinned if self.device.type == "cuda" else features.memory
         row_bytes = sum(spec.size_bytes for spec in features.frontier)
         self._block_rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         largest = max((spec.size_bytes for spec in features.frontier), default=0) * self._block_rows * WINDOW_BLOCKS
@@ -245,14 +250,13 @@ class FeatureLoader:
         else:
             yield from transferred(self._batches(epoch, views), self.device)
 
+    def _fits(self, features: LoadableRows) -> bool:
+        here = min(self.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))  # which torchrun sets
+        return features.fits_in_memory_of(here)
+
     def _load(self) -> None:
         """Read what fits into memory, once."""
-        if (
-            self.blockwise
-            or self._loaded is not None
-            or self._on_device is not None
-            or not self.features.fits_in_memory
-        ):
+        if self.blockwise or self._loaded is not None or self._on_device is not None or not self._fits(self.features):
             return
         loaded = self.features.load()
         if self.device.type != "cpu" and not loaded.ragged:

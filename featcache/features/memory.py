@@ -42,6 +42,9 @@ class RecycledMemory:
         self._buffers: list[np.ndarray[Any, Any]] = []
         self._asked = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecycledMemory, (self._kept, self._least_bytes)  # another process begins with none
+
     def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return memory for the caller to fill."""
         size_bytes = max(math.prod(shape) * dtype.itemsize, self._least_bytes)

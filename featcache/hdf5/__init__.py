@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from .blocks import Ragged, block_checksums, block_of, checksum, gather, last_end, steps_of
 from .compressed import CompressedArray, check_compression, compressed_chunks, worth_shuffling
+from .joined import Part, join_arrays
 from .reading import (
     StoredArray,
     StoredChunks,
@@ -22,6 +23,7 @@ from .writing import create_file
 __all__ = [
     "Blocks",
     "CompressedArray",
+    "Part",
     "Ragged",
     "StoredArray",
     "StoredChunks",
@@ -34,6 +36,7 @@ __all__ = [
     "create_file",
     "find_array",
     "gather",
+    "join_arrays",
     "last_end",
     "map_array",
     "open_file",

@@ -58,7 +58,7 @@ def steps_of(ends: Array, rows: Array) -> tuple[Array, Array]:
 def gather(values: Array, rows: Array, out: Array | None = None) -> Array:
     """Return some rows of an array, copied: to ``out`` where it is given."""
     # take(mode="clip") is the fastest gather there is, but it would hide a bad index: rows are checked first.
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(values)):
+    if len(rows) and np.asarray(rows, dtype=np.int64).view(np.uint64).max() >= len(values):  # negative ones are huge
         raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
     if out is None:
         out = np.empty((len(rows), *values.shape[1:]), values.dtype)

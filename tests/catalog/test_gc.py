@@ -105,7 +105,7 @@ USER = """
 import sys, torch, featcache
 from tests.catalog.test_gc import SmallNet
 store = featcache.FeatureStore(sys.argv[1])
-from featcache.features.rows import ShardRows
+from featcache.features.shard_rows import ShardRows
 import numpy as np
 rows = ShardRows(store.set(next(each for each in store.recipes() if each.cut == "block")), np.zeros((1, 16), np.uint8))
 print("ready", flush=True)
