@@ -89,7 +89,8 @@ class LoadableRows(Protocol):
 class FeatureLoader:
     """An iterable of (frontier, targets) batches, each iteration of which is one epoch with its own order.
 
-    Features that take a moderate share of the free memory are read once and held. On a GPU they are held in its own
+    Features that take a moderate share of the free memory are shuffled as a whole: gathered from the pages of their
+    files, or decoded once and held, see ``Features.load``. On a GPU they are held in its own
     memory if they take a moderate share of that too, and batches are gathered there without the host.
 
     Larger features are read two windows ahead in threads, and shuffled by blocks: runs of rows of 512 KB come in a

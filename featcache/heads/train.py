@@ -17,6 +17,7 @@ from ..progress import ProgressCallback, silent
 from ..splitting import Split, as_now, padding_difference
 from ..training import (
     Division,
+    Task,
     TrainOptions,
     check_scorer,
     default_learning_rate,
@@ -243,11 +244,11 @@ def fit_head(
         check_scorer(options.metric)
     check_origin(split, features)
     options = replace(options, pool=pool_of(features, options.head, options.pool))
+    task = find_task(features, options.task, options.ignore_index)
     if options.head == "suffix" and features.ragged:
-        _refuse_unmasked(split, features)
+        _refuse_unmasked(split, features, task)
         if options.loss is not None:
             _refuse_padded_labels(features)
-    task = find_task(features, options.task, options.ignore_index)
     if task.kind == "output" and (options.loss is None or options.metric is not None):
         raise UsageError("task='output' has neither a loss nor a metric of its own: give loss, and no metric.")
     rows = divide(features, options, task, seed=division_seed, sample_weights=sample_weights)
@@ -329,7 +330,7 @@ def _refuse_padded_labels(features: Features) -> None:
         )
 
 
-def _refuse_unmasked(split: Split, features: Features) -> None:
+def _refuse_unmasked(split: Split, features: Features, task: Task) -> None:
     """Raise ``HeadError`` where what lies behind the cut could take padding for content."""
     cut = features.recipe.cut
     for spec in features.frontier:
@@ -339,7 +340,8 @@ def _refuse_unmasked(split: Split, features: Features) -> None:
                 f"{spec.name!r}, which the model computes before the cut {cut!r} and needs behind it, varies in length, and "
                 "what it should hold for padding is not known: give the model a mask of its own, or use --head linear."
             )
-    if not any("mask" in name or "len" in name for name in split.side_inputs):
+    # Of tokens, what counts are those of the sample itself: whether padding reaches them is measured below.
+    if task.kind != "token" and not any("mask" in name or "len" in name for name in split.side_inputs):
         raise HeadError(
             f"the samples of {features.dataset!r} vary in length, and no mask and no lengths cross the cut {cut!r} by "
             "their names: what lies behind it would take padding for content. Give the model its mask with the inputs (a "

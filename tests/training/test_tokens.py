@@ -144,6 +144,36 @@ def test_tokens_of_samples_that_vary_in_length_train_as_padded_batches_do(tmp_pa
     assert differing(trained, usual(split, features, samples, plain), 1e-5) == []
 
 
+def test_behind_a_cut_that_no_mask_crosses_tokens_train_as_padded_batches_do(tmp_path) -> None:
+    samples = Tagged(VARYING)
+    split, features = cached(samples, tmp_path, "layers.1")
+    assert split.side_inputs == ()
+    trained = featcache.train_head(split, features, **EQUAL)
+    assert differing(trained, usual(split, features, samples, plain, ("classifier",)), 1e-5) == []
+
+
+class Neighbourly(Tagger):
+    """Looks at the next token, which is padding behind a sample's last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.embedding(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask)
+        return self.classifier(self.dropout(self.last(hidden.mT).mT))
+
+
+def test_tokens_that_padding_reaches_behind_the_cut_are_refused(tmp_path) -> None:
+    samples = Tagged(VARYING)
+    split = featcache.split(Neighbourly().eval(), "layers.1", samples.batch([0, 1])[0], samples.batch([2, 3])[0])
+    features = featcache.extract(split, samples, str(tmp_path / "store"), batch_size=8)
+    with pytest.raises(HeadError, match="looks at padded places"):
+        featcache.train_head(split, features, **EQUAL)
+
+
 def test_a_trained_last_layer_behind_frozen_ones_equals_the_usual_loop_too(tmp_path) -> None:
     samples = Tagged(VARYING)
     split, features = cached(samples, tmp_path)
