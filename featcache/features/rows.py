@@ -73,7 +73,8 @@ class LoadedRows:
             if isinstance(values, torch.Tensor):
                 where = self._at(name, positions)
                 everything = len(where) == len(values) and bool((where == np.arange(len(where))).all())
-                found[name] = values if everything else values[torch.from_numpy(where)]
+                mine = everything and self._places is None  # what is shared must not be written to
+                found[name] = values if mine else values[torch.from_numpy(where)]
         return found
 
     def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:

@@ -62,7 +62,7 @@ def gather(values: Array, rows: Array, out: Array | None = None) -> Array:
         raise IndexError(f"row {rows.min()}..{rows.max()} of {len(values)}")
     if out is None:
         out = np.empty((len(rows), *values.shape[1:]), values.dtype)
-    np.take(values, rows, axis=0, out=out, mode="clip")
+    values.take(rows, axis=0, out=out, mode="clip")
     return out
 
 

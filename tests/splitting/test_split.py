@@ -454,11 +454,11 @@ FAMILIES = [
     "swin_t", "swin_v2_t", "inception_v3", "googlenet",
 ]  # fmt: skip
 
-# Those of at most 30 M parameters; larger ones are built of the same blocks.
+# Those of at most 12 M parameters; larger ones are built of the same blocks.
 SMALL_MODELS = [
     name
     for name in torchvision.models.list_models(torchvision.models)
-    if torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] < 30e6
+    if torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] < 12e6
 ]
 
 
