@@ -53,6 +53,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         The positions of the rows among the samples. By default all, in order.
     report : ExtractReport, optional
         What the extraction did.
+    memory : RecycledMemory, optional
+        What batches are gathered in. By default memory of its own.
 
     Attributes
     ----------
@@ -66,6 +68,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         The digest of the dataset's snapshot.
     report : ExtractReport or None
         What the extraction did.
+    memory : RecycledMemory
+        What batches are gathered in: memory that one loader leaves is used again by the next.
     classes : list of str or None
         The names of the classes. None if the dataset names none.
 
