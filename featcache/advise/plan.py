@@ -236,14 +236,14 @@ def plan(
     _check_options(epochs, batch_size, disk_budget_bytes, time_budget_s)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     where = pick_device(device)
-    about = subject(model, dataset, transform, name, ways[0])
+    about = subject(model, dataset, transform, name, ways[0], progress)
     names = [cut.name for cut in about.find(cuts)]
     example = about.example
+    progress(ProgressEvent("measure", 0, len(names), "cuts"))
     splits = split_at(model, names, example.inputs, example.other_length)
     started_s = time.perf_counter()  # now that torch has loaded what splitting needs, which can take seconds
     split_at(model, names[-1:], example.inputs, example.other_length)
     fixed_s = time.perf_counter() - started_s  # which each extraction takes before its first row
-    progress(ProgressEvent("measure", 0, len(names), "cuts"))
     data, batch = measure_data(about, files, batch_size, where)
     data = replace(data, rows_a_sample=1 + (ways[0].views if about.samples.augment is not None else 0))
     classes = None if ways[0].pool else _classes(about)

@@ -246,7 +246,7 @@ def probe(
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     asked = Stored.of(stored)
     chosen = replace(asked, pool=asked.pool or "auto", views=1, augment=None)  # random views are not scored
-    about = subject(model, dataset, transform, name, asked)
+    about = subject(model, dataset, transform, name, asked, progress)
     names = [cut.name for cut in about.find(cuts)]
     made = extract(
         model, about.samples.augmented(None), files, cut=names, batch_size=batch_size, device=device, codec=codec,

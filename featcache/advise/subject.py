@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..codecs import Stored
 from ..errors import UnknownCutError, UsageError, near_names
 from ..extraction import Example, example_of, samples_of
+from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Samples
 from ..splitting import Cut, cuts, name_inside
 
@@ -57,11 +58,15 @@ def subject(
     transform: Callable[[Any], Any] | None = None,
     name: str | None = None,
     stored: Stored | None = None,
+    progress: ProgressCallback = silent,
 ) -> Subject:
     """Return the subject that these arguments of ``featcache.extract`` make; ``dataset`` may be a specification."""
     samples = samples_of(dataset, transform, name, stored)
+    progress(ProgressEvent("record", 0, 1, "networks"))
     example = example_of(samples)
-    return Subject(model, samples, example, tuple(cuts(model, example.inputs, example.other_length)))
+    found = Subject(model, samples, example, tuple(cuts(model, example.inputs, example.other_length)))
+    progress(ProgressEvent("record", 1, 1, "networks"))
+    return found
 
 
 def boundaries(candidates: Sequence[Cut], most: int = MOST_BOUNDARIES) -> list[Cut]:

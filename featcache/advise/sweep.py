@@ -259,7 +259,7 @@ def sweep(
     _check_options(seeds, patience, tolerance, confidence, validation, learning_rates)
     files = store if isinstance(store, FeatureStore) else FeatureStore(store)
     chosen = Stored.of(stored)
-    about = subject(model, dataset, transform, name, chosen)
+    about = subject(model, dataset, transform, name, chosen, progress)
     found = about.find(cuts)
     if epochs is None:
         epochs = LINEAR_EPOCHS if head == "linear" else EPOCHS

@@ -188,3 +188,10 @@ def test_probe_and_sweep_take_what_extract_takes(net, pairs, tmp_path) -> None:
     featcache.probe(net, pairs, store, ["block"], numerics="fast")
     featcache.sweep(net, pairs, store, ["block"], numerics="fast", pool="auto", head="linear", epochs=1, seeds=2)
     assert {(recipe.numerics, recipe.pool) for recipe in store.recipes()} == {("fast", "auto")}
+
+
+def test_a_plan_tells_what_it_does_from_the_first_second_on(net, pairs, tmp_path) -> None:
+    seen: list[featcache.ProgressEvent] = []
+    featcache.plan(net, pairs, str(tmp_path / "s"), ["block", "tail"], progress=seen.append)
+    told = [(event.stage, event.done, event.total) for event in seen]
+    assert told == [("record", 0, 1), ("record", 1, 1), ("measure", 0, 2), ("measure", 1, 2), ("measure", 2, 2)]
