@@ -492,10 +492,9 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             Whether they fit.
         """
         room_bytes = LOADED_SHARE * available_memory_bytes()
-        if processes > 1 and self.size_bytes * processes > room_bytes:
-            shared = all(rows.shared for rows in self._rows if isinstance(rows, ShardRows))
-            processes = 1 if shared else processes
-        return self.size_bytes * processes <= room_bytes
+        if self.size_bytes > room_bytes or self.size_bytes * processes <= room_bytes:
+            return self.size_bytes <= room_bytes
+        return all(rows.shared for rows in self._rows if isinstance(rows, ShardRows))
 
     @property
     def fits_in_page_cache(self) -> bool:

@@ -10,6 +10,7 @@ import ctypes
 import math
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .reading import StoredArray
 __all__ = ["Part", "join_arrays"]
 
 MAP_FIXED = 0x10  # on Linux and macOS; Python's mmap does not offer it
+MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # what files are mapped over needs no memory
 LARGE_PAGE_BYTES = 2 << 20
 WORTH_MAPPING_BYTES = 512 << 10  # smaller parts are copied: their files do not align them to pages
 
@@ -63,7 +65,8 @@ def _mapped(parts: Sequence[Part], row_bytes: int) -> tuple[Array, list[int]]:
         mapped.append(start is not None)
         starts.append(-(-at // row_bytes) * row_bytes if start is None else start)
         at = -(-(starts[-1] + part.values.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, at + LARGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    memory = mmap.mmap(-1, at + LARGE_PAGE_BYTES, flags=flags)
     whole = np.frombuffer(memory, np.uint8)  # which keeps the memory for as long as anything shares it
     whole = whole[-whole.ctypes.data % LARGE_PAGE_BYTES :]
     kind, shape = parts[0].values.dtype, parts[0].values.shape[1:]

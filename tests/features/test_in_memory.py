@@ -88,6 +88,16 @@ def test_a_damaged_row_is_found_when_rows_are_first_loaded_and_only_there(tmp_pa
         epoch(features.loader(64))
 
 
+@on_linux
+def test_a_set_that_exceeds_the_memory_is_not_mapped_to_find_out_whether_processes_could_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = wide(tmp_path / "s", rows=4000)
+    monkeypatch.setattr("featcache.features.features.available_memory_bytes", lambda: features.size_bytes)
+    assert features.loader(64, rank=0, world_size=4).blockwise
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_what_processes_share_counts_once_and_what_each_decodes_counts_for_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
