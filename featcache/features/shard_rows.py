@@ -42,7 +42,7 @@ class ShardRows:
         self._codec = load_codec(feature_set.recipe.dtype)
         self._opened: dict[int, Shard] = {}
         self._joined: Joined | None = None
-        self._checked = np.zeros(len(ids), dtype=bool)  # of those that are mapped
+        self._checked = np.zeros(0, dtype=bool)  # of each row, once they are mapped
         self._loaded: list[tuple[Array, LoadedRows]] = []
         self._specs = feature_set.recipe.frontier
         self._ragged = [spec.name for spec in self._specs if spec.ragged]
@@ -54,7 +54,6 @@ class ShardRows:
             "_opened": {},
             "_joined": None,
             "_loaded": [],
-            "_checked": np.zeros(len(self._ids), bool),
         }
 
     def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
@@ -94,7 +93,7 @@ class ShardRows:
         if self._ragged or self._codec.name not in AS_STORED:
             return False
         if self._joined is None:
-            self._joined = self._join()
+            self._joined, self._checked = self._join(), np.zeros(len(self._ids), dtype=bool)
         return bool(self._joined)
 
     def _join(self) -> Joined:
