@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -164,3 +168,15 @@ def test_a_batch_that_exceeds_the_memory_of_cuda_is_computed_in_parts(net, tmp_p
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert features.report.computed == 64
     assert any("out of memory" in note for note in features.report.notes)
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_a_gpu_runs_in_small_on_any_machine_and_writes_its_page(tmp_path: Path) -> None:
+    script, page = Path(__file__).parent.parent / "benchmarks" / "gpu.py", tmp_path / "gpu.md"
+    asked = [sys.executable, str(script), "--device", "cpu", "--small", "--out", str(page)]
+    subprocess.run(asked, check=True, timeout=900, capture_output=True)
+    text = page.read_text("utf-8")
+    assert text.startswith("# On a GPU")
+    assert "| resnet18 | bf16 | memory |" in text
+    assert "--decoding scaled" in text
+    assert "32 linear heads" in text
