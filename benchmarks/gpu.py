@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--out docs/gpu.md] [--device cuda] [--small]
 
 Random weights, no network; meant for nine minutes on one GPU. Extraction: the bare loop runs the same modules at the same
-numerics on the same batches and keeps nothing; from memory both copy each batch to the device. The busy share is the time that the
-prefix takes of batches that lie on the device already, of the whole time. Training: the bare loop has the same module,
+numerics on the same batches and keeps nothing; from memory both copy each batch to the device. The busy share is the time
+that the prefix takes of batches that lie on the device already, of the whole time. Training: the bare loop has the same module,
 optimizer and number of steps, on tensors that lie on the device. Ratios are taken within a round; figures are their medians.
 """
 
