@@ -428,11 +428,11 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         Features
             The loaded features.
         """
-        if all(isinstance(rows, LoadedRows) for rows in self._rows):
-            return self
-        sources = [rows for rows in self._rows if isinstance(rows, ShardRows) and len(self) and rows.shared]
+        sources = [rows for rows in self._rows if isinstance(rows, ShardRows)]
         if len(sources) < len(self._rows):
-            return self._with_rows([rows.load(self._positions) for rows in self._rows], self.frontier)
+            return self
+        if not len(self) or not all(rows.shared for rows in sources):
+            return self._with_rows([rows.load(self._positions) for rows in sources], self.frontier)
         part = copy.copy(self)
         part._rows = tuple(rows.mapped(self._positions) for rows in sources)
         return part

@@ -171,7 +171,7 @@ class FeatureLoader:
         self.device = pick_device(None if device is None else str(device))
         self.rank = rank
         self.world_size = world_size
-        self.blockwise = shuffle == "blocks" or (shuffle is True and not self._fits(features))
+        self.blockwise = shuffle == "blocks" or (shuffle is True and not self._fits())
         self.augmented = bool(features.views) and (self.shuffle if augmented is None else augmented)
         self.epoch = 0
         self._loaded: LoadableRows | None = None
@@ -251,13 +251,13 @@ class FeatureLoader:
         else:
             yield from transferred(self._batches(epoch, views), self.device)
 
-    def _fits(self, features: LoadableRows) -> bool:
+    def _fits(self) -> bool:
         here = min(self.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)))  # which torchrun sets
-        return features.fits_in_memory_of(here)
+        return self.features.fits_in_memory_of(here)
 
     def _load(self) -> None:
         """Read what fits into memory, once."""
-        if self.blockwise or self._loaded is not None or self._on_device is not None or not self._fits(self.features):
+        if self.blockwise or self._loaded is not None or self._on_device is not None or not self._fits():
             return
         loaded = self.features.load()
         if self.device.type != "cpu" and not loaded.ragged:

@@ -26,9 +26,6 @@ class Rows(Protocol):
     def gather(self, positions: Array, empty: Empty = in_large_pages) -> dict[str, torch.Tensor]:
         """Return the decoded rows at ``positions``, by tensor name, in memory of ``empty`` where that can be."""
 
-    def load(self, positions: Array) -> LoadedRows:
-        """Return the decoded rows at ``positions``, held in memory."""
-
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""
 
@@ -91,18 +88,6 @@ class LoadedRows:
                 gathered[name] = empty((len(positions), *values.shape[1:]), values.dtype)
                 gather(values.numpy(), self._at(name, positions), gathered[name].numpy())
         return with_mask(gathered, masks)
-
-    def load(self, positions: Array) -> LoadedRows:
-        """Return the rows at ``positions``; copied, unless they are shared."""
-        if self._places is not None:
-            return LoadedRows(self.values, {name: each[positions] for name, each in self._places.items()}, self._source)
-        taken: dict[str, torch.Tensor | Ragged] = {}
-        for name, values in self.values.items():
-            if isinstance(values, Ragged):
-                taken[name] = values.take(positions)
-            else:
-                taken[name] = values[torch.from_numpy(positions)]
-        return LoadedRows(taken)
 
     def steps(self, positions: Array) -> int:
         """Return how many steps the rows at ``positions`` have in all, where samples vary in length."""

@@ -83,7 +83,7 @@ class ShardRows:
         loaded = self.read(positions)
         # As many as there are rows in all: those to train on and those to validate by, say.
         self._loaded.append((positions, loaded))
-        while sum(len(each) for each, _ in self._loaded[:-1]) + len(positions) > len(self._ids) and self._loaded[1:]:
+        while len(self._loaded) > 1 and sum(len(each) for each, _ in self._loaded) > len(self._ids):
             del self._loaded[0]
         return loaded
 
