@@ -5,7 +5,8 @@
 Random weights, no network; meant for nine minutes on one GPU. Extraction: the bare loop runs the same modules at the same
 numerics on the same batches and keeps nothing; from memory both copy each batch to the device. The busy share is the time
 that the prefix takes of batches that lie on the device already, of the whole time. Training: the bare loop has the same module,
-optimizer and number of steps, on tensors that lie on the device. Ratios are taken within a round; figures are their medians.
+optimizer, schedule and number of steps, on tensors that lie on the device. Ratios are taken within a round; figures are
+their medians.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+from training import EPOCHS, GRID, loop
 
 import featcache
 import featcache.features.loader
 
 NUMERICS = ("exact", "fast", "bf16")
-EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ class Race:
         data, batch = Rows(values), self.sizes.batch
         there = values[:batch].to(self.device)
         for numerics in NUMERICS:
-            model = model.eval().to("cpu")
-            split = featcache.split(model, cut, (values[:2],))
+            split = featcache.split(model.eval(), cut, (values[:2],))
             running = _prefix(model, cut).to(self.device)
             if numerics != "exact":
                 running = running.to(memory_format=torch.channels_last)
@@ -170,7 +170,7 @@ class Race:
             features = featcache.extract(split, data, folder, batch_size=batch)
             ratios, steps = [], -(-len(values) // batch)
             for _ in range(self.sizes.rounds + 1):
-                base_s = self._loop(suffix, held, targets)
+                base_s = loop(suffix, held, targets, batch)
                 trained = featcache.train_head(
                     split, features, epochs=EPOCHS, batch_size=batch, validation=0.0, device=str(self.device)
                 )
@@ -179,35 +179,18 @@ class Race:
         shares, beyond = zip(*ratios[1:], strict=True)
         return f"| {name} | {statistics.median(shares):.2f} | {statistics.median(beyond):.0f} |"
 
-    def _loop(self, suffix: nn.Module, values: torch.Tensor, targets: torch.Tensor) -> float:
-        module = copy.deepcopy(suffix).to(self.device).train()
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-        taken = []
-
-        def epoch() -> None:
-            for rows in torch.randperm(len(values), device=self.device).split(self.sizes.batch):
-                loss = nn.functional.cross_entropy(module(values[rows]), targets[rows])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-
-        for _ in range(EPOCHS):
-            taken.append(self.seconds(epoch))
-        return statistics.median(taken[1:])
-
     def heads(self, values: torch.Tensor) -> str:
         """Return what 32 heads cost, of one."""
         data = Rows(values)
         split = featcache.split(nn.Sequential(nn.Identity(), nn.Linear(values.shape[1], 10)).eval(), "0", (values[:2],))
-        grid = [{"learning_rate": 10**-rate, "weight_decay": decay} for rate in range(1, 5) for decay in range(8)]
         shared = {"epochs": EPOCHS, "batch_size": self.sizes.batch, "device": str(self.device)}
         with tempfile.TemporaryDirectory() as folder:
             features = featcache.extract(split, data, folder, batch_size=self.sizes.batch)
             share, _ = self.ratio(
                 lambda: featcache.train_head(split, features, head="linear", learning_rate=1e-3, **shared),
-                lambda: featcache.train_heads(split, features, grid, **shared),
+                lambda: featcache.train_heads(split, features, GRID, **shared),
             )
-        return f"{len(grid)} linear heads on {len(values):,} × {values.shape[1]}: {1 / share:.1f} × one."
+        return f"{len(GRID)} linear heads on {len(values):,} × {values.shape[1]}: {1 / share:.1f} × one."
 
 
 def _prefix(model: nn.Module, cut: str) -> nn.Module:
@@ -220,17 +203,13 @@ def _prefix(model: nn.Module, cut: str) -> nn.Module:
             model.get_submodule(cut).register_forward_hook(self._stop)
 
         def _stop(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            if self.__dict__.get("looking"):
-                raise StopIteration(output)
+            raise StopIteration(output)
 
         def forward(self, *inputs: torch.Tensor) -> Any:
-            self.__dict__["looking"] = True
             try:
                 return self.model(*inputs)
             except StopIteration as stopped:
                 return stopped.value
-            finally:
-                self.__dict__["looking"] = False
 
     model = copy.deepcopy(model)
     return Prefix().eval()
