@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .rows import HELD, LoadedRows, padded, with_mask
 __all__ = ["ShardRows"]
 
 AS_STORED = ("float32", *HELD)  # precisions whose decoding changes no more than the type
+OPENED_AT_ONCE = 4  # shards; a remote one is downloaded first
 READ_BYTES = 64 << 20  # of rows that are decoded at once on their way into memory
 
 Array = np.ndarray[Any, Any]
@@ -99,7 +101,7 @@ class ShardRows:
     def _join(self) -> Joined:
         """Return the shards' rows as one array for each tensor; nothing where they are not stored as they are given out."""
         numbers = np.flatnonzero(np.bincount(self._shards[self.present])).tolist()
-        shards = [self._shard(number) for number in numbers]
+        shards = self._open(numbers)
         joined: Joined = {}
         for spec in self._specs:
             held = torch.empty(0, dtype=self._held_as(spec))
@@ -231,14 +233,16 @@ class ShardRows:
         if not len(positions):
             return
         numbers = self._shards[positions]
+        wanted = np.unique(numbers)
+        self._open(wanted.tolist())
         changes = np.flatnonzero(np.diff(numbers)) + 1
-        if len(np.unique(numbers)) == len(changes) + 1:  # as they lie, or all in one
+        if len(wanted) == len(changes) + 1:  # as they lie, or all in one
             for start, stop in itertools.pairwise([0, *changes.tolist(), len(numbers)]):
-                yield self._shard(int(numbers[start])), slice(start, stop)
+                yield self._opened[int(numbers[start])], slice(start, stop)
             return
         order = np.argsort(numbers, kind="stable")
         for places in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            yield self._shard(int(numbers[places[0]])), places
+            yield self._opened[int(numbers[places[0]])], places
 
     def _nothing(self) -> dict[str, Array | Ragged]:
         made: dict[str, Array | Ragged] = {}
@@ -249,8 +253,11 @@ class ShardRows:
             made[spec.name] = Ragged(empty, np.empty(0, dtype="<i8")) if spec.ragged else empty
         return made
 
-    def _shard(self, number: int) -> Shard:
-        shard = self._opened.get(number)
-        if shard is None:
-            shard = self._opened[number] = self.feature_set.open_shard(self._names[number])
-        return shard
+    def _open(self, numbers: list[int]) -> list[Shard]:
+        """Return shards, several of which are opened at once where they were not before."""
+        new = [number for number in numbers if number not in self._opened]
+        if new:
+            with ThreadPoolExecutor(OPENED_AT_ONCE) as pool:
+                opened = pool.map(lambda number: self.feature_set.open_shard(self._names[number]), new)
+                self._opened.update(zip(new, opened, strict=True))
+        return [self._opened[number] for number in numbers]

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from ..errors import ConfigError
 from .local import TEMPORARY_PREFIX, temporary_beside
 
@@ -67,6 +69,17 @@ class Copies:
                 os.utime(place)
                 return True
         return False
+
+    @contextlib.contextmanager
+    def alone(self, place: Path) -> Iterator[None]:
+        """Keep other processes and threads from making the same copy while the block runs."""
+        group = place.parent.parent  # one lock for many copies, so that no folder is left behind for its lock alone
+        group.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(group / ".lock", is_singleton=False, thread_local=False)
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError, NotImplementedError):  # where files cannot be locked, each makes its own
+                held.enter_context(lock)
+            yield
 
     @contextlib.contextmanager
     def create(self, place: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
@@ -17,6 +18,7 @@ class Faulty:
         self.application = application
         self.faults: list[dict] = []
         self.seen = 0
+        self.asked: Counter[str] = Counter()
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -25,7 +27,8 @@ class Faulty:
                 self.faults = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
                 self.seen = 0
             start_response("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps({"seen": self.seen, "left": self.faults}).encode()]
+            return [json.dumps({"seen": self.seen, "left": self.faults, "asked": self.asked}).encode()]
+        self.asked[f"{method} {path}"] += 1
         for fault in self.faults:
             if fault["method"] == method and fault["in"] in path and fault["times"] > 0:
                 fault["times"] -= 1

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ class Server:
     @property
     def failed(self) -> int:
         return json.load(urllib.request.urlopen(f"{self.url}/_faults"))["seen"]
+
+    def asked(self, method: str, path: str) -> int:
+        return json.load(urllib.request.urlopen(f"{self.url}/_faults"))["asked"].get(f"{method} {path}", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +126,17 @@ def test_features_on_s3_are_extracted_trained_from_verified_and_listed(server, b
     assert torch.isfinite(trained.model(pairs.inputs[:2])).all()
     again = featcache.extract(made, pairs, bucket)
     assert (again.report.computed, again.report.reused) == (0, 50)
+
+
+@pytest.mark.slow
+def test_readers_of_one_machine_that_start_together_download_an_object_once(server, bucket, copies, quick) -> None:
+    RemoteStorage(bucket).write_bytes("sets/a/rows.h5", os.urandom(20 << 20))
+    shutil.rmtree(copies)  # what was written is a copy already
+    readers = [RemoteStorage(bucket) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        places = set(pool.map(lambda storage: storage.fetch("sets/a/rows.h5"), readers))
+    parts = server.asked("GET", f"/{bucket.removeprefix('s3://')}/sets/a/rows.h5")
+    assert (len(places), parts) == (1, 3)
 
 
 @pytest.mark.slow
