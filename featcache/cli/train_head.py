@@ -1,4 +1,4 @@
-"""``featcache train-head``: train what lies behind the cut from the cache."""
+"""``featcache train-head``: train what comes after the cut from the cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
 from .options import command, project_options, split_options, the_project
@@ -15,6 +16,8 @@ from .training import train_one, train_stages
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
+
+OF_STEPS = ("epochs", "train_batch_size", "lr_schedule", "warmup_epochs")
 
 
 @command("train-head")
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     "--trainable",
     multiple=True,
     metavar="NAME",
-    help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all behind the cut]",
+    help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all after the cut]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option(
@@ -36,9 +39,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Rows a training step.",
 )
-@click.option("--optimizer", default="adamw", show_default=True, help="adamw, adam or sgd.")
+@click.option(
+    "--optimizer",
+    help="adamw, adam, sgd or lbfgs.  [default: lbfgs where one linear layer is all that is trained, else adamw]",
+)
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
-@click.option("--weight-decay", type=float, default=0.01, show_default=True)
+@click.option(
+    "--weight-decay", type=float, help="[default: 0.01; of a solved head, the penalty that is best on validation rows]"
+)
 @click.option("--lr-schedule", default="cosine", show_default=True, help="cosine or constant.")
 @click.option(
     "--schedule", metavar="CUT:EPOCHS,...", help="Unfreeze top down: layer4:3,layer3:5. LP-FT: head:5,layer4:3."
@@ -74,7 +82,7 @@ def train_head_command(
 ) -> None:
     """Train a head from cached features; never opens an image.
 
-    By default the head is all that lies behind the cut, with a new last layer for the data's classes. The head folder in
+    By default the head is all that comes after the cut, with a new last layer for the data's classes. The head folder in
     the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
     class for every pixel or token) follows from the targets.
     """
@@ -87,6 +95,8 @@ def train_head_command(
         else:
             trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
+    if trained.options.optimizer == "lbfgs":
+        _tell_unused()
     print_notes(project.notes)
     if as_json:
         print_json({"folder": str(folder), **_summary(trained)})
@@ -96,8 +106,8 @@ def train_head_command(
 
 def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
     print_line(
-        f"trained {trained.head} behind {trained.recipe.cut} from {count(rows, 'cached sample')} of {trained.dataset} "
-        f"in {duration(trained.elapsed_s)}" + (f", {count(len(trained.history), 'epoch')}" if trained.history else "")
+        f"trained {trained.head} after {trained.recipe.cut} from {count(rows, 'cached sample')} of {trained.dataset} "
+        f"in {duration(trained.elapsed_s)}{_way(trained)}"
     )
     if trained.rows is not None:
         print_line(f"rows: {trained.rows}")
@@ -106,6 +116,25 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
         named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
         print_text(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
     print_line(f"head: {folder}")
+
+
+def _tell_unused() -> None:
+    """Say which options were typed that do not count where a linear layer is solved."""
+    context = click.get_current_context()
+    typed = [name for name in OF_STEPS if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if typed:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
+        word = "does" if len(typed) == 1 else "do"
+        print_notes(
+            [f"{flags} {word} not count: one linear layer is solved to convergence, --optimizer adamw takes steps"]
+        )
+
+
+def _way(trained: TrainedHead) -> str:
+    """Return how a head was fitted, in words."""
+    if trained.options.optimizer == "lbfgs":
+        return f", solved with a penalty of {trained.options.weight_decay:g}"
+    return f", {count(len(trained.history), 'epoch')}" if trained.history else ""
 
 
 def _summary(trained: TrainedHead) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What ``train-head`` trains: one head behind one cut, or a schedule of stages."""
+"""What ``train-head`` trains: one head after one cut, or a schedule of stages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Show = Callable[[ProgressEvent], None]
 def train_one(
     project: Project, cut: str | None, parameters: dict[str, Any], options: dict[str, Any], progress: Show
 ) -> tuple[TrainedHead, int]:
-    """Return a head behind one cut, the one extracted last by default, and the number of its rows."""
+    """Return a head after one cut, the one extracted last by default, and the number of its rows."""
     chosen = cut or project.last_cut()
     if chosen is None:
         raise UsageError(

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from ..features import Features
 from ..machine import available_memory_bytes
 from ..progress import ProgressCallback
 from ..registry import Registry
-from ..splitting import Split, fold
-from ..training import Division, EpochRecord, Task, TrainOptions, fit, takes_frontier
+from ..splitting import Split, fold, lone_linear
+from ..training import Division, EpochRecord, Task, TrainOptions, fit, solve, solves, takes_frontier
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
@@ -49,6 +49,8 @@ class BuiltHead:
         The beginning of the names of ``stored`` in ``model``.
     estimator : Any, optional
         The fitted scikit-learn estimator, if the head is one.
+    strength : float, optional
+        The strength of the penalty that a linear head was solved with.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class BuiltHead:
     stored: nn.Module
     stored_at: str = ""
     estimator: Any = None
+    strength: float | None = None
 
 
 class SharedHead(BuiltHead):
@@ -68,7 +71,7 @@ class SharedHead(BuiltHead):
     def __init__(self, network: HeadNetwork, layer: nn.Linear) -> None:
         self._network, self._pool = network, copy.deepcopy(network.pool)
         self.layers, self.stored = nn.Sequential(self._pool, layer).eval(), layer
-        self.stored_at, self.estimator = STORED_AT, None
+        self.stored_at, self.estimator, self.strength = STORED_AT, None, None
 
     @cached_property
     def model(self) -> nn.Module:  # type: ignore[override]
@@ -155,7 +158,7 @@ class HeadKind(Protocol):
 
 
 class SuffixHead:
-    """All that lies behind the cut, with a new last layer."""
+    """All that comes after the cut, with a new last layer."""
 
     def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
         """Return a copy of the network; what is not to be trained needs no gradients."""
@@ -184,6 +187,8 @@ class SuffixHead:
             if mapped is not None:
                 rest, (train, validation) = folded, mapped
         divided = replace(rows, train=train, validation=validation)
+        if _solved(built, lone_linear(rest), divided, options, task):
+            return []
         return fit(rest, prepare, divided, options, task, device, progress, suffix)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
@@ -226,7 +231,7 @@ class LinearHead:
     def train(
         self, built: BuiltHead, rows: Division, options: TrainOptions, task: Task, progress: ProgressCallback
     ) -> list[EpochRecord]:
-        """Train the layer on features that are pooled once.
+        """Fit the layer to features that are pooled once, by a solver or by steps.
 
         Parameters
         ----------
@@ -244,22 +249,25 @@ class LinearHead:
         Returns
         -------
         list of EpochRecord
-            One record per epoch.
+            One record per epoch. Empty if the layer is solved.
 
         Raises
         ------
         HeadError
             If the loss diverges.
+        UsageError
+            If the options ask for a solver that does not fit the task or the other options.
         """
         network, device = _network(built), _device(built)
         if task.kind == "token" or _asks_for_frontier(options):  # as many vectors as a sample has tokens
+            solves(options, task, rows.train)  # which refuses a solver that was asked for
             return fit(built.layers, built.layers.train, rows, options, task, device, progress)
         train = rows.train.map(network.pool, device=str(device))
         validation = None if rows.validation is None else rows.validation.map(network.pool, device=str(device))
-        layer = network.head
-        return fit(
-            layer, layer.train, replace(rows, train=train, validation=validation), options, task, device, progress
-        )
+        layer, pooled = network.head, replace(rows, train=train, validation=validation)
+        if _solved(built, layer, pooled, options, task):
+            return []
+        return fit(layer, layer.train, pooled, options, task, device, progress)
 
     def restore(self, built: BuiltHead, estimator: Any, task: Task) -> None:
         """Refuse: this head holds no estimator.
@@ -339,7 +347,7 @@ class Restored(nn.Module):
 
 
 def built_suffix(network: Split) -> BuiltHead:
-    """Return the head that is all of a network that lies behind a cut."""
+    """Return the head that is all of a network that comes after a cut."""
     return BuiltHead(network.model, network, _restored(network), network.suffix)
 
 
@@ -373,6 +381,26 @@ def _pooled(split: Split, task: Task, options: TrainOptions, device: torch.devic
 def _asks_for_frontier(options: TrainOptions) -> bool:
     """Return whether the loss takes what crosses the cut, which must be what was cached."""
     return options.loss is not None and takes_frontier(options.loss)
+
+
+def _solved(built: BuiltHead, layer: nn.Module | None, rows: Division, options: TrainOptions, task: Task) -> bool:
+    """Solve the layer that is all that is trained, if it can be; raises ``UsageError`` where that was asked for and cannot be."""
+    if _is_plain(layer) and solves(options, task, rows.train):
+        built.strength = solve(layer, rows, options, task, _device(built))
+        return True
+    if options.optimizer == "lbfgs":
+        raise UsageError(
+            f"after {built.split.cut!r} there is more to train than one linear layer, which is all that lbfgs solves: use "
+            "--head linear, or another optimizer."
+        )
+    return False
+
+
+def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Return whether a module is torch's own linear layer, trained as a whole: one of another kind would be solved wrongly."""
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+        return False
+    return layer.bias is not None and layer.weight.requires_grad and layer.bias.requires_grad
 
 
 def _network(built: BuiltHead) -> HeadNetwork:

@@ -105,7 +105,7 @@ def train_heads(
     if not entries:
         return []
     first = entries[0]
-    if first.patience is not None or first.metric is not None or first.optimizer == "adam":
+    if first.patience is not None or first.metric is not None or first.optimizer not in ("adamw", "sgd"):
         raise UsageError(
             "train_heads knows neither patience nor metric, and adamw and sgd only: use featcache.train_head."
         )
@@ -150,7 +150,7 @@ def _options(entry: Mapping[str, Any], shared: Mapping[str, Any]) -> TrainOption
     unknown = sorted(set(entry) - set(VARIED))
     if unknown:
         raise UsageError(f"an entry of the grid gives {', '.join(VARIED)}, not {', '.join(unknown)}.")
-    made = TrainOptions(**{**shared, **entry, "head": "linear"})
+    made = TrainOptions(**{**shared, **entry, "head": "linear"}).for_steps()
     return replace(made, learning_rate=made.learning_rate or 1e-2)
 
 
@@ -263,7 +263,7 @@ class _Steps:
     def __init__(self, stacked: list[torch.Tensor], options: list[TrainOptions], schedule: Any) -> None:
         self.stacked, self.sgd, self.schedule = stacked, options[0].optimizer == "sgd", schedule
         self.rates = [float(each.learning_rate or 0) for each in options]
-        self.decays = torch.tensor([each.weight_decay for each in options], device=stacked[0].device)
+        self.decays = torch.tensor([each.decay for each in options], device=stacked[0].device)
         self.first = [torch.zeros_like(each) for each in stacked]
         self.second = [torch.zeros_like(each) for each in stacked]
         self.held = [torch.empty_like(each) for each in stacked]  # new memory costs more than what is done in it

@@ -30,7 +30,7 @@ def new_network(split: Split, classes: int, seed: int = 0, device: torch.device 
     An end-to-end loop that starts from ``new_network(…).model`` starts from the weights that ``train_head`` starts from:
     the new layer is drawn on the CPU right after seeding, whatever the device. The suffix consists of that copy's modules;
     if the network is in evaluation mode, it is put into training mode. Raises ``HeadError`` where there is no last layer
-    behind the cut that alone makes the output.
+    after the cut that alone makes the output.
     """
     network, _ = _renewed(split, classes, seed, device)
     if not network.model.training:
@@ -56,7 +56,7 @@ def refuse_other_sizes(suffix: nn.Module, replay: nn.Module, rows: Features, bat
         found = output_tensor(_evaluated(suffix, frontier))
         if difference(expected, found) > max(TOLERANCE, rounding(expected.dtype)):
             raise HeadError(
-                f"behind the cut {rows.recipe.cut!r} the network does something else in a batch of {size} rows than in the small "
+                f"after the cut {rows.recipe.cut!r} the network does something else in a batch of {size} rows than in the small "
                 "ones that it was split on: its code asks for the size of the batch. Use another --train-batch-size."
             )
 
@@ -82,7 +82,7 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
             _put(model, names, old)
         else:
             raise HeadError(
-                f"the layer {names[0]!r}, the last one behind the cut {split.cut!r}, does not make the network's output alone, "
+                f"the layer {names[0]!r}, the last one after the cut {split.cut!r}, does not make the network's output alone, "
                 "so it cannot be replaced by one for the data's classes: use --head linear."
             )
         if device is not None and device != next(new[0].parameters()).device:
@@ -155,7 +155,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
             (f"the last one, {name!r}, is {type(layer).__name__}" for name, layer in layers.items()), "none is run"
         )
         raise HeadError(
-            f"behind the cut {split.cut!r} there is no last layer to replace for the data's classes, nn.Linear or a convolution "
+            f"after the cut {split.cut!r} there is no last layer to replace for the data's classes, nn.Linear or a convolution "
             f"without code of its own: {last}. Use --head linear, or an earlier cut."
         )
     fitting = [name for name, layer in remakable.items() if _outputs(output) == _width(layer) and run.count(name) == 1]

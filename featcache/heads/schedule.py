@@ -26,7 +26,7 @@ FIXED = ("head", "epochs", "trainable", "learning_rates", "schedule", "freeze_sc
 
 @dataclass(frozen=True)
 class Stage:
-    """Some epochs of training all that lies behind ``cut``, or with ``head_only`` the new last layer alone."""
+    """Some epochs of training all that comes after ``cut``, or with ``head_only`` the new last layer alone."""
 
     cut: str
     epochs: int
@@ -39,7 +39,7 @@ class Stage:
 
 
 def parse_schedule(text: str, *, freezing: bool = False) -> tuple[Stage, ...]:
-    """Return the stages of ``"layer4:3,layer3:5"``: cuts with the epochs for which what lies behind them is trained.
+    """Return the stages of ``"layer4:3,layer3:5"``: cuts with the epochs for which what comes after them is trained.
 
     ``head`` stands for the new last layer alone, trained from the deepest cut of the schedule: the first stage of a
     schedule that unfreezes, the last one of a schedule that freezes. Raises ``UsageError`` for anything else.
@@ -75,7 +75,7 @@ def schedule_options(given: Mapping[str, Any]) -> TrainOptions:
             raise UsageError(
                 f"a schedule takes no option {name!r}.{near_names(name, known)} It takes: {', '.join(known)}."
             )
-    return TrainOptions(**given)
+    return TrainOptions(**given).for_steps()  # stages count epochs
 
 
 def run_stages(
@@ -131,7 +131,7 @@ def run_stages(
 
 
 def behind(trained: TrainedHead, split: Split, features: Features) -> TrainedHead:
-    """Return the same trained network as a head behind an earlier cut, whose prefix no stage has changed."""
+    """Return the same trained network as a head after an earlier cut, whose prefix no stage has changed."""
     network = split.rebind(trained.model)
     if network.weights != dict(features.recipe.weights):
         raise HeadError(f"training changed weights up to {split.cut!r}, which this cut should have kept.")

@@ -32,7 +32,7 @@ def train_unfreezing(
 ) -> TrainedHead:
     """Train a head top down, in stages that unfreeze more and more layers.
 
-    ``"layer4:3,layer3:5"`` trains what lies behind layer4 for 3 epochs, then what lies behind layer3 for 5.
+    ``"layer4:3,layer3:5"`` trains what comes after layer4 for 3 epochs, then what comes after layer3 for 5.
     ``"head:5,layer4:3"`` trains the new last layer alone first.
 
     Parameters
@@ -58,7 +58,7 @@ def train_unfreezing(
     Returns
     -------
     TrainedHead
-        The head behind the earliest cut of the schedule. Its history is that of all stages.
+        The head after the earliest cut of the schedule. Its history is that of all stages.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def train_freezing(
 ) -> TrainedHead:
     """Train a head bottom up, in stages that freeze more and more layers.
 
-    ``"layer2:3,layer3:5"`` trains what lies behind layer2 for 3 epochs, then freezes everything up to layer3 as it is
+    ``"layer2:3,layer3:5"`` trains what comes after layer2 for 3 epochs, then freezes everything up to layer3 as it is
     trained by then, and trains the rest for 5.
 
     Before each further stage, the features of the trained prefix are extracted from ``dataset`` into ``store``. They
@@ -165,7 +165,7 @@ def train_freezing(
     Returns
     -------
     TrainedHead
-        The head behind the first cut, so that it holds everything that was trained. Its history is that of all stages.
+        The head after the first cut, so that it holds everything that was trained. Its history is that of all stages.
 
     Raises
     ------

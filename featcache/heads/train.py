@@ -41,9 +41,9 @@ def train_head(
     head: str = "suffix",
     epochs: int = 20,
     batch_size: int = 64,
-    optimizer: str = "adamw",
+    optimizer: str | None = None,
     learning_rate: float | None = None,
-    weight_decay: float = 0.01,
+    weight_decay: float | None = None,
     lr_schedule: str = "cosine",
     warmup_epochs: float = 0.0,
     label_smoothing: float = 0.0,
@@ -82,19 +82,23 @@ def train_head(
     features : Features
         The cached features of the samples, with their targets.
     head : str, default "suffix"
-        What is trained: ``"suffix"`` (everything behind the cut, with a new last layer for the data's classes),
+        What is trained: ``"suffix"`` (everything after the cut, with a new last layer for the data's classes),
         ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` (a scikit-learn estimator on pooled
         features, with ``parameters``).
     epochs : int, default 20
         The number of epochs.
     batch_size : int, default 64
         The rows per training step.
-    optimizer : str, default "adamw"
-        ``"adamw"``, ``"adam"`` or ``"sgd"`` (with momentum 0.9).
+    optimizer : str, optional
+        ``"adamw"``, ``"adam"`` or ``"sgd"`` (with momentum 0.9); or ``"lbfgs"``, which solves one linear layer to
+        convergence and takes no epochs. By default ``"lbfgs"`` where one linear layer alone is trained, for a class, labels
+        or values of samples, on up to 4·10⁹ rows × dimensions × outputs, and no option of steps is given (a learning rate,
+        a loss, patience, clipping, an average or mixed precision); else ``"adamw"``.
     learning_rate : float, optional
         The peak learning rate. By default 1e-2 where one linear layer alone is trained, else 1e-3.
-    weight_decay : float, default 0.01
-        The weight decay of the optimizer.
+    weight_decay : float, optional
+        The weight decay of the optimizer, by default 0.01. Of a solved head the strength of the penalty, for features of
+        variance 1; by default the best by validation, or by cross-validation if no rows are validated by.
     lr_schedule : str, default "cosine"
         ``"cosine"`` or ``"constant"``. The schedule steps after every batch.
     warmup_epochs : float, default 0.0
@@ -113,7 +117,7 @@ def train_head(
     device : str, optional
         The device to train on, such as ``"cpu"`` or ``"cuda"``. By default the best one there is.
     trainable : sequence of str, optional
-        The names of the modules or parameters behind the cut to train, or patterns of such names, as fnmatch has them:
+        The names of the modules or parameters after the cut to train, or patterns of such names, as fnmatch has them:
         ``"encoder.layers.*"``. What no name chooses stays as it is, and modules of which nothing is chosen are in
         evaluation mode. By default all are trained.
     fold : bool, default True
@@ -179,8 +183,8 @@ def train_head(
 
     Notes
     -----
-    From a float32 cache, training equals the usual loop over the whole network, bit for bit on one CPU thread, if that
-    loop does the same in the same order:
+    From a float32 cache, training by steps equals the usual loop over the whole network, bit for bit on one CPU thread,
+    if that loop does the same in the same order:
 
     1. Start from ``featcache.heads.new_network(split, classes, seed).model``.
     2. Put everything at or before the cut into evaluation mode without gradients, and the rest into training mode,
@@ -263,6 +267,10 @@ def fit_head(
     built.layers.eval()
     if history and options.learning_rate is None:
         options = replace(options, learning_rate=default_learning_rate(built.layers))
+    if built.strength is not None:
+        options = replace(options, optimizer="lbfgs", weight_decay=built.strength)
+    elif history:
+        options = options.for_steps()
     options = replace(options, loss=None)  # not part of the head, which predicts without it
     trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, history)
     trained.rows = rows.used
@@ -331,24 +339,24 @@ def _refuse_padded_labels(features: Features) -> None:
 
 
 def _refuse_unmasked(split: Split, features: Features, task: Task) -> None:
-    """Raise ``HeadError`` where what lies behind the cut could take padding for content."""
+    """Raise ``HeadError`` where what comes after the cut could take padding for content."""
     cut = features.recipe.cut
     for spec in features.frontier:
         computed = spec.ragged and spec.name not in split.side_inputs and spec.name != cut
         if computed and (not spec.value_shape or "float" not in spec.dtype):
             raise HeadError(
-                f"{spec.name!r}, which the model computes before the cut {cut!r} and needs behind it, varies in length, and "
+                f"{spec.name!r}, which the model computes before the cut {cut!r} and needs after it, varies in length, and "
                 "what it should hold for padding is not known: give the model a mask of its own, or use --head linear."
             )
     # Of tokens, what counts are those of the sample itself: whether padding reaches them is measured below.
     if task.kind != "token" and not any("mask" in name or "len" in name for name in split.side_inputs):
         raise HeadError(
             f"the samples of {features.dataset!r} vary in length, and no mask and no lengths cross the cut {cut!r} by "
-            "their names: what lies behind it would take padding for content. Give the model its mask with the inputs (a "
+            "their names: what comes after it would take padding for content. Give the model its mask with the inputs (a "
             "transform that returns a dict with it), or use --head linear, or pooled features."
         )
     if padding_difference(split) > PADDING_TOLERANCE:
         raise HeadError(
-            f"behind the cut {cut!r} the network looks at padded places (a convolution without a mask, perhaps), where rows "
+            f"after the cut {cut!r} the network looks at padded places (a convolution without a mask, perhaps), where rows "
             "from the cache hold zeros and the network its own values. Choose a later cut, use --head linear, or pooled features."
         )

@@ -308,7 +308,7 @@ def check_same_prefix(features: Features, cut: str, structure: str, weights: Map
     """Raise ``StaleError`` where the features are those of another cut or network."""
     recipe = features.recipe
     if cut != recipe.cut:
-        raise StaleError(f"the features are those at {recipe.cut!r}, but the head belongs behind {cut!r}.")
+        raise StaleError(f"the features are those at {recipe.cut!r}, but the head belongs after {cut!r}.")
     if structure != recipe.structure or weights != dict(recipe.weights):
         raise StaleError(
             f"the features at {recipe.cut!r} were computed by a network with other weights or another structure up to the "

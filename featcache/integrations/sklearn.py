@@ -38,7 +38,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     backbone : torch.nn.Module or str, default "bundled:resnet-mini"
         A network, or a specification as for ``featcache.load_backbone``.
     cut : str, default "layer4"
-        The module of the network to cut behind.
+        The module of the network to cut after.
     store : str, default "features"
         The folder of the store.
     preprocess : callable, optional

@@ -8,7 +8,7 @@ from .blame import first_difference
 from .candidates import Cut, cuts
 from .clone import deep_copy, skeleton
 from .compare import difference, rounding
-from .fold import fold
+from .fold import fold, lone_linear
 from .inputs import as_call
 from .middle import middle
 from .padding import padding_difference
@@ -27,6 +27,7 @@ __all__ = [
     "difference",
     "first_difference",
     "fold",
+    "lone_linear",
     "middle",
     "name_inside",
     "padding_difference",

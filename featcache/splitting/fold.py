@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-__all__ = ["fold"]
+__all__ = ["fold", "lone_linear"]
 
 # Modules whose output for a row depends on nothing but the row and their parameters, in training mode too.
 DETERMINISTIC = (
@@ -48,6 +48,19 @@ def fold(suffix: nn.Module, trainable: Collection[str] | None = None) -> tuple[n
             return _halves(suffix, nodes[:run], nodes[run:], crossing.pop())
         run -= 1
     return None, suffix
+
+
+def lone_linear(suffix: nn.Module) -> nn.Linear | None:
+    """Return the linear layer that is all of a suffix, or of what was not folded of it; None if there is more."""
+    if not isinstance(suffix, fx.GraphModule):
+        return None
+    nodes = list(suffix.graph.nodes)
+    if [node.op for node in nodes] != ["placeholder", "call_module", "output"]:
+        return None
+    first, called, last = nodes
+    layer = suffix.get_submodule(str(called.target))
+    whole = called.args == (first,) and not called.kwargs and last.args == (called,)
+    return layer if whole and isinstance(layer, nn.Linear) else None
 
 
 def _is_foldable(suffix: fx.GraphModule, node: fx.Node, trainable: set[str] | None) -> bool:

@@ -23,6 +23,7 @@ from .patterns import chosen_by
 from .products import product
 from .rows import Division, divide
 from .scorers import check_scorer, score
+from .solver import solve, solves
 from .steps import default_learning_rate, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
 from .uses import RowUses, UsedRows, row_uses, words_of_splits
@@ -60,6 +61,8 @@ __all__ = [
     "row_uses",
     "score",
     "scores",
+    "solve",
+    "solves",
     "takes_frontier",
     "words_of_splits",
 ]

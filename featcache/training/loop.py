@@ -54,7 +54,7 @@ def fit(
     features, validation, weights = rows.train, rows.validation, rows.weights
     trained = next((parameter for parameter in module.parameters() if parameter.requires_grad), None)
     if trained is None:
-        raise HeadError("no parameter behind the cut is trained: choose an earlier cut, or use --head linear.")
+        raise HeadError("no parameter after the cut is trained: choose an earlier cut, or use --head linear.")
     if options.patience is not None and validation is None:
         raise UsageError("patience counts epochs by validation loss, but there are no validation rows: set validation.")
     options = replace(options, learning_rate=options.learning_rate or default_learning_rate(module))
@@ -134,7 +134,7 @@ def _train_epoch(
                 if len(targets) == 1 and "more than 1 value per channel" in str(error):
                     raise HeadError(
                         f"the last batch of each epoch has one row ({len(loader.features)} rows in batches of "
-                        f"{loader.batch_size}), and BatchNorm behind the cut needs two: use another --train-batch-size."
+                        f"{loader.batch_size}), and BatchNorm after the cut needs two: use another --train-batch-size."
                     ) from error
                 raise
             loss_of.task.check_own(targets, _own_steps(frontier))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,8 +62,20 @@ class EpochRecord:
     stage: str = ""
 
 
+class _Told(ABC):
+    """Says its figures in one line."""
+
+    @property
+    @abstractmethod
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.figures.items())
+
+
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(_Told):
     """How good a head is on the rows of one split, for single classes.
 
     Attributes
@@ -94,15 +107,19 @@ class Metrics:
     confusion_matrix: list[list[int]]
     scores: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return (
-            f"accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
-            f"macro F1 {100 * self.macro_f1:.2f} %, log loss {self.log_loss:.3f}"
-        )
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+        return {
+            "accuracy": f"{100 * self.accuracy:.2f} %",
+            "balanced": f"{100 * self.balanced_accuracy:.2f} %",
+            "macro F1": f"{100 * self.macro_f1:.2f} %",
+            "log loss": f"{self.log_loss:.3f}",
+        }
 
 
 @dataclass(frozen=True)
-class MultiLabelMetrics:
+class MultiLabelMetrics(_Told):
     """How good a head is on the rows of one split, for several labels per sample.
 
     Attributes
@@ -131,15 +148,19 @@ class MultiLabelMetrics:
     average_precision: float
     scores: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return (
-            f"micro F1 {100 * self.micro_f1:.2f} %, macro F1 {100 * self.macro_f1:.2f} %, "
-            f"average precision {100 * self.average_precision:.2f} %, all labels right {100 * self.subset_accuracy:.2f} %"
-        )
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+        return {
+            "micro F1": f"{100 * self.micro_f1:.2f} %",
+            "macro F1": f"{100 * self.macro_f1:.2f} %",
+            "average precision": f"{100 * self.average_precision:.2f} %",
+            "all labels right": f"{100 * self.subset_accuracy:.2f} %",
+        }
 
 
 @dataclass(frozen=True)
-class RegressionMetrics:
+class RegressionMetrics(_Told):
     """How good predicted values are on the rows of one split.
 
     For vectors, each figure is a mean over the components.
@@ -167,12 +188,18 @@ class RegressionMetrics:
     rmse: float
     scores: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return f"R2 {self.r2:.4f}, mean absolute error {self.mae:.4g}, root mean squared error {self.rmse:.4g}"
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+        return {
+            "R2": f"{self.r2:.4f}",
+            "mean absolute error": f"{self.mae:.4g}",
+            "root mean squared error": f"{self.rmse:.4g}",
+        }
 
 
 @dataclass(frozen=True)
-class DenseMetrics:
+class DenseMetrics(_Told):
     """How good predicted masks are on the rows of one split, over all labelled pixels.
 
     Attributes
@@ -198,12 +225,17 @@ class DenseMetrics:
     iou: list[float | None]
     scores: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return f"pixel accuracy {100 * self.pixel_accuracy:.2f} %, mean IoU {100 * self.mean_iou:.2f} %"
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+        return {
+            "pixel accuracy": f"{100 * self.pixel_accuracy:.2f} %",
+            "mean IoU": f"{100 * self.mean_iou:.2f} %",
+        }
 
 
 @dataclass(frozen=True)
-class TokenMetrics:
+class TokenMetrics(_Told):
     """How good predicted classes of tokens are on the rows of one split, over all tokens that count.
 
     Attributes
@@ -232,11 +264,14 @@ class TokenMetrics:
     macro_f1: float
     scores: dict[str, float] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return (
-            f"token accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
-            f"macro F1 {100 * self.macro_f1:.2f} %"
-        )
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures in words: each by its name, as text."""
+        return {
+            "token accuracy": f"{100 * self.accuracy:.2f} %",
+            "balanced": f"{100 * self.balanced_accuracy:.2f} %",
+            "macro F1": f"{100 * self.macro_f1:.2f} %",
+        }
 
 
 AnyMetrics = Metrics | MultiLabelMetrics | RegressionMetrics | DenseMetrics | TokenMetrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..codecs import POOLS
@@ -12,9 +12,10 @@ from ..errors import UsageError, near_names
 from ..samples import UNLABELLED, split_name, split_role
 from .averaging import parse_average
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "SPLIT_OPTIONS", "TrainOptions"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "SPLIT_OPTIONS", "WEIGHT_DECAY", "TrainOptions"]
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd", "lbfgs")
+WEIGHT_DECAY = 0.01  # of steps, unless told
 LR_SCHEDULES = ("cosine", "constant")
 SPLIT_OPTIONS = ("train_splits", "validation_splits", "test_splits")
 
@@ -26,9 +27,9 @@ class TrainOptions:
     head: str = "suffix"
     epochs: int = 20
     batch_size: int = 64
-    optimizer: str = "adamw"
+    optimizer: str | None = None
     learning_rate: float | None = None
-    weight_decay: float = 0.01
+    weight_decay: float | None = None
     lr_schedule: str = "cosine"
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
@@ -56,7 +57,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
-            if not getattr(self, name) >= least:  # so that NaN is refused too
+            if getattr(self, name) is not None and not getattr(self, name) >= least:  # so that NaN is refused too
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}.")
@@ -70,7 +71,7 @@ class TrainOptions:
             raise UsageError(f"patience must be at least 1 epoch, not {self.patience}.")
         for name, known in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES), ("pool", POOLS)):
             given = getattr(self, name)
-            if given not in known:
+            if given is not None and given not in known:
                 raise UsageError(f"unknown {name} {given!r}.{near_names(given, known)} Known: {', '.join(known)}.")
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             raise UsageError(f"class_weights must be 'balanced' or one number a class, not {self.class_weights!r}.")
@@ -104,6 +105,15 @@ class TrainOptions:
                 )
         if self.parameters and not self.head.startswith("sklearn:"):
             raise UsageError("parameters are those of a scikit-learn head (sklearn:NAME); this head has none.")
+
+    @property
+    def decay(self) -> float:
+        """Return the weight decay of steps."""
+        return WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
+
+    def for_steps(self) -> TrainOptions:
+        """Return the options with the optimizer and the weight decay that steps are taken with."""
+        return replace(self, optimizer=self.optimizer or "adamw", weight_decay=self.decay)
 
     def _name_splits(self) -> None:
         """Bring the names of splits to one form; raises ``UsageError`` for one that is given two uses."""

@@ -28,7 +28,7 @@ def chosen_by(option: str, patterns: Sequence[str], module: nn.Module) -> dict[s
         if not names and not any(pattern == each or fnmatchcase(each, pattern) for each in modules):
             known = [*modules, *parameters]
             raise UsageError(
-                f"{option} {pattern!r} is not a module behind the cut, nor a parameter or pattern of either."
+                f"{option} {pattern!r} is not a module after the cut, nor a parameter or pattern of either."
                 f"{near_names(pattern, known)} There are: {', '.join(each for each in modules if '.' not in each)}."
             )
     return found

@@ -49,7 +49,7 @@ class Steps:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise HeadError(f"a training step of the network behind the cut fails: {one_line(error, 200)}.") from error
+            raise HeadError(f"a training step of the network after the cut fails: {one_line(error, 200)}.") from error
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
@@ -90,10 +90,10 @@ def make_optimizer(parameters: list[Any], options: TrainOptions) -> torch.optim.
 
     ``parameters`` are such, or groups of them as torch takes these.
     """
-    rate, decay = options.learning_rate or 1e-3, options.weight_decay
+    rate, decay = options.learning_rate or 1e-3, options.decay
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9)
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    kind = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, lr=rate, weight_decay=decay)
 
 

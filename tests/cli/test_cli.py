@@ -51,14 +51,14 @@ def test_the_main_job_from_the_command_line(command: CommandLine) -> None:
     assert "200 computed, 0 reused" in first.stderr
     assert first.stdout == ""
     trained = command("train-head", "--epochs", "40")
-    assert "trained suffix behind layer4" in trained.stderr
+    assert "trained suffix after layer4" in trained.stderr
     assert float(trained.stdout.split("test: accuracy ")[1].split(" %")[0]) > 80
     again = command("extract", "--cut", "layer4")
     assert "0 computed, 200 reused" in again.stderr
     assert "nothing to compute" in again.stderr
     command("extract", "--cut", "layer3")
     deeper = command("train-head", "--epochs", "20")
-    assert "behind layer3" in deeper.stderr
+    assert "after layer3" in deeper.stderr
     status = command("status")
     assert status.stdout.count("fresh") == 2
     assert "fresh" in command("explain").stdout
@@ -76,7 +76,7 @@ def test_the_main_job_from_the_command_line(command: CommandLine) -> None:
 def test_every_command_gives_one_json_document_with_the_field_names_of_the_library(command: CommandLine) -> None:
     report = json.loads(command("extract", "--cut", "layer4", "--json").stdout)[0]
     assert (report["samples"], report["computed"], report["reused"]) == (200, 200, 0)
-    trained = json.loads(command("train-head", "--epochs", "2", "--json").stdout)
+    trained = json.loads(command("train-head", "--epochs", "2", "--optimizer", "adamw", "--json").stdout)
     assert trained["metrics"]["split"] == "test"
     assert len(trained["history"]) == 2
     assert json.loads(command("status", "--json").stdout)[0]["state"] == "fresh"
@@ -118,13 +118,22 @@ def test_training_needs_no_images(command: CommandLine) -> None:
 def test_flags_override_the_file_and_the_file_overrides_the_defaults(command: CommandLine) -> None:
     (command.folder / "other.toml").write_text(
         'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\nstore = "there"\n[extract]\ncut = ["layer4"]\n'
-        "[train-head]\nepochs = 3\n"
+        '[train-head]\nepochs = 3\noptimizer = "adamw"\n'
     )
     command("extract", "--config", "other.toml")
     assert (command.folder / "there" / "store.json").is_file()
     assert len(json.loads(command("train-head", "--config", "other.toml", "--json").stdout)["history"]) == 3
     trained = json.loads(command("train-head", "--config", "other.toml", "--epochs", "1", "--json").stdout)
     assert len(trained["history"]) == 1
+
+
+@pytest.mark.slow
+def test_options_of_steps_that_do_not_count_where_a_layer_is_solved_are_named(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4")
+    told = command("train-head", "--epochs", "7", "--lr-schedule", "constant").stderr
+    assert "solved with a penalty of" in told
+    assert "note: --epochs, --lr-schedule do not count" in told
+    assert "do not count" not in command("train-head").stderr
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -243,7 +252,7 @@ def test_a_model_that_returns_a_tuple_is_trained_and_nan_features_are_named(comm
     )
     command("extract", "--cut", "inner.layer4", "--backbone", "nets.py:pair", "--store", "p")
     arguments = ["--backbone", "nets.py:pair", "--store", "p", "--epochs", "1"]
-    assert "trained suffix behind inner.layer4" in command("train-head", *arguments).stderr
+    assert "trained suffix after inner.layer4" in command("train-head", *arguments).stderr
     Image.new("L", (8, 8), 0).save(command.folder / "digits" / "train" / "0" / "black.png")
     refused = one_line(command("extract", "--cut", "0", "--backbone", "nets.py:nan", expect=1))
     assert "black.png" in refused
@@ -376,7 +385,17 @@ def test_the_cut_of_the_configuration_may_be_one_or_several(command: CommandLine
     )
     command("extract")
     command("status")
-    assert "behind layer4" in command("train-head", "--epochs", "1").stderr
+    assert "after layer4" in command("train-head", "--epochs", "1").stderr
+
+
+@pytest.mark.slow
+def test_advice_compares_cuts_although_the_configuration_names_the_one_in_use(command: CommandLine) -> None:
+    (command.folder / "featcache.toml").write_text(
+        'backbone = "bundled:resnet-mini"\ndata = "folder:digits"\ncut = "layer4"\n[probe]\ncut = ["layer3"]\n'
+    )
+    assert len(json.loads(command("plan", "--json").stdout)["rows"]) > 3
+    assert len(json.loads(command("plan", "--json", "--cut", "layer4").stdout)["rows"]) == 1
+    assert [row["cut"] for row in json.loads(command("probe", "--json").stdout)["rows"]] == ["layer3"]
 
 
 @pytest.mark.slow
@@ -475,7 +494,7 @@ def test_a_weight_that_both_sides_of_the_cut_share_is_warned_of_in_one_line(comm
     assert len(warned) == 1
     assert warned[0].startswith("warning: tied parameters are used on both sides of the cut 'between' (block.bias")
     assert (
-        "trained suffix behind between" in command("train-head", "--backbone", "twice.py:make", "--epochs", "1").stderr
+        "trained suffix after between" in command("train-head", "--backbone", "twice.py:make", "--epochs", "1").stderr
     )
 
 

@@ -242,12 +242,12 @@ def test_a_head_is_not_put_on_another_backbone_and_a_damaged_one_is_not_loaded(n
         featcache.load_head(folder, made)
 
 
-def test_a_network_without_a_last_layer_behind_the_cut_points_to_the_linear_head(net, task, tmp_path) -> None:
+def test_a_network_without_a_last_layer_after_the_cut_points_to_the_linear_head(net, task, tmp_path) -> None:
     made = featcache.split(net, "fc", (task.inputs[:2],))
     features = featcache.extract(made, task, str(tmp_path / "s"))
     with pytest.raises(HeadError, match="--head linear"):
         featcache.train_head(made, features)
-    assert featcache.train_head(made, features, head="linear", epochs=2).history
+    assert featcache.train_head(made, features, head="linear").metrics is not None
 
 
 def test_the_scores_are_taken_out_of_an_output_that_is_no_tensor(net, task, tmp_path) -> None:

@@ -17,7 +17,7 @@ LOOP = {"classes": CLASSES, "epochs": EPOCHS, "batch_size": BATCH, "seed": SEED,
 
 
 class SkipNet(nn.Module):
-    """A skip connection that crosses the cut ``first``, with BatchNorm and dropout behind it."""
+    """A skip connection that crosses the cut ``first``, with BatchNorm and dropout after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SkipNet(nn.Module):
 
 
 class CodeNet(nn.Module):
-    """Its own code behind the cut: functional dropout that asks for the mode, and a loop."""
+    """Its own code after the cut: functional dropout that asks for the mode, and a loop."""
 
     def __init__(self) -> None:
         super().__init__()

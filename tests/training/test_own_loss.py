@@ -91,7 +91,7 @@ def test_a_loss_with_a_third_parameter_gets_what_crosses_the_cut(inputs, classes
     split, features = cached(inputs, classes, tmp_path)
     trained = featcache.train_head(split, features, loss=leaning, **EQUAL)
     assert_same(trained, usual(new_network(split, 2, 5).model, features, inputs, classes, leaning))
-    # Where layers behind the cut are frozen, or features pooled, it is given the same.
+    # Where layers after the cut are frozen, or features pooled, it is given the same.
     alone = featcache.train_head(split, features, loss=leaning, trainable=["fc"], **EQUAL)
     assert_same(alone, usual(new_network(split, 2, 5).model, features, inputs, classes, leaning, ("fc",)))
     assert featcache.train_head(split, features, loss=leaning, head="linear", **EQUAL).history[-1].train_loss > 0

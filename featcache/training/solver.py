@@ -1,0 +1,241 @@
+"""Solving a linear layer to convergence, with the strength of its penalty chosen on rows that it is not fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..errors import HeadError, UsageError
+from ..features import Features
+from .losses import TaskLoss, plain_loss
+from .options import WEIGHT_DECAY, TrainOptions
+from .rows import Division
+from .scorers import score
+from .tasks import Task
+
+__all__ = ["solve", "solves"]
+
+SOLVED_TASKS = ("single_label", "multi_label", "regression")
+STEP_OPTIONS = (
+    "learning_rate",
+    "loss",
+    "clip_norm",
+    "average",
+    "mixed_precision",
+    "patience",
+    "learning_rates",
+)
+STRENGTHS = tuple(10.0**-power for power in range(7))  # for features of variance 1
+WORSE_AT_MOST = 2  # strengths in a row, before weaker ones are given up
+FOLDS = 5
+FOLDED_ROWS = 5000  # with more, one fold tells enough
+PIECE_ROWS = 1 << 14
+HELD_VALUES = 1 << 26  # features that are brought to variance 1 once, and not at every look
+MOST_STEPS = 200
+QUICKLY_SOLVED = 4e9  # rows × dimensions × outputs: beyond, many steps come as far in less time
+
+Array = np.ndarray[Any, Any]
+Layer = tuple[torch.Tensor, torch.Tensor]  # weight and bias, float64
+
+
+def solves(options: TrainOptions, task: Task, features: Features) -> bool:
+    """Return whether a linear layer on these features is solved, and not trained by steps.
+
+    Raises ``UsageError`` where the options ask for a solver that does not fit the task or other options.
+    """
+    if options.optimizer not in (None, "lbfgs"):
+        return False
+    vectors = [len(spec.value_shape) == 1 and not spec.ragged for spec in features.frontier] == [True]
+    of_steps = [name for name in STEP_OPTIONS if getattr(options, name) not in (None, False)]
+    if options.optimizer is None:
+        width = sum(int(np.prod(spec.value_shape)) for spec in features.frontier)
+        quickly = len(features) * width * task.outputs <= QUICKLY_SOLVED
+        return vectors and quickly and task.kind in SOLVED_TASKS and not of_steps
+    if of_steps:
+        raise UsageError(f"lbfgs takes no steps that {of_steps[0]} could belong to: use --optimizer adamw.")
+    if task.kind not in SOLVED_TASKS:
+        raise UsageError(f"lbfgs solves {', '.join(SOLVED_TASKS)}, not a {task.kind} task: use --optimizer adamw.")
+    if not vectors:
+        raise UsageError(
+            "lbfgs solves a layer on one vector for each sample, which these features are not: use --head linear."
+        )
+    return True
+
+
+def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, device: torch.device) -> float:
+    """Fit a linear layer to the vectors of the training rows in place, and return the strength of its penalty.
+
+    What is minimised is the task's loss plus half the strength times the sum of the squared weights, of features with mean 0
+    and variance 1 (and values, too, in a regression); the bias is not penalised. The solver is torch's L-BFGS. The strength is
+    that of the options, or the one of ``STRENGTHS`` that is best on the validation rows, or by cross-validation without them,
+    by loss or by the scorer that the options name; of fewer than five rows it is 0.01.
+    """
+    train = _Rows.of(rows.train, rows.weights, device)
+    loss_of = TaskLoss(task, options, rows.train.targets).to(device)
+    strength, found = options.weight_decay, None
+    if strength is None and rows.validation is not None:
+        strength, found = _best([_judged_path(train, _Rows.of(rows.validation, None, device), loss_of, options)])
+    elif strength is None and len(rows.train) < FOLDS:
+        strength = WEIGHT_DECAY
+    elif strength is None:
+        folds = _folds(rows.train, task, options.seed)
+        paths = [_judged_path(train.take(fitted), train.take(judged), loss_of, options) for fitted, judged in folds]
+        strength, _ = _best(paths)
+    if found is None:
+        assert strength is not None
+        *_, found = _path(train, loss_of, [*(each for each in STRENGTHS if each > strength), strength])
+    if not all(bool(torch.isfinite(each).all()) for each in found):
+        raise HeadError("the linear layer cannot be solved on these features: use --optimizer adamw.")
+    with torch.no_grad():
+        layer.weight.copy_(found[0])
+        layer.bias.copy_(found[1])
+    return strength
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Vectors with their targets and weights, on the device that they are solved on."""
+
+    vectors: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor | None
+
+    @classmethod
+    def of(cls, features: Features, weights: Array | None, device: torch.device) -> _Rows:
+        """Return all rows of features, and those of their views after them."""
+        views = [features.numpy(view) for view in range(features.views + 1)]
+        vectors, targets = (np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*views, strict=True))
+        tiled = None if weights is None else torch.from_numpy(np.tile(weights, len(views))).float().to(device)
+        return cls(torch.from_numpy(vectors).float().to(device), torch.from_numpy(targets).to(device), tiled)
+
+    def take(self, rows: Array) -> _Rows:
+        """Return some of the rows."""
+        chosen = torch.from_numpy(rows).to(self.vectors.device)
+        weights = None if self.weights is None else self.weights[chosen]
+        return _Rows(self.vectors[chosen], self.targets[chosen], weights)
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation of each dimension; where nothing varies, the deviation is 1."""
+        pieces = self._pieces()
+        mean = torch.stack([self.vectors[piece].double().sum(0) for piece in pieces]).sum(0) / len(self.vectors)
+        squares = torch.stack([(self.vectors[piece].double() - mean).square().sum(0) for piece in pieces]).sum(0)
+        spread = (squares / len(self.vectors)).sqrt()
+        least = 1e-6 * mean.abs() + torch.finfo(torch.float32).tiny
+        return mean.float(), torch.where(spread > least, spread, torch.ones_like(spread)).float()
+
+    def pieces(self, mean: torch.Tensor, spread: torch.Tensor) -> Callable[[], Iterable[tuple[slice, torch.Tensor]]]:
+        """Return a function that gives pieces of the rows, with their vectors brought to mean 0 and variance 1."""
+
+        def standardised() -> Iterator[tuple[slice, torch.Tensor]]:
+            for piece in self._pieces():
+                yield piece, (self.vectors[piece] - mean) / spread
+
+        if self.vectors.numel() > HELD_VALUES:
+            return standardised
+        held = list(standardised())
+        return lambda: held
+
+    def _pieces(self) -> list[slice]:
+        return [slice(start, start + PIECE_ROWS) for start in range(0, len(self.vectors), PIECE_ROWS)]
+
+
+def _folds(features: Features, task: Task, seed: int) -> list[tuple[Array, Array]]:
+    """Return the rows to fit to and to judge by, of each fold; the views of a sample are in one."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    targets, views = features.targets, features.views + 1
+    stratified = task.kind == "single_label" and np.unique(targets, return_counts=True)[1].min() >= FOLDS
+    kind: Any = StratifiedKFold if stratified else KFold
+    found = kind(FOLDS, shuffle=True, random_state=seed).split(np.zeros(len(targets)), targets if stratified else None)
+
+    def with_views(rows: Array) -> Array:
+        return np.concatenate([rows + len(targets) * view for view in range(views)])
+
+    every = [(with_views(fitted), with_views(judged)) for fitted, judged in found]
+    return every[:1] if len(targets) > FOLDED_ROWS else every
+
+
+def _judged_path(
+    train: _Rows, judged: _Rows, loss_of: TaskLoss, options: TrainOptions
+) -> Iterator[tuple[float, Layer]]:
+    """Yield for each strength how bad the layer is on other rows, and the layer."""
+    task = loss_of.task
+    for weight, bias in _path(train, loss_of, STRENGTHS):
+        with torch.no_grad():
+            outputs = functional.linear(judged.vectors, weight.float(), bias.float())
+            if options.metric is None:
+                bad = float(plain_loss(task, outputs, judged.targets)) / len(judged.targets)
+            else:
+                bad = -score(options.metric, task, judged.targets.cpu().numpy(), task.kept(outputs))
+        yield bad, (weight, bias)
+
+
+def _best(paths: Sequence[Iterator[tuple[float, Layer]]]) -> tuple[float, Layer]:
+    """Return the strength that is best on the average of all folds, of equal ones the strongest, and the first fold's layer."""
+    best, strength, layer, worse = math.inf, STRENGTHS[0], None, 0
+    for each, found in zip(STRENGTHS, zip(*paths, strict=True), strict=True):
+        bad = sum(value for value, _ in found) / len(found)
+        worse = worse + 1 if bad > best else 0
+        if bad < best or layer is None:
+            best, strength, layer = bad, each, found[0][1]
+        if worse == WORSE_AT_MOST:
+            break
+    assert layer is not None
+    return strength, layer
+
+
+def _path(rows: _Rows, loss_of: TaskLoss, strengths: Sequence[float]) -> Iterator[Layer]:
+    """Yield weight and bias for falling strengths, each begun where the last one ended."""
+    task, device = loss_of.task, rows.vectors.device
+    mean, spread = rows.moments()
+    pieces, targets = rows.pieces(mean, spread), rows.targets
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": device}  # whatever the caller's default is
+    centre, scale = torch.zeros(task.outputs, **plain), torch.ones(task.outputs, **plain)
+    if task.kind == "regression":
+        values = targets.double().reshape(len(targets), -1)
+        centre, scale = values.mean(0), values.std(0, correction=0)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        targets = ((values - centre) / scale).float().reshape(targets.shape)
+    weight = torch.zeros(task.outputs, rows.vectors.shape[1], **plain, requires_grad=True)
+    bias = torch.zeros(task.outputs, **plain, requires_grad=True)
+    divisor = _divisor(loss_of, targets)
+    for strength in strengths:
+        optimizer: Any = torch.optim.LBFGS(
+            [weight, bias], max_iter=MOST_STEPS, history_size=10, tolerance_grad=1e-6, tolerance_change=1e-8,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+        def closure(optimizer: Any = optimizer, strength: float = strength) -> torch.Tensor:
+            optimizer.zero_grad(set_to_none=False)
+            penalty: Any = strength / 2 * weight.square().sum()
+            penalty.backward()
+            total: torch.Tensor = penalty.detach()
+            for piece, vectors in pieces():
+                outputs = functional.linear(vectors, weight, bias)
+                each = loss_of.elementwise(*task.paired(outputs, targets[piece])).reshape(len(outputs), -1)
+                if rows.weights is not None:
+                    each = each * rows.weights[piece, None]
+                loss: Any = each.sum() / divisor
+                loss.backward()
+                total = total + loss.detach()
+            return total
+
+        with torch.enable_grad():
+            optimizer.step(closure)
+        unscaled = weight.detach().double() / spread.double()
+        offset = centre.double() + scale.double() * (bias.detach().double() - unscaled @ mean.double())
+        yield scale.double()[:, None] * unscaled, offset
+
+
+def _divisor(loss_of: TaskLoss, targets: torch.Tensor) -> float:
+    """Return by what the sum of all losses is divided for the mean."""
+    if loss_of.task.kind == "single_label":
+        return float(loss_of.divisor(targets, targets.long()))
+    return float(targets.numel())
