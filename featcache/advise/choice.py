@@ -10,7 +10,7 @@ __all__ = ["SweepRow", "choose", "reason"]
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What training behind one cut gave, and what it cost.
+    """What training after one cut gave, and what it cost.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ def choose(means: Mapping[str, float], tolerance: float) -> str:
     """Return the deepest cut whose mean score is within the tolerance of the best; ``means`` begin with the deepest.
 
     The best mean is the best guess whether or not it lies beyond noise: to keep a deeper cut until another one is proven
-    better would lose, on average, what few validation rows cannot prove. A deeper cut is quicker to train, so it gets
+    better would lose, on average, what few validation rows cannot prove. A deeper cut is faster to train, so it gets
     what is as good as a tie.
     """
     best = max(means.values())
@@ -84,8 +84,10 @@ def reason(rows: Sequence[SweepRow], recommended: str, tolerance: float) -> str:
             parts.append(f"{row.cut} adds {_points(gain, half_width)}{_noise(gain, half_width)}, {within}")
         elif gain + half_width < 0:
             parts.append(f"{row.cut} is worse ({_points(gain, half_width)})")
-        else:
+        elif gain + half_width <= tolerance:
             parts.append(f"{row.cut} adds nothing ({_points(gain, half_width)})")
+        else:
+            parts.append(f"what {row.cut} adds is not known ({_points(gain, half_width)})")
     others = [row for row in rows if row is not chosen]
     if others and all(abs(row.difference or 0.0) <= (row.difference_half_width or 0.0) for row in others):
         parts.append("no difference lies beyond noise: more --seeds and --epochs would tell more")

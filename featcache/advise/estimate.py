@@ -73,7 +73,7 @@ def _overlapped(data: DataCost, compute_s: float) -> float:
 
 
 def break_even(found: Estimate) -> int | None:
-    """Return the first epoch count at which extracting and training from the cache is the quicker way, None for never."""
+    """Return the first epoch count at which extracting and training from the cache is the faster way, None for never."""
     saved_s = found.plain_epoch_s - found.cached_epoch_s
     if saved_s <= 0:
         return None

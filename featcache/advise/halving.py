@@ -16,7 +16,7 @@ LEAST_ROWS_AN_OUTPUT = 8
 def keep_best(trials: Trials, order: Sequence[str]) -> list[str]:
     """Return the cuts that are left, in the given order: two, after rounds that each drop half on twice the rows.
 
-    Each round trains once behind each cut that is left, with the first seed.
+    Each round trains once after each cut that is left, with the first seed.
     """
     kept = list(order)
     if len(kept) <= 2:

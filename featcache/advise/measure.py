@@ -102,7 +102,7 @@ def measure_data(subject: Subject, store: StoreFiles, batch_size: int, device: t
 def measure_cut(
     subject: Subject, split: Split, batch: Any, classes: int | None, device: torch.device, numerics: str = "exact"
 ) -> CutCost:
-    """Return what a cut costs; with ``classes`` None, what is stored is pooled and nothing behind the cut is run."""
+    """Return what a cut costs; with ``classes`` None, what is stored is pooled and nothing after the cut is run."""
     share = next(cut.flops_share for cut in subject.candidates if cut.name == split.cut)
     rows = _rows(batch)
     with on_device(subject.model, device), exact_numerics():
@@ -118,10 +118,10 @@ def measure_cut(
 
 
 def _with_step(cost: CutCost, split: Split, frontier: Any, rows: int, classes: int, device: torch.device) -> CutCost:
-    """Return the cost with what training behind the cut takes, as ``train_head`` does it."""
+    """Return the cost with what training after the cut takes, as ``train_head`` does it."""
     try:
         network = new_network(split, classes, 0, device)
-    except HeadError:  # no last layer behind the cut: a linear head on the vectors costs next to nothing
+    except HeadError:  # no last layer after the cut: a linear head on the vectors costs next to nothing
         return cost
     suffix = network.suffix
     trainable = {name for name, parameter in suffix.named_parameters() if parameter.requires_grad}

@@ -52,13 +52,13 @@ class PlanRow:
     plain_epoch_s : float
         The seconds of one epoch without a cache.
     break_even_epoch : int or None
-        The first number of epochs at which the cache is the quicker way. None if it never is.
+        The first number of epochs at which the cache is the faster way. None if it never is.
     cached_total_s : float
         The seconds to extract and train from the cache for the epochs that were asked for.
     plain_total_s : float
         The seconds to train without a cache for these epochs.
     worth_it : bool
-        Whether the cache is the quicker way for these epochs, within the budgets.
+        Whether the cache is the faster way for these epochs, within the budgets.
     verdict : str
         What follows, in words.
     """
@@ -157,7 +157,7 @@ def plan(
     A batch of samples is decoded, run and trained on a few times, and a file beside the store is written and removed.
     No features are stored.
 
-    An epoch is one pass over all samples that trains what lies behind the cut. Pooled vectors are trained on by a
+    An epoch is one pass over all samples that trains what comes after the cut. Pooled vectors are trained on by a
     linear head, whose steps cost next to nothing. Plain rows that the store holds already are not counted again.
 
     Parameters
@@ -294,7 +294,7 @@ def _check_options(epochs: int, batch_size: int, disk_budget_bytes: int | None, 
 
 
 def _deepening(costs: Sequence[CutCost]) -> list[CutCost]:
-    """Return the costs with prefixes that never get quicker with depth: a timing that says so is noise."""
+    """Return the costs with prefixes that never get faster with depth: a timing that says so is noise."""
     least = np.maximum.accumulate([cost.prefix_s for cost in costs]).tolist()
     return [replace(cost, prefix_s=prefix_s) for cost, prefix_s in zip(costs, least, strict=True)]
 
@@ -341,7 +341,7 @@ def _judged(
     if even > epochs:
         return False, f"pays from {even} epochs on, and {epochs} were asked for"
     times = found.plain_total_s(epochs) / max(found.cached_total_s(epochs), 1e-9)
-    return True, f"pays from epoch {even} on: {times:.1f} × quicker over {epochs} epochs"
+    return True, f"pays from epoch {even} on: {times:.1f} × faster over {epochs} epochs"
 
 
 def _within(rows: Sequence[PlanRow], storing: Storing, time_budget_s: float | None) -> tuple[str, ...]:

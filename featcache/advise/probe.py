@@ -142,7 +142,7 @@ def probe(
 
     All cuts are extracted in one pass over the data and cached. Features are pooled to one vector per sample. Rows of
     the test split are left out. The scores of a cut say how well a *linear* head on it would do; whether training the
-    layers behind an earlier cut does better is a question for ``featcache.sweep``.
+    layers after an earlier cut does better is a question for ``featcache.sweep``.
 
     Parameters
     ----------
@@ -341,7 +341,7 @@ def _shifts(about: Subject, skipped: Sequence[Unreadable], batch_size: int, devi
 
 
 def _between(about: Subject, shifts: dict[str, float], names: Sequence[str], number: int) -> float | None:
-    """Return the mean shift of the layers that belong to the candidates behind the cut before, up to this one."""
+    """Return the mean shift of the layers that belong to the candidates after the cut before, up to this one."""
     order = [cut.name for cut in about.candidates]
     last = order.index(names[number])
     first = order.index(names[number - 1]) + 1 if number else 0

@@ -73,7 +73,7 @@ def boundaries(candidates: Sequence[Cut], most: int = MOST_BOUNDARIES) -> list[C
     """Return the cuts worth comparing, shallowest first.
 
     Of cuts with nothing trainable between them, the one whose frontier is smallest counts: freezing up to either trains the
-    same layers. The last layer is never one: a head is trained from it, not behind it. Of cuts that lie close together, as
+    same layers. The last layer is never one: a head is trained from it, not after it. Of cuts that lie close together, as
     in a network of many blocks, the deepest stays.
     """
     usable = [cut for cut in candidates if cut.refused is None and cut.parameters_share < 1]

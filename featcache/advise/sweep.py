@@ -1,4 +1,4 @@
-"""``sweep``: which boundary is best, found by training behind candidate cuts from the cache, from the deepest up."""
+"""``sweep``: which boundary is best, found by training after candidate cuts from the cache, from the deepest up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How well training behind each cut does, and which cut is recommended.
+    """How well training after each cut does, and which cut is recommended.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ def sweep(
     progress: ProgressCallback = silent,
     **stored: Unpack[StoredOptions],
 ) -> SweepResult:
-    """Train behind each cut, from the deepest up, and recommend a boundary.
+    """Train after each cut, from the deepest up, and recommend a boundary.
 
     The recommended cut is the deepest one whose mean score is within ``tolerance`` of the best. The score is the
     accuracy of classes, the mean F1 of a sample's labels, R2 of values, or the pixel accuracy of dense targets.
@@ -304,7 +304,7 @@ def sweep(
 def _race(
     trials: Trials, order: Sequence[str], patience: int | None, tolerance: float, confidence: float
 ) -> list[Trained]:
-    """Return what training gave behind each cut, in the order given, until so many in a row could not be better.
+    """Return what training gave after each cut, in the order given, until so many in a row could not be better.
 
     That is where the interval of the difference to the best cut so far leaves no room for a gain above the tolerance.
     """

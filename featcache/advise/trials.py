@@ -1,4 +1,4 @@
-"""The trainings of a sweep: extracting cuts when it is their turn, and training behind them with each seed."""
+"""The trainings of a sweep: extracting cuts when it is their turn, and training after them with each seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BATCHES = (64, 16)  # the usual size of a batch, and the smallest that those ste
 
 @dataclass
 class Trained:
-    """What the trainings behind one cut gave and took."""
+    """What the trainings after one cut gave and took."""
 
     cut: str
     trials: list[Trial] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Trained:
 
 @dataclass
 class Trials:
-    """Trains behind cuts with equal budgets; see ``featcache.sweep``.
+    """Trains after cuts with equal budgets; see ``featcache.sweep``.
 
     ``extraction`` are further options of extract, ``splits`` options that say what the splits are for.
     """
@@ -97,7 +97,7 @@ class Trials:
             size_bytes += cut.size_bytes * rows
 
     def at(self, cut: str) -> Trained:
-        """Return what training behind a cut gives, with each seed."""
+        """Return what training after a cut gives, with each seed."""
         self.features(cut)
         found = self.trained[cut]
         for number, seed in enumerate(self.seeds):
@@ -171,6 +171,8 @@ class Trials:
         shared: dict[str, Any] = {
             "epochs": self.epochs, "batch_size": self._batch_size(len(training)), "validation": 0.0, "seed": seed,
             "task": self.task,
+            # A suffix of one linear layer is not solved: others are trained for a few epochs, and it would win by that.
+            "optimizer": None if self.head == "linear" else "adamw",
         }  # fmt: skip
         options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
         if self.head == "linear" and len(rates) > 1 and self.judge_of(training).task.kind == "single_label":

@@ -41,6 +41,7 @@ COMMANDS = {
     "pin": "gc",
     "unpin": "gc",
 }
+ADVICE = ("plan", "probe", "sweep")
 
 
 class _LazyGroup(click.Group):
@@ -76,7 +77,7 @@ def cli() -> None:
 
     \b
     featcache extract --cut layer4     compute the features that are missing
-    featcache train-head --cut layer4  train what lies behind the cut from them
+    featcache train-head --cut layer4  train what comes after the cut from them
 
     Defaults for every option come from featcache.toml in the working folder.
     Exit codes: 0 done, 1 failed, 2 usage, 3 stale or incomplete.
@@ -175,6 +176,8 @@ def defaults_from(config: dict[str, Any], command: click.Command, name: str) -> 
             raise ConfigError(
                 f"featcache.toml: [{key}] is not a command.{near_names(key, COMMANDS)} Commands: {', '.join(COMMANDS)}."
             )
+    if name in ADVICE:  # compares cuts, whichever one is used meanwhile; those of its own table are meant
+        shared.pop("cut", None)
     merged = {key.replace("-", "_"): value for key, value in {**shared, **own}.items()}
     several = {str(parameter.name): parameter.multiple for parameter in command.params if parameter.name in known}
     found = {}

@@ -40,7 +40,7 @@ def plan_command(
 ) -> None:
     """Predict what caching costs at each cut, and from which epoch on it pays.
 
-    Measures a batch: decoding, the network up to each cut and behind it, and the disk. No features are stored. Without --cut,
+    Measures a batch: decoding, the network up to each cut and after it, and the disk. No features are stored. Without --cut,
     the boundaries worth comparing are planned for.
     """
     project = the_project(options)

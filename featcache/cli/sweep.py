@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Stop after so many cuts in a row that cannot be better by more than the tolerance.",
 )
-@click.option("--all-cuts", is_flag=True, help="Train behind every cut, whatever the last ones gave.")
+@click.option("--all-cuts", is_flag=True, help="Train after every cut, whatever the last ones gave.")
 @click.option("--learning-rate", type=float, multiple=True, help="Several are tried at each cut.  [default: one]")
 @click.option("--confidence", type=float, default=0.9, show_default=True, help="Of the intervals.")
 @click.option(
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @click.option("--halving", is_flag=True, help="Drop the worse half of the cuts on few rows first.")
 @click.option("--plot", metavar="FILE", help="Write score and cost against the boundary as SVG.")
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
-    """Train behind candidate cuts, from the deepest up, and recommend one.
+    """Train after candidate cuts, from the deepest up, and recommend one.
 
     A race of short trainings with equal budgets: by default each of two seeds trains on one half of the training rows and
     judges by the other. Recommended is the deepest cut whose mean score is within the tolerance of the best. After two cuts

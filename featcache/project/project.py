@@ -146,7 +146,7 @@ class Project:
         Parameters
         ----------
         cut : str
-            The module to cut behind.
+            The module to cut after.
 
         Returns
         -------
@@ -191,7 +191,7 @@ class Project:
         Parameters
         ----------
         cut : str
-            The module to cut behind.
+            The module to cut after.
 
         Returns
         -------
@@ -243,7 +243,7 @@ class Project:
         Parameters
         ----------
         cut : str
-            The module to cut behind.
+            The module to cut after.
         **options : Any
             The options of ``extract_cuts``.
 
@@ -271,7 +271,7 @@ class Project:
         Parameters
         ----------
         cuts : sequence of str
-            The modules to cut behind.
+            The modules to cut after.
         workers : int, optional
             The number of decoding processes, as for ``featcache.extract``.
         on_error : str, default "raise"
@@ -350,7 +350,7 @@ class Project:
         Parameters
         ----------
         cuts : sequence of str
-            The modules to cut behind.
+            The modules to cut after.
         on_error : str, default "raise"
             What to do with a sample that cannot be read: ``"raise"`` or ``"skip"``.
 
@@ -391,7 +391,7 @@ class Project:
         Parameters
         ----------
         cuts : sequence of str
-            The modules to cut behind.
+            The modules to cut after.
         rows : int
             The number of rows to compare per set.
 

@@ -243,6 +243,8 @@ def test_the_reason_names_gain_and_cost_and_says_what_is_noise_and_what_is_withi
     words = reason(unproven, "layer3", 0.005)
     assert "+1.0 ± 2.0 points over layer4 (not beyond noise)" in words
     assert "more --seeds" in words
+    open_ = [row("layer4", 0.9, None, None, 1.0), row("layer3", 0.896, -0.004, 0.066, 2.0)]
+    assert "what layer3 adds is not known (-0.4 ± 6.6 points)" in reason(open_, "layer4", 0.005)
 
 
 def test_the_best_mean_decides_and_ties_go_to_the_deeper_cut() -> None:
