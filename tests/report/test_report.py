@@ -64,7 +64,8 @@ def test_the_page_is_whole_by_itself_and_has_a_section_for_everything_at_hand(
     featcache_command(
         "sweep", *shared, "--cut", "layer3", "--cut", "layer4", "--epochs", "1", "--seeds", "2", "--validation", "0.4"
     )
-    featcache_command("train-head", *shared, "--cut", "layer4", "--epochs", "2", "--validation", "0.4")
+    steps = ("--epochs", "2", "--validation", "0.4", "--optimizer", "adamw")
+    featcache_command("train-head", *shared, "--cut", "layer4", *steps)
     featcache_command("report", "--store", "s", "--out", "page.html")
     text = (featcache_command.folder / "page.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -117,6 +118,50 @@ def test_names_from_the_data_are_shown_as_text_and_never_run(tmp_path, monkeypat
     assert "script" not in page.tags
     assert "<script" not in text
     assert "b&amp;amp;$x_$" in text
+
+
+class Tokens(torch.nn.Module):
+    """Scores of each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.classify = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.embed(ids))
+
+
+PLAIN = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+MAPS = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Conv2d(4, 3, 1))
+KINDS = {
+    "regression": (PLAIN, "1", torch.zeros(2, 6), lambda number: (torch.randn(6), number / 7), "R2 (validation)"),
+    "multi_label": (PLAIN, "1", torch.zeros(2, 6), lambda number: (torch.randn(6), [number % 2, 1]), "micro F1 (validation)"),
+    "dense": (
+        MAPS, "0", torch.zeros(2, 1, 4, 4), lambda number: (torch.randn(1, 4, 4), torch.arange(16).reshape(4, 4) % 3),
+        "pixel accuracy (validation)",
+    ),
+    "token": (
+        Tokens(), "embed", torch.zeros(2, 5, dtype=torch.int64), lambda number: (torch.arange(5), torch.arange(5) % 3),
+        "token accuracy (validation)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_of_every_task_has_its_own_figures_on_the_page(kind: str, image_folder, tmp_path) -> None:
+    from featcache.report.page import html_report
+
+    network, cut, example, sample, figure = KINDS[kind]
+    split = featcache.split(network.eval(), cut, (example,))
+    features = featcache.extract(split, [sample(number) for number in range(20)], str(tmp_path / "features"))
+    head = featcache.train_head(split, features, epochs=1, task=kind)
+    store = str(tmp_path / "s")
+    project = featcache.Project(featcache.Settings("bundled:resnet-mini", f"folder:{image_folder}", store))
+    project.extract("layer4")
+    text = html_report(project, head)
+    assert Page(text).headings[0] == "Data"
+    assert f"<dt>{figure}</dt>" in text
+    assert f"this head is {kind}" in text
 
 
 def test_thumbnails_are_made_of_images_and_of_arrays_that_look_like_ones() -> None:
