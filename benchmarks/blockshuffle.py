@@ -74,7 +74,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         project = featcache.Project(featcache.Settings("bundled:resnet-mini", "folder:data/digits", folder))
-        race("linear head behind avgpool", "avgpool", "linear", project, seeds)
+        race("linear head after avgpool", "avgpool", "linear", project, seeds)
         race("layer4 + fc", "layer3", "suffix", project, seeds)
 
 

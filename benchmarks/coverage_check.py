@@ -268,7 +268,7 @@ def leaves(tree: Any) -> list[torch.Tensor]:
 
 def _run(function: Callable[..., Any], inputs: Any) -> Any:
     inputs = copied(inputs)  # a network may write into a dict
-    torch.manual_seed(SEED)  # some draw behind the cut
+    torch.manual_seed(SEED)  # some draw after the cut
     return function(**inputs) if isinstance(inputs, dict) else function(*inputs)
 
 

@@ -14,14 +14,14 @@ HEAD = """# At which boundaries networks can be cut
     python benchmarks/coverage.py --family transformers --boundaries 3            # a small form
 
 What `benchmarks/coverage.py` found: for each model, at each block boundary that `featcache.cuts` lists, whether the suffix
-behind the cut gives what the whole model gives. Weights are random, zero and constant ones among them randomised, NaN equals
+after the cut gives what the whole model gives. Weights are random, zero and constant ones among them randomised, NaN equals
 nothing, inputs are the smallest that the model takes, and the check does not use featcache's own proof:
 
 - **exact**: in evaluation mode, `suffix(prefix(x))` equals `model(x)` bit for bit, at a batch size other than the recorded
   ones; no module before the cut whose output depends on the input runs in the suffix; a perturbed frontier changes the output.
 - **exact in training**: a seeded step in training mode equals that of the whole model with everything up to the cut in
   evaluation mode and without gradients: outputs, the set of trained parameters, gradients and buffers bit for bit, and the cached
-  tensor is as it was. A weight that is used before the cut is frozen behind it, too (tied embeddings, blocks that run twice).
+  tensor is as it was. A weight that is used before the cut is frozen after it, too (tied embeddings, blocks that run twice).
 - **flat**: the suffix is an ordinary `torch.fx` graph; elsewhere it replays the model's own code.
 - **weighted**: the shares exact in evaluation and in training mode where each model counts with all of its boundaries, not with
   those that were checked: an estimate over all boundaries.

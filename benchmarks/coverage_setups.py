@@ -241,7 +241,7 @@ SETUPS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     "views joined by torch.cat": (lambda: Views(True), floats(2, 6)),
     "crops of a sample": (lambda: Views(False), floats(3, 6)),
     "U-Net": (UNet, floats(3, 16, 16)),
-    "random numbers behind the cut": (Random, ROWS),
+    "random numbers after the cut": (Random, ROWS),
     "Llama with its key-value cache": (lambda: _decoder("LlamaForCausalLM", num_key_value_heads=1), text),
     "Qwen2 with its key-value cache": (lambda: _decoder("Qwen2Model", num_key_value_heads=1), text),
     "Mamba with its cache": (

@@ -65,7 +65,7 @@ def report(
     split, train = extract()
     extract_s = time.perf_counter() - started
     started = time.perf_counter()
-    head = featcache.train_head(split, train, epochs=EPOCHS, batch_size=BATCH, validation=0.0)
+    head = featcache.train_head(split, train, optimizer="adamw", epochs=EPOCHS, batch_size=BATCH, validation=0.0)
     train_s = time.perf_counter() - started
     cached_s = statistics.median(record.elapsed_s for record in head.history)
     loop_s = statistics.median(frozen_loop(split, inputs, torch.from_numpy(train.targets), MEASURED))

@@ -172,7 +172,13 @@ class Race:
             for _ in range(self.sizes.rounds + 1):
                 base_s = loop(suffix, held, targets, batch)
                 trained = featcache.train_head(
-                    split, features, epochs=EPOCHS, batch_size=batch, validation=0.0, device=str(self.device)
+                    split,
+                    features,
+                    optimizer="adamw",
+                    epochs=EPOCHS,
+                    batch_size=batch,
+                    validation=0.0,
+                    device=str(self.device),
                 )
                 mine_s = statistics.median(record.elapsed_s for record in trained.history[1:])
                 ratios.append((base_s / mine_s, (mine_s - base_s) / steps * 1e6))

@@ -151,7 +151,7 @@ def run(pair: Pair, samples: int, epochs: int, seeds: int) -> dict[str, Any]:
 
 
 def time_loops(loop_s: dict[str, float], model: torch.nn.Module, transform: Any, data: Images) -> None:
-    """Add the seconds of an epoch of the usual loop behind each cut."""
+    """Add the seconds of an epoch of the usual loop after each cut."""
     rows = [row for row in range(len(data)) if data.splits[row] == "train"]
     inputs = torch.stack([transform(data[row][0]) for row in rows])
     targets = torch.tensor([data.targets[row] for row in rows])
@@ -165,7 +165,7 @@ def time_loops(loop_s: dict[str, float], model: torch.nn.Module, transform: Any,
 def full_accuracy(
     model: torch.nn.Module, features: featcache.Features, transform: Any, data: Images, epochs: int, seeds: int
 ) -> float:
-    """Return the mean test accuracy of training behind a cut, on all training rows with the full budget."""
+    """Return the mean test accuracy of training after a cut, on all training rows with the full budget."""
     split = featcache.split(model, features.recipe.cut, (torch.stack([transform(data[row][0]) for row in range(2)]),))
     heads = [
         featcache.train_head(split, features, epochs=epochs, validation=0.0, seed=100 + seed) for seed in range(seeds)
@@ -202,7 +202,7 @@ def plan_errors(
                 continue
             features = featcache.extract(model, data, f"{folder}/{row.cut}", cut=row.cut, transform=transform)
             split = featcache.split(model, row.cut, (torch.stack([transform(data[n][0]) for n in range(2)]),))
-            head = featcache.train_head(split, features, epochs=epochs, validation=0.0)
+            head = featcache.train_head(split, features, optimizer="adamw", epochs=epochs, validation=0.0)
             epoch_s = float(np.median([record.elapsed_s for record in head.history]))
             rows.append((row.cut, row.extract_s, features.report.elapsed_s, row.cached_epoch_s, epoch_s))
     return rows

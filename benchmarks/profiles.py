@@ -65,7 +65,9 @@ def whole_job(folder: str) -> Callable[[], object]:
         project = featcache.Project(settings)
         project.extract("_avg_pooling")
         features = project.features("_avg_pooling").where("train")
-        featcache.train_head(project.split("_avg_pooling"), features, epochs=20, batch_size=64, validation=0.0)
+        featcache.train_head(
+            project.split("_avg_pooling"), features, optimizer="adamw", epochs=20, batch_size=64, validation=0.0
+        )
 
     return job
 

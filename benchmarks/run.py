@@ -22,11 +22,13 @@ DIGITS = "--data folder:data/digits"
 SMALL = f"{DIGITS} --backbone bundled:resnet-mini --cuts layer3"
 # Each race with its arguments, and those that make it short.
 RACES = {
+    "What to expect": [("jobs.py", "", "--samples 100")],
     "Epochs and whole jobs": [("epoch.py", "", "")],
     "Reading": [
         ("reading.py", "", "--quick"),
         ("cold.py", "--rows 1500000", "--rows 200000"),
         ("blockshuffle.py", "", "--seeds 2"),
+        ("remote.py", "", "--rows 20000 --rounds 2"),
     ],
     "Extraction and numerics": [
         ("extraction.py", "--images 512 --rounds 3", "--images 64 --rounds 3"),
@@ -98,24 +100,25 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from what was kept, running nothing")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
-    notes = (ROOT / "benchmarks" / "notes.md").read_text().split("\n## ")
-    remarks = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in notes[1:]}
     failed = 0
-    sections = [notes[0].strip(), f"Machine: {machine()}. {versions()}."]
+    page = (ROOT / "benchmarks" / "page.md").read_text().strip()
+    sections = [f"Machine: {machine()}. {versions()}."]
     for title, races in RACES.items():
-        sections.append(f"## {title}")
+        section = [f"## {title}"]
         for number, (name, full, quick) in enumerate(races):
             stem = Path(name).stem
             kept = KEPT / f"{stem}-{number}.md"
             if not options.page and (not options.names or stem in options.names):
                 failed += not run(name, quick if options.quick else full, kept)
             if not number or name != races[number - 1][0]:
-                sections.append(described(name))
+                section.append(described(name))
             if kept.exists():
-                sections.append(kept.read_text().strip())
-        if title in remarks:
-            sections.append(remarks[title])
-    PAGE.write_text("\n\n".join(sections) + "\n")
+                section.append(kept.read_text().strip())
+        if (marked := section[0] + "\n\n<!-- races -->") in page:
+            page = page.replace(marked, "\n\n".join(section))
+        else:
+            sections += section
+    PAGE.write_text("\n\n".join([page, *sections]) + "\n")
     sys.exit(bool(failed))
 
 

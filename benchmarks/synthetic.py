@@ -13,7 +13,7 @@ from featcache.store.files import FeatureSet, StoreFiles
 
 
 def feature_set(
-    folder: Path, values: np.ndarray, dtype: str = "float32", shards: int = 1, compression: str | None = None
+    folder: Path | str, values: np.ndarray, dtype: str = "float32", shards: int = 1, compression: str | None = None
 ) -> tuple[FeatureSet, np.ndarray]:
     """Return a set of these rows and their ids."""
     import torch
@@ -30,7 +30,7 @@ def feature_set(
     return made, ids
 
 
-def features(folder: Path, values: np.ndarray, dtype: str = "float32", shards: int = 1) -> Features:
+def features(folder: Path | str, values: np.ndarray, dtype: str = "float32", shards: int = 1) -> Features:
     """Return these rows as features of one dataset, with targets of ten classes."""
     return joined(*feature_set(folder, values, dtype, shards))
 
