@@ -1,4 +1,4 @@
-"""Train what lies behind a cut on several processes or GPUs, from one cache: DistributedDataParallel under torchrun.
+"""Train what comes after a cut on several processes or GPUs, from one cache: DistributedDataParallel under torchrun.
 
     featcache extract --cut layer3
     torchrun --standalone --nproc-per-node 2 pipelines/ddp_train.py --cut layer3

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = [
     ("make the data: 1797 handwritten digits as an image folder", ["data/make_digits.py"]),
     ("run the frozen prefix once, up to layer4", ["-m", "featcache", "extract", "--cut", "layer4"]),
-    ("train what lies behind it", ["-m", "featcache", "train-head"]),
+    ("train what comes after it", ["-m", "featcache", "train-head"]),
     ("extract again: nothing to compute", ["-m", "featcache", "extract", "--cut", "layer4"]),
     ("move the freeze boundary up: layer4 is trained too", ["-m", "featcache", "extract", "--cut", "layer3"]),
     ("train layer4 + fc from the cache", ["-m", "featcache", "train-head"]),

@@ -1,4 +1,4 @@
-"""Train everything behind a cut with the library's loader and an optimizer of your own.
+"""Train everything after a cut with the library's loader and an optimizer of your own.
 
 python pipelines/train_suffix.py --cut layer3 --epochs 10
 """

@@ -48,7 +48,7 @@ class HuggingFaceSource:
         config.use_cache = False  # key-value caches of decoders are not features
         if hasattr(config, "apply_spec_augment"):
             config.apply_spec_augment = (
-                False  # random masks early in the network: what lies behind them cannot be cached
+                False  # random masks early in the network: what comes after them cannot be cached
             )
         kind, modality = _kind_of_model(transformers, config, folder)
         model = _load(kind, config, folder, spec, weights)

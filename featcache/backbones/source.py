@@ -55,7 +55,7 @@ class BackboneSource(Protocol):
         Parameters
         ----------
         name : str
-            The part of the specification behind the colon.
+            The part of the specification after the colon.
         weights : str or None
             The name of the weights, ``"none"`` for seeded random ones, or a file. None is the source's own choice.
 
@@ -78,7 +78,7 @@ class BackboneSource(Protocol):
         Parameters
         ----------
         name : str
-            The part of the specification behind the colon.
+            The part of the specification after the colon.
         weights : str or None
             The weights, as for ``load``.
 

@@ -1,4 +1,4 @@
-"""What a store contains and how it stands: ls, status, explain, verify, gc and pins, behind ``FeatureStore``.
+"""What a store contains and how it stands: ls, status, explain, verify, gc and pins, after ``FeatureStore``.
 
 It compares and reports. Of features, only ``gc`` and ``verify`` with ``repair`` remove any, and only what they name."""
 

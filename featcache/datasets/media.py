@@ -234,7 +234,7 @@ def _wav(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int] | No
 def _other_sound(file: BinaryIO, where: object) -> tuple[np.ndarray[Any, Any], int]:
     try:
         import soundfile
-    except (ImportError, OSError) as error:  # OSError: the library behind it is not there
+    except (ImportError, OSError) as error:  # OSError: the library after it is not there
         raise MissingDependencyError(
             f"{where} is not a plain wav file, and reading others needs soundfile: pip install 'featcache[audio]'."
         ) from error

@@ -135,7 +135,7 @@ class DatasetSource(Protocol):
         Parameters
         ----------
         argument : str
-            The part of the specification behind the colon.
+            The part of the specification after the colon.
         name : str
             The name of the dataset's snapshots.
 

@@ -76,7 +76,7 @@ def extract(
     store : FeatureStore or str
         The store, or its path or URL.
     cut : str or sequence of str, optional
-        The module to cut behind. Several cuts are computed in one pass over the data.
+        The module to cut after. Several cuts are computed in one pass over the data.
     transform : callable, optional
         The transform from an item of the dataset to the network's input. It must be deterministic.
     batch_size : int, default 64
@@ -239,7 +239,7 @@ def missing_tasks(
     store : FeatureStore or str
         The store, or its path or URL.
     cut : str or sequence of str, optional
-        The module to cut behind. Several cuts are computed in one pass over the data.
+        The module to cut after. Several cuts are computed in one pass over the data.
     transform : callable, optional
         The transform from an item of the dataset to the network's input. It must be deterministic.
     batch_size : int, default 64

@@ -46,7 +46,7 @@ class Recipe:
     Attributes
     ----------
     cut : str
-        The module behind which the network is cut.
+        The module after which the network is cut.
     structure : str
         The digest of the torch calls up to the cut.
     weights : mapping of str to str

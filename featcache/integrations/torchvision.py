@@ -34,7 +34,7 @@ class FrozenDetector(nn.Module):
     model : torch.nn.Module
         The detector: Faster R-CNN, Mask R-CNN, Keypoint R-CNN, RetinaNet, FCOS or SSD, with the heads to be trained.
     cut : str
-        The module to cut behind: ``"backbone"``, or one within it.
+        The module to cut after: ``"backbone"``, or one within it.
     images : sequence of torch.Tensor, each of shape (channels, height, width)
         Example images, as the detector takes them. The backbone is recorded on them.
 
@@ -151,7 +151,7 @@ class _Backbone(nn.Module):
 
 
 class _Answer(nn.Module):
-    """A backbone that answers with what lies behind the cut, whatever the images hold."""
+    """A backbone that answers with what comes after the cut, whatever the images hold."""
 
     def __init__(self, suffix: nn.Module, frontier: Frontier, shape: tuple[int, ...]) -> None:
         super().__init__()

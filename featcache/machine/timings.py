@@ -12,7 +12,10 @@ ADVICE = {
         DECODING,
         "give it more --workers, store the images smaller or nearer, or spread the tasks over machines",
     ),
-    "forward_s": ("the network", "use a GPU or more of them (--engine processes), or a shallower cut"),
+    "forward_s": (
+        "the network",
+        "use --numerics fast or bf16, a GPU or more of them (--engine processes), or a shallower cut",
+    ),
     "transfer_s": ("copying from the device", "choose a cut with a smaller frontier, or --pool auto"),
     "write_wait_s": ("writing", "use a faster store, --dtype float16 or --pool auto"),
 }

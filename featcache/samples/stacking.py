@@ -114,7 +114,7 @@ class TargetStack:
         return joined.astype(np.int64, copy=False) if joined.dtype.kind in "iu" else joined
 
     def _stack(self) -> None:
-        if set(map(type, self._new)) == {int}:  # by far the most usual, and quicker than one array each
+        if set(map(type, self._new)) == {int}:  # by far the most usual, and faster than one array each
             self._parts.append(np.array(self._new))
         elif self._new:
             self._parts.append(_alike(np.stack, _padded([np.asarray(target) for target in self._new], 1)))

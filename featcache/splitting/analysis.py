@@ -26,18 +26,18 @@ class CutAnalysis:
     runs: Runs
     cut_call: int
     end: int
-    answered: frozenset[int]  # objects that are not computed behind the cut
+    answered: frozenset[int]  # objects that are not computed after the cut
     crossings: tuple[Crossing, ...]
     before: frozenset[str]  # modules that run before the cut only
     open: frozenset[str]  # modules that are still running at the cut
     state_before: frozenset[str]
-    overwritten: frozenset[int]  # crossing tensors that what lies behind the cut changes in place
+    overwritten: frozenset[int]  # crossing tensors that what comes after the cut changes in place
     guards: tuple[str, ...]  # inputs whose content decides on the path, or on a size: beside the main one, masks mostly
     paths: tuple[Path, ...]  # that were recorded before the cut, where the inputs or their length may decide on it
     writes_state: bool  # whether the model may write into buffers, or tensors of its own, before the cut
     overwrites_inputs: bool  # whether it changes what it is given before the cut
     training_only: frozenset[str] = frozenset()  # modules that run in training mode only
-    training_inputs: frozenset[int] = frozenset()  # inputs that are used behind the cut in training mode only
+    training_inputs: frozenset[int] = frozenset()  # inputs that are used after the cut in training mode only
     training_guards: bool = False  # whether content decides on the path in training mode only
 
     @property
@@ -116,7 +116,7 @@ def analyse(model: nn.Module, cut: str, runs: Runs, also: frozenset[int] = froze
     made = [crossing_of(cut, runs, number, cut_call, number in carried, names) for number in (*ordered, *carried)]
     if not made:
         raise SplitError(
-            f"nothing that depends on the input crosses the cut {cut!r}: what lies behind it does not use it."
+            f"nothing that depends on the input crosses the cut {cut!r}: what comes after it does not use it."
         )
     open_calls = ancestors(run, cut_call)
     post = {call.name for position, call in enumerate(run.modules) if is_behind(run, position, cut_call)}
@@ -299,7 +299,7 @@ def _consumed_behind(run: Run, end: int) -> set[int]:
 
 
 def _needed(run: Run, end: int, tainted: set[int]) -> set[int]:
-    """Return the untainted objects that must be had, or computed again, behind the cut."""
+    """Return the untainted objects that must be had, or computed again, after the cut."""
     needed = _consumed_behind(run, end) - tainted
     for call in run.calls[:end]:
         if call.escapes:
@@ -316,7 +316,7 @@ def is_behind(run: Run, position: int, cut_call: int) -> bool:
 
 
 def behind(run: Run, cut_call: int) -> list[tuple[int, ModuleCall]]:
-    """Return the topmost module calls behind the cut: those whose parent was running at the cut."""
+    """Return the topmost module calls after the cut: those whose parent was running at the cut."""
     above = ancestors(run, cut_call)
     return [
         (position, call)
@@ -335,7 +335,7 @@ def _state_names(run: Run, calls: range) -> set[str]:
 
 
 def state_behind(analysis: CutAnalysis) -> set[str]:
-    """Return the names of the parameters and buffers that calls behind the cut use."""
+    """Return the names of the parameters and buffers that calls after the cut use."""
     run = analysis.run
     return _state_names(run, range(analysis.end, len(run.calls)))
 

@@ -27,7 +27,7 @@ PLAIN = (
 
 
 class NotFlatError(Exception):
-    """What lies behind the cut cannot be written as a flat graph."""
+    """What comes after the cut cannot be written as a flat graph."""
 
 
 def held(graph: fx.Graph, value: Any) -> Any:

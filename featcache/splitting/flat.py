@@ -1,6 +1,6 @@
-"""The flat suffix: an ordinary torch.fx graph of what lies behind the cut.
+"""The flat suffix: an ordinary torch.fx graph of what comes after the cut.
 
-Its nodes are the topmost module calls behind the cut, whole, and the torch calls between them, so it costs next to
+Its nodes are the topmost module calls after the cut, whole, and the torch calls between them, so it costs next to
 nothing beyond them, and torch.compile, export and vmap apply to it. It is used only where it proves equal to the
 model; a path or a size that depends on values needs the replay.
 """
@@ -80,7 +80,7 @@ def guard_graph(analysis: CutAnalysis) -> tuple[Program, tuple[Any, ...]]:
 
 
 def flat_graph(analysis: CutAnalysis, until: CutAnalysis | None = None) -> Program:
-    """Return the graph behind a cut and the constants that it uses; raises ``NotFlatError`` where there is none.
+    """Return the graph after a cut and the constants that it uses; raises ``NotFlatError`` where there is none.
 
     With ``until``, a deeper cut of the same recording, it is the section between the two, whose outputs are what
     crosses the deeper one, by name.
@@ -123,7 +123,7 @@ class _Builder:
             raise NotFlatError("the path may depend on the length")
         events, others = self._events(self.run), self._events(self.other)
         if [event.name for event in events] != [event.name for event in others]:
-            raise NotFlatError("the path behind the cut depends on the batch")
+            raise NotFlatError("the path after the cut depends on the batch")
         for event in events:  # inside of a module that is called whole, its own code does that
             if event.context:
                 raise NotFlatError(f"the model itself enters {' '.join(event.context)}")
@@ -133,7 +133,7 @@ class _Builder:
         behind_the_cut = self.run.calls[self.analysis.end : self.until.end if self.until else None]
         if any(call.decides and fed.intersection(call.reads) for call in behind_the_cut):
             # Also inside of a module that is called whole: it may keep the value, and another one may look at it there.
-            raise NotFlatError("a value behind the cut depends on content")
+            raise NotFlatError("a value after the cut depends on content")
         self._frontier()
         for mine, other in zip(events, others, strict=True):
             (self._module if isinstance(mine, ModuleCall) else self._call)(mine, other)

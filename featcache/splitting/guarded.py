@@ -16,7 +16,7 @@ __all__ = ["GuardedSuffix"]
 
 
 class GuardedSuffix(ReplaySuffix):
-    """What lies behind a cut, as a graph that is used under guards.
+    """What comes after a cut, as a graph that is used under guards.
 
     A guard is a Python value that the network makes of its side inputs before the cut, such as ``bool(mask.all())``. It
     is evaluated again on each batch, as torch.compile does it; where it differs from the recorded one, the model's own

@@ -1,4 +1,4 @@
-"""What a replayed suffix owns: the modules, parameters and buffers that are the network's behind the cut."""
+"""What a replayed suffix owns: the modules, parameters and buffers that are the network's after the cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["attach", "behind_only", "never_run"]
 
 
 def behind_only(analysis: CutAnalysis) -> list[str]:
-    """Return the topmost modules that run behind the cut."""
+    """Return the topmost modules that run after the cut."""
     names = {
         call.name
         for call in analysis.run.modules[analysis.cut_call + 1 :]
@@ -23,7 +23,7 @@ def behind_only(analysis: CutAnalysis) -> list[str]:
 
 
 def never_run(model: nn.Module, analysis: CutAnalysis) -> list[str]:
-    """Return the topmost modules that the example did not run: behind the cut, other rows may be led through them.
+    """Return the topmost modules that the example did not run: after the cut, other rows may be led through them.
 
     Not before it: there, a path that was not recorded is refused.
     """

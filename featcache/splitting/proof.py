@@ -1,4 +1,4 @@
-"""Proving that a suffix is what lies behind the cut: as a flat graph if it can be, else as a replay, or refused."""
+"""Proving that a suffix is what comes after the cut: as a flat graph if it can be, else as a replay, or refused."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _trials(made: Any, given: Examples) -> list[tuple[Any, Any]]:
 def _kept(analysis: CutAnalysis, names: set[str]) -> SplitError:
     where = ", ".join(name or "the model itself" for name in sorted(names)[:3])
     return SplitError(
-        f"behind the cut {analysis.cut!r}, the model keeps something from one training step to the next ({where}: a counter, or "
-        "the last batch), which a suffix would lose. Keep it in a buffer, or in a module that runs behind the cut as a whole."
+        f"after the cut {analysis.cut!r}, the model keeps something from one training step to the next ({where}: a counter, or "
+        "the last batch), which a suffix would lose. Keep it in a buffer, or in a module that runs after the cut as a whole."
     )
 
 
@@ -81,7 +81,7 @@ def _replay_proven(make: Make, model: nn.Module, analysis: CutAnalysis, given: E
         raise
     except Exception as error:
         raise SplitError(
-            f"the suffix behind {analysis.cut!r} cannot be run: {type(error).__name__}: {one_line(error, 200)}."
+            f"the suffix after {analysis.cut!r} cannot be run: {type(error).__name__}: {one_line(error, 200)}."
         ) from error
 
 
@@ -139,24 +139,24 @@ def _prove_training(made: Any, given: Examples) -> set[int]:
     tensors = list(frontier.values()) if isinstance(frontier, dict) else [frontier]
     before = [tensor.clone() for tensor in tensors]
     found = seeded_step(lambda: trial.suffix(frontier), parameters, trial.model)
-    compare(expected.output, found.output, f"the suffix behind {made.cut!r} in training mode")
+    compare(expected.output, found.output, f"the suffix after {made.cut!r} in training mode")
     if set(expected.gradients) != set(found.gradients):
-        raise SplitError(f"the suffix behind {made.cut!r} trains other parameters than the whole model does.")
+        raise SplitError(f"the suffix after {made.cut!r} trains other parameters than the whole model does.")
     # Some gradients are zero but for rounding (the bias of a key in attention): these count against the largest.
     floor = GRADIENT_FLOOR * max(
         (float(each.abs().max()) for each in expected.gradients.values() if each.numel()), default=0.0
     )
     for name, gradient in expected.gradients.items():
-        what = f"the gradient of {name!r} behind {made.cut!r}"
+        what = f"the gradient of {name!r} after {made.cut!r}"
         compare(gradient, found.gradients[name], what, tolerance=GRADIENT_TOLERANCE, floor=floor)
     for name, buffer in expected.buffers.items():
         if buffer.numel():
-            compare(buffer, found.buffers[name], f"the buffer {name!r} behind {made.cut!r} after a training step")
+            compare(buffer, found.buffers[name], f"the buffer {name!r} after {made.cut!r} after a training step")
     originals = dict(made.model.named_buffers())
     for name in sorted(analysis.state_before & set(originals)):
         if not torch.equal(originals[name], found.buffers[name]):
             raise SplitError(
-                f"the buffer {name!r} is used before the cut {made.cut!r} and changed by training behind it: what is cached "
+                f"the buffer {name!r} is used before the cut {made.cut!r} and changed by training after it: what is cached "
                 "would not stay true. Give each side a module of its own, or choose another cut."
             )
     return {

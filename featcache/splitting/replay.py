@@ -33,7 +33,7 @@ PLACES = {"Tensor.device", "Tensor.is_cuda", "Tensor.is_cpu", "Tensor.is_meta", 
 
 
 class ReplaySuffix(nn.Module):
-    """What lies behind a cut, run by the model's own forward.
+    """What comes after a cut, run by the model's own forward.
 
     Calls before the cut that depend on what is cached are answered: with the frontier's tensors where they cross the
     cut, else with tensors on the ``meta`` device that have the right shape and no content. Calls that do not depend on
@@ -42,7 +42,7 @@ class ReplaySuffix(nn.Module):
 
     def __init__(self, model: nn.Module, analysis: CutAnalysis) -> None:
         super().__init__()
-        self.__dict__["_model"] = model  # not a child: only what lies behind the cut is this module's own
+        self.__dict__["_model"] = model  # not a child: only what comes after the cut is this module's own
         self.__dict__["_analysis"] = analysis
         self.__dict__["_modes"] = own_modes(model)
         self.training = model.training
@@ -92,7 +92,7 @@ class ReplaySuffix(nn.Module):
             tensor = applied(crossing.layout.from_rows(), given[crossing.spec.name])
             # The caller's tensor may be a cached row: what is changed in place must be a copy.
             tensors[crossing.number] = tensor.clone() if crossing.number in analysis.overwritten else tensor
-        # What the model keeps in buffers behind the cut is kept, also where it puts another tensor in a buffer's place.
+        # What the model keeps in buffers after the cut is kept, also where it puts another tensor in a buffer's place.
         running = skeleton(self.__dict__["_model"], None, shares_objects=True, lasting=True)
         answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
@@ -108,7 +108,7 @@ class ReplaySuffix(nn.Module):
             return running(*args, **kwargs)
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
-        """Set evaluation mode for everything until the cut, then the caller's for what runs behind it."""
+        """Set evaluation mode for everything until the cut, then the caller's for what runs after it."""
         later = []
         for name, module in running.named_modules():
             if name in analysis.open:
@@ -231,7 +231,7 @@ class _Answers(TorchFunctionMode):
     def _placeholders(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Return results without content of a call on what is cached: on this path it takes the place of recorded ones."""
         if name.endswith("_") and not name.endswith("__"):
-            return args[0]  # what was cached was read behind it
+            return args[0]  # what was cached was read after it
         with torch.no_grad():
             try:
                 return func(

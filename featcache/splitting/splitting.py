@@ -1,4 +1,4 @@
-"""``split``: a network, cut behind a named module, as prefix and suffix."""
+"""``split``: a network, cut after a named module, as prefix and suffix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Inputs = tuple[Any, ...] | Mapping[str, Any]
 
 
 class Split:
-    """A network cut behind one module, with a ``prefix`` up to and including it and a ``suffix`` behind it.
+    """A network cut after one module, with a ``prefix`` up to and including it and a ``suffix`` after it.
 
     ``featcache.split`` makes it; you rarely call the class yourself. A split can be deep-copied and pickled. Unpickling
     records the network again.
@@ -67,13 +67,13 @@ class Split:
     model : torch.nn.Module
         The whole network.
     cut : str
-        The name of the module behind which the network is cut.
+        The name of the module after which the network is cut.
     frontier : tuple of TensorSpec
         The tensors that cross the cut.
     structure : str
         The digest of the computation before the cut.
     suffix : torch.nn.Module
-        The part behind the cut, ready to be trained. Called with what ``prefix`` returns, it gives the output of the
+        The part after the cut, ready to be trained. Called with what ``prefix`` returns, it gives the output of the
         network. It has the network's parameters and buffers, and modes of its own: training mode, as the network's own
         ``train`` sets it, or, if the network is in training mode, those that its modules are in.
     example_inputs : tuple or mapping of str
@@ -186,14 +186,14 @@ class Split:
         return check_all([self], kwargs or args)[0]
 
     def shallower(self, cut: str) -> Split:
-        """Return the network cut behind a module that runs earlier, from the same recording.
+        """Return the network cut after a module that runs earlier, from the same recording.
 
         Nothing is run, so the suffix of the result is not proven.
 
         Parameters
         ----------
         cut : str
-            The name of the module to cut behind.
+            The name of the module to cut after.
 
         Returns
         -------
@@ -293,7 +293,7 @@ class Split:
 
 
 def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split:
-    """Cut a network behind a module.
+    """Cut a network after a module.
 
     The network is recorded on the example inputs, and the result is proven: ``suffix(prefix(x))`` equals the whole
     network in evaluation mode and for a training step, or the cut is refused.
@@ -304,7 +304,7 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
         The network to cut. It is not changed. What torch.compile, DataParallel or DistributedDataParallel wrapped around
         it is taken off.
     cut : str
-        The name of the module to cut behind, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
+        The name of the module to cut after, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
     example_inputs : tuple or mapping of str
         Positional inputs (a tuple) or keyword inputs (a dict), as the model takes them, with the batch as first
         dimension. The network runs on them a few times in evaluation mode. If samples vary in length (texts, sounds),
@@ -344,7 +344,7 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
 def split_at(
     model: nn.Module, cuts: Sequence[str], example_inputs: Inputs, other_length: Inputs | None = None
 ) -> list[Split]:
-    """Return ``model`` cut behind each of several modules, from one recording; otherwise as ``split``."""
+    """Return ``model`` cut after each of several modules, from one recording; otherwise as ``split``."""
     cuts, model = [name_inside(model, cut) for cut in cuts], unwrapped(model)
     refuse_unseen(model)
     known = [name for name, _ in model.named_modules() if name]
@@ -437,7 +437,7 @@ def check_all(
                 again = seeded(suffix, as_given(frontier))
             except (NotImplementedError, TypeError, KeyError, AttributeError) as error:
                 raise SplitError(
-                    f"the suffix behind {split.cut!r} cannot be run on these samples: {type(error).__name__}: "
+                    f"the suffix after {split.cut!r} cannot be run on these samples: {type(error).__name__}: "
                     f"{one_line(error, 200)}."
                 ) from error
             found.append(compare(whole, again, f"suffix(prefix(x)) at the cut {split.cut!r}"))

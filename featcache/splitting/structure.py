@@ -77,7 +77,7 @@ def _python_body(function: Any) -> list[Any]:
 
 
 def program_digest(analysis: CutAnalysis) -> str:
-    """Return the digest of all recorded calls on the example, also those behind the cut, with the constants that they use.
+    """Return the digest of all recorded calls on the example, also those after the cut, with the constants that they use.
 
     It tells whether a network still does what it did when it was recorded. Parameters and buffers do not enter.
     """
@@ -103,7 +103,7 @@ def _arguments(analysis: CutAnalysis, run: Run, mine: Call, larger: Call, resize
     if any(len(leaves) != len(each) for each in others):
         raise SplitError(
             f"in {module_of(run, mine.parent)}, {mine.name} is given more Python values when the batch or the length grows, so "
-            "that rows cannot be cached behind it. If they come of a tensor, give it that tensor, or the list of its tolist() "
+            "that rows cannot be cached after it. If they come of a tensor, give it that tensor, or the list of its tolist() "
             "as it is."
         )
     shape = str(spec).replace(" ", "")

@@ -1,4 +1,4 @@
-"""Parameters that are used on both sides of a cut: what is frozen before it stays frozen behind it, too."""
+"""Parameters that are used on both sides of a cut: what is frozen before it stays frozen after it, too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def with_tied_frozen(model: nn.Module, analysis: CutAnalysis) -> nn.Module:
     """Return a skeleton of ``model`` in which parameters used before the cut are buffers; ``model`` itself if none is tied.
 
     They share their memory with the model's, so that weights that are loaded later are seen. A buffer is what no optimizer
-    takes: trained behind the cut, such a weight would no longer be the one that the cached features were made with.
+    takes: trained after the cut, such a weight would no longer be the one that the cached features were made with.
     """
     if not tied_parameters(model, analysis):
         return model
@@ -41,7 +41,7 @@ def with_tied_frozen(model: nn.Module, analysis: CutAnalysis) -> nn.Module:
 
 
 def warn_of_tied(model: nn.Module, analysis: CutAnalysis) -> None:
-    """Warn of what will not be trained behind the cut, and say how to have it trained."""
+    """Warn of what will not be trained after the cut, and say how to have it trained."""
     tied = tied_parameters(model, analysis)
     if not tied:
         return
@@ -53,14 +53,14 @@ def warn_of_tied(model: nn.Module, analysis: CutAnalysis) -> None:
         else "give each side modules of its own"
     )
     warnings.warn(
-        f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}); they stay frozen behind "
+        f"tied parameters are used on both sides of the cut {analysis.cut!r} ({', '.join(tied[:3])}); they stay frozen after "
         f"it, too. To have them trained there, {way}.",
         stacklevel=2,
     )
 
 
 def _names_behind(model: nn.Module, tied: list[str], analysis: CutAnalysis) -> list[str]:
-    """Return the other names of tied parameters: those in modules that run behind the cut only."""
+    """Return the other names of tied parameters: those in modules that run after the cut only."""
     named = dict(model.named_parameters(remove_duplicate=False))
     ran = {call.name for call in analysis.run.modules[analysis.cut_call + 1 :]}
     ran -= analysis.before | analysis.open

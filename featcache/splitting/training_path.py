@@ -24,7 +24,7 @@ SEEDS = range(16)
 
 
 def with_training_path(model: nn.Module, analysis: CutAnalysis, call: Call) -> CutAnalysis:
-    """Return the analysis with the modules that run behind the cut in training mode only.
+    """Return the analysis with the modules that run after the cut in training mode only.
 
     Raises ``SplitError`` where the model, in training mode, computes more before the cut than in evaluation mode.
     What leads nowhere is not a computation: a coin that decides whether a frozen layer is dropped, a flag that is set.
@@ -57,7 +57,7 @@ def _in_training(
 ) -> Run:
     """Return a run with the modules that are open at the cut in training mode, from the start or from the cut on.
 
-    Both kinds toss the same coins behind the cut.
+    Both kinds toss the same coins after the cut.
     """
 
     def prepare(running: nn.Module) -> None:
@@ -127,10 +127,10 @@ def _leads_anywhere(run: Run, more: list[int]) -> bool:
 
 
 def _refuse_other_suffix(analysis: CutAnalysis, early: Run, late: Run) -> None:
-    """Raise where the calls behind the cut tell whether training mode began before it: a Python value was kept."""
+    """Raise where the calls after the cut tell whether training mode began before it: a Python value was kept."""
     one, other = ([_described(run, call) for call in run.calls[_end(analysis, run) :]] for run in (early, late))
     if one != other:
-        raise _refusal(analysis, "a value that is made there is used behind the cut")
+        raise _refusal(analysis, "a value that is made there is used after the cut")
 
 
 def _described(run: Run, call: Any) -> tuple[str, str, str]:

@@ -64,11 +64,11 @@ def frozen_reference(model: nn.Module, analysis: CutAnalysis, call: Call, names:
 
     Until the cut everything is in evaluation mode and without gradients (with them, torch chooses other kernels, which
     round in another way); from there on, what does not run before the cut only is in training mode. The gradients are
-    those of all parameters that are used behind the cut only; ``names`` are those that are expected to be.
+    those of all parameters that are used after the cut only; ``names`` are those that are expected to be.
     """
     trained = {name for name, _ in model.named_parameters()} - analysis.state_before
     step = _frozen_step(model, analysis, call, trained, frozen=True)
-    # torch refuses to change a view in place behind the cut that was made without gradients before it.
+    # torch refuses to change a view in place after the cut that was made without gradients before it.
     return step if step.failure is None else _frozen_step(model, analysis, call, names, frozen=False)
 
 
@@ -214,7 +214,7 @@ def _other_size(analysis: CutAnalysis) -> SplitError:
 def _way_out(model: nn.Module, analysis: CutAnalysis) -> str:
     """Return what helps against known reasons for rows that depend on each other, after a space; "" for others."""
     if any("_dynamic" in call.name for call in analysis.run.calls[: analysis.end]):
-        return " Dynamic quantisation takes its scale from the whole batch: quantise what lies behind the cut only."
+        return " Dynamic quantisation takes its scale from the whole batch: quantise what comes after the cut only."
     return REMEDY if has_nested_encoder(model, analysis.run, analysis.end) else ""
 
 

@@ -68,7 +68,7 @@ def check_rows(p: ModuleType) -> None:
         features = featcache.extract(net, [rows[number] for number in order], folder(), cut=p.CUT, batch_size=size)
         names.add(features.report.recipe)
         for place, number in enumerate(order):
-            # What depends on a mask or a task alone is not stored, but computed from it behind the cut.
+            # What depends on a mask or a task alone is not stored, but computed from it after the cut.
             row = None if p.SIDE else stored_row(features, p.CUT, place, expected.alone[number])
             if row is not None and (off := expected.differs(number, row, tolerance(p), own=expected.garbage)):
                 raise WrongError(f"the stored row of sample {number} is off by {off:.1e} (batches of {size})")
@@ -183,7 +183,7 @@ def check_names(p: ModuleType) -> None:
 
 
 def check_edits(p: ModuleType) -> None:
-    """An edit before the cut gives another name, also through a split that is held; one behind it does not."""
+    """An edit before the cut gives another name, also through a split that is held; one after it does not."""
     rows, rng = p.data(), random.Random(p.SEED)
     net, twin = fresh(p), p.make()
     split = featcache.split(net, p.CUT, *example(p, [0, 1]))
@@ -212,7 +212,7 @@ def check_edits(p: ModuleType) -> None:
         if is_before and any(moved) and held in names.values():
             raise WrongError(f"{statement!r} before the cut leaves the name as it was")
         if not is_before and not moved[0] and held != list(names.values())[-1]:
-            raise WrongError(f"{statement!r} behind the cut changes the name")
+            raise WrongError(f"{statement!r} after the cut changes the name")
         names[statement] = held
     if name_of(net, rows, p.CUT) != held:
         raise WrongError(f"after {', '.join(names)} a split that is held and a new one have different names")

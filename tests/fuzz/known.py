@@ -120,7 +120,7 @@ def facts(program: Program) -> Facts:
 def _fact(program: Program, number: int, before: bool) -> str:
     step = program.steps[number]
     if step.what.fact == MIXED:
-        # Where samples vary in length, what is mixed behind the cut is also the padding, which is not cached.
+        # Where samples vary in length, what is mixed after the cut is also the padding, which is not cached.
         return MIXED if before or program.ragged else step.what.behind
     if before and step.what.open_fact and (step.loose or step.stage):
         return step.what.open_fact

@@ -40,7 +40,7 @@ class Piece:
     loose: bool | None = None  # True: only loose; False: only in a block
     before: str = ""  # its fact before the cut, if that is another
     open_fact: str = ""  # its fact where it stands loose before the cut, if that is another
-    behind: str = SOUND  # its fact behind the cut, where it is a mixer
+    behind: str = SOUND  # its fact after the cut, where it is a mixer
     tied: str = ""  # a weight of shape (8, 8) that can be tied to another one
 
 

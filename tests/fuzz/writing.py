@@ -8,7 +8,7 @@ from .programs import KINDS, Program
 
 __all__ = ["source"]
 
-HEADER = '''"""Program {seed}: {kind}, cut behind {cut!r}, {fact}."""
+HEADER = '''"""Program {seed}: {kind}, cut after {cut!r}, {fact}."""
 import dataclasses, functools
 import torch
 import torch.nn.functional as F

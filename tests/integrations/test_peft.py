@@ -1,4 +1,4 @@
-"""Adapters of peft behind the cut: trained from the cache as in the usual loop, and saved by peft's own means."""
+"""Adapters of peft after the cut: trained from the cache as in the usual loop, and saved by peft's own means."""
 
 from __future__ import annotations
 

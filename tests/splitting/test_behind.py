@@ -1,4 +1,4 @@
-"""What lies behind the cut trains as the network does: all of it, at any size of batch, from step to step."""
+"""What comes after the cut trains as the network does: all of it, at any size of batch, from step to step."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_dropout_by_a_hook_is_not_folded_away(tmp_path: Path) -> None:
 
 
 class Windows(nn.Module):
-    """Takes each sample apart into two rows before the cut, and together behind it."""
+    """Takes each sample apart into two rows before the cut, and together after it."""
 
     def __init__(self) -> None:
         super().__init__()

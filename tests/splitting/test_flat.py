@@ -49,7 +49,7 @@ def test_a_flat_suffix_of_layers_in_a_row_holds_these_and_nothing_else() -> None
 
 
 class Halves(nn.Module):
-    """Makes two rows of each sample behind the cut, and one more of all of them."""
+    """Makes two rows of each sample after the cut, and one more of all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_sizes_in_a_flat_suffix_are_those_of_each_batch() -> None:
 
 
 class Averages(nn.Module):
-    """Does something else behind the cut where samples are long."""
+    """Does something else after the cut where samples are long."""
 
     def __init__(self) -> None:
         super().__init__()

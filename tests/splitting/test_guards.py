@@ -83,7 +83,7 @@ def test_a_suffix_whose_path_depends_on_a_mask_says_so(texts: dict[str, torch.Te
 
 
 class Cropped(nn.Module):
-    """Looks no further than the longest sample of the batch, behind the cut."""
+    """Looks no further than the longest sample of the batch, after the cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ def test_a_path_that_differs_before_the_cut_but_not_in_its_rows_is_accepted(tmp_
 
 
 class ManyAtOnce(nn.Module):
-    """Does something else behind the cut in batches that are not tiny."""
+    """Does something else after the cut in batches that are not tiny."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class Plain:
 
 
 class Net(nn.Module):
-    """Computes with all kinds of things that are neither parameters nor buffers, before the cut and behind it."""
+    """Computes with all kinds of things that are neither parameters nor buffers, before the cut and after it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class FrozenNorm(nn.Module):
 
 
 class FrozenNormReplayed(FrozenNorm):
-    """The same with a branch on values behind the cut, which no graph can hold."""
+    """The same with a branch on values after the cut, which no graph can hold."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer2(self.layer1(x))

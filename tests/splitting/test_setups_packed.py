@@ -179,7 +179,7 @@ def test_a_network_that_takes_the_longest_sample_first_is_cut_and_fails_itself_o
         store = tmp_path / str(batch_size)
         features = featcache.extract(model, samples(ids, lengths), store, cut=cut, batch_size=batch_size)
         assert features.report.computed == 40
-    if cut == "rnn":  # packed before the cut: behind it, rows come in any order
+    if cut == "rnn":  # packed before the cut: after it, rows come in any order
         featcache.train_head(made, features, epochs=1, device="cpu")
     with pytest.raises(RuntimeError, match="must be sorted in decreasing order"):
         featcache.extract(model, samples(ids, lengths)[::-1], tmp_path / "other", cut="rnn", batch_size=8)

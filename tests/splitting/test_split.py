@@ -180,7 +180,7 @@ def test_a_suffix_that_writes_in_place_does_not_change_the_cached_tensor() -> No
 
 
 class Masked(nn.Module):
-    """Token ids with a mask that the layers behind the cut need, as keyword inputs."""
+    """Token ids with a mask that the layers after the cut need, as keyword inputs."""
 
     main_input_name = "input_ids"
 
@@ -213,7 +213,7 @@ def test_masks_that_the_suffix_needs_cross_the_frontier_as_they_are() -> None:
 
 
 class WeightedMean(nn.Module):
-    """Needs its mask behind the cut only."""
+    """Needs its mask after the cut only."""
 
     def __init__(self) -> None:
         super().__init__()

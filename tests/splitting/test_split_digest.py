@@ -77,7 +77,7 @@ def test_autocast_inside_of_the_model_before_the_cut_counts_with_its_precision()
 
 
 class Skips(nn.Module):
-    """Adds, behind the cut ``inner``, one of two tensors that were computed alike before it."""
+    """Adds, after the cut ``inner``, one of two tensors that were computed alike before it."""
 
     def __init__(self, second: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_a_value_that_left_torch_before_the_cut_is_refused(how: Callable[[torch.
 
 
 def several(x: torch.Tensor) -> torch.Tensor:
-    """Make more calls than lie behind the cut."""
+    """Make more calls than come after the cut."""
     for _ in range(5):
         x = torch.tanh(x)
     return x

@@ -36,7 +36,7 @@ def equals_the_model(model: nn.Module, cut: str, x: torch.Tensor = IMAGES) -> fe
 
 
 class Writes(SmallNet):
-    """Changes what crosses the cut in place behind it, in a way that is given."""
+    """Changes what crosses the cut in place after it, in a way that is given."""
 
     def __init__(self, how: Callable[[torch.Tensor], object], training_only: bool = False) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def test_what_is_written_behind_the_cut_into_a_view_of_a_cached_tensor_leaves_it
 
 
 class Switches(SmallNet):
-    """Runs a part behind the cut without gradients."""
+    """Runs a part after the cut without gradients."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
@@ -227,7 +227,7 @@ def test_tied_parameters_stay_frozen_behind_the_cut_as_in_the_usual_frozen_loop(
     torch.manual_seed(0)
     model = Tied().eval()
     ids = torch.randint(0, 9, (3, 5))
-    with pytest.warns(UserWarning, match=r"embed\.weight.*stay frozen behind it"):
+    with pytest.warns(UserWarning, match=r"embed\.weight.*stay frozen after it"):
         made = featcache.split(model, "embed", (ids,))
     assert set(dict(made.suffix.named_parameters())) == {"body.weight", "body.bias"}
     assert "head.weight" not in made.suffix.state_dict()

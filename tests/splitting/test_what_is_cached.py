@@ -75,7 +75,7 @@ def test_the_other_tower_is_cached_and_not_computed_in_every_step() -> None:
 
 
 class ByTask(nn.Module):
-    """Embeds a side input before the cut, and looks at it again behind it."""
+    """Embeds a side input before the cut, and looks at it again after it."""
 
     def __init__(self) -> None:
         super().__init__()
