@@ -33,6 +33,7 @@ __all__ = ["Trained", "Trials"]
 Array = np.ndarray[Any, Any]
 
 TOGETHER_BYTES = 2 << 30  # of features that one pass computes, whether or not all of them turn out to be needed
+SOLVED_OUTPUTS = 900_000  # rows × outputs of a linear head that is solved, however wide its features are
 LEAST_STEPS = 40  # of a training: BatchNorm's statistics and AdamW's moments need some, however few the rows
 BATCHES = (64, 16)  # the usual size of a batch, and the smallest that those steps may ask for
 
@@ -171,8 +172,7 @@ class Trials:
         shared: dict[str, Any] = {
             "epochs": self.epochs, "batch_size": self._batch_size(len(training)), "validation": 0.0, "seed": seed,
             "task": self.task,
-            # A suffix of one linear layer is not solved: others are trained for a few epochs, and it would win by that.
-            "optimizer": None if self.head == "linear" else "adamw",
+            "optimizer": None if self._solves(training) else "adamw",
         }  # fmt: skip
         options: list[dict[str, Any]] = [{} if rate is None else {"learning_rate": rate} for rate in rates]
         if self.head == "linear" and len(rates) > 1 and self.judge_of(training).task.kind == "single_label":
@@ -181,6 +181,13 @@ class Trials:
         for rate, each in zip(rates, options, strict=True):
             chosen = TrainOptions(head=self.head, **shared, **each)
             yield rate, fit_head(made, training, chosen, pick_device(self.device))
+
+    def _solves(self, training: Features) -> bool:
+        """Return whether linear layers are solved: at all cuts, or at none, since a race of both would be unfair.
+
+        A suffix of one linear layer is not: others are trained for a few epochs.
+        """
+        return self.head == "linear" and len(training) * self.judge_of(training).task.outputs <= SOLVED_OUTPUTS
 
     def _batch_size(self, rows: int) -> int:
         """Return the size of a batch: what was asked for, or 64, halved until an equal budget is steps enough."""

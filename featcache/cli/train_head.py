@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from ..errors import UsageError
 from .options import command, project_options, split_options, the_project
@@ -16,8 +15,6 @@ from .training import train_one, train_stages
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
-
-OF_STEPS = ("epochs", "train_batch_size", "lr_schedule", "warmup_epochs")
 
 
 @command("train-head")
@@ -31,28 +28,23 @@ OF_STEPS = ("epochs", "train_batch_size", "lr_schedule", "warmup_epochs")
     metavar="NAME",
     help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all after the cut]",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option(
-    "--train-batch-size",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Rows a training step.",
-)
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: 20]")
+@click.option("--train-batch-size", type=click.IntRange(min=1), help="Rows per training step.  [default: 64]")
 @click.option(
     "--optimizer",
-    help="adamw, adam, sgd or lbfgs.  [default: lbfgs where one linear layer is all that is trained, else adamw]",
+    help="adamw, adam, sgd or lbfgs.  [default: lbfgs where one linear layer is all that is trained and no option of steps, "
+    "such as --epochs, is given; else adamw]",
 )
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option(
     "--weight-decay", type=float, help="[default: 0.01; of a solved head, the penalty that is best on validation rows]"
 )
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine or constant.")
+@click.option("--lr-schedule", help="cosine or constant.  [default: cosine]")
 @click.option(
     "--schedule", metavar="CUT:EPOCHS,...", help="Unfreeze top down: layer4:3,layer3:5. LP-FT: head:5,layer4:3."
 )
 @click.option("--freeze-schedule", metavar="CUT:EPOCHS,...", help="Freeze bottom up while training: layer2:3,layer3:5.")
-@click.option("--warmup-epochs", type=float, default=0.0, show_default=True)
+@click.option("--warmup-epochs", type=float, help="[default: 0]")
 @click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option("--average", metavar="KIND", help="Average of the weights to keep: ema, ema:DECAY or swa.")
 @click.option(
@@ -95,8 +87,6 @@ def train_head_command(
         else:
             trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
-    if trained.options.optimizer == "lbfgs":
-        _tell_unused()
     print_notes(project.notes)
     if as_json:
         print_json({"folder": str(folder), **_summary(trained)})
@@ -116,18 +106,6 @@ def _describe(trained: TrainedHead, rows: int, folder: Path) -> None:
         named = "".join(f", {name} {value:.4f}" for name, value in found.scores.items())
         print_text(f"{found.split}: {found}{named} ({count(found.samples, 'sample')})")
     print_line(f"head: {folder}")
-
-
-def _tell_unused() -> None:
-    """Say which options were typed that do not count where a linear layer is solved."""
-    context = click.get_current_context()
-    typed = [name for name in OF_STEPS if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    if typed:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in typed)
-        word = "does" if len(typed) == 1 else "do"
-        print_notes(
-            [f"{flags} {word} not count: one linear layer is solved to convergence, --optimizer adamw takes steps"]
-        )
 
 
 def _way(trained: TrainedHead) -> str:

@@ -75,7 +75,9 @@ def schedule_options(given: Mapping[str, Any]) -> TrainOptions:
             raise UsageError(
                 f"a schedule takes no option {name!r}.{near_names(name, known)} It takes: {', '.join(known)}."
             )
-    return TrainOptions(**given).for_steps()  # stages count epochs
+    if given.get("optimizer") == "lbfgs":
+        raise UsageError("the stages of a schedule take steps, and lbfgs takes none: use another --optimizer.")
+    return TrainOptions(**{name: value for name, value in given.items() if value is not None}).for_steps()
 
 
 def run_stages(

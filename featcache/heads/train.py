@@ -39,13 +39,13 @@ def train_head(
     features: Features,
     *,
     head: str = "suffix",
-    epochs: int = 20,
-    batch_size: int = 64,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     optimizer: str | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    lr_schedule: str = "cosine",
-    warmup_epochs: float = 0.0,
+    lr_schedule: str | None = None,
+    warmup_epochs: float | None = None,
     label_smoothing: float = 0.0,
     class_weights: str | Sequence[float] | None = None,
     validation: float = 0.2,
@@ -85,24 +85,25 @@ def train_head(
         What is trained: ``"suffix"`` (everything after the cut, with a new last layer for the data's classes),
         ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` (a scikit-learn estimator on pooled
         features, with ``parameters``).
-    epochs : int, default 20
-        The number of epochs.
-    batch_size : int, default 64
-        The rows per training step.
+    epochs : int, optional
+        The number of epochs, by default 20.
+    batch_size : int, optional
+        The rows per training step, by default 64.
     optimizer : str, optional
         ``"adamw"``, ``"adam"`` or ``"sgd"`` (with momentum 0.9); or ``"lbfgs"``, which solves one linear layer to
-        convergence and takes no epochs. By default ``"lbfgs"`` where one linear layer alone is trained, for a class, labels
-        or values of samples, on up to 4·10⁹ rows × dimensions × outputs, and no option of steps is given (a learning rate,
-        a loss, patience, clipping, an average or mixed precision); else ``"adamw"``.
+        convergence and takes no steps. By default ``"lbfgs"`` where one linear layer alone is trained, for a class, labels
+        or values of samples, on up to 4·10⁹ rows × dimensions × outputs that fit into memory, and no option of steps is
+        given (epochs, a batch size, a learning rate or its schedule, a loss, patience, clipping, an average or mixed
+        precision); else ``"adamw"``.
     learning_rate : float, optional
         The peak learning rate. By default 1e-2 where one linear layer alone is trained, else 1e-3.
     weight_decay : float, optional
         The weight decay of the optimizer, by default 0.01. Of a solved head the strength of the penalty, for features of
         variance 1; by default the best by validation, or by cross-validation if no rows are validated by.
-    lr_schedule : str, default "cosine"
-        ``"cosine"`` or ``"constant"``. The schedule steps after every batch.
-    warmup_epochs : float, default 0.0
-        The epochs of linear warm-up before the schedule, at most ``epochs``.
+    lr_schedule : str, optional
+        ``"cosine"``, the default, or ``"constant"``. The schedule steps after every batch.
+    warmup_epochs : float, optional
+        The epochs of linear warm-up before the schedule, at most ``epochs``. By default there is none.
     label_smoothing : float, default 0.0
         The label smoothing of the loss, from 0 up to 1. It applies to class targets only.
     class_weights : str or sequence of float, optional
@@ -121,7 +122,8 @@ def train_head(
         ``"encoder.layers.*"``. What no name chooses stays as it is, and modules of which nothing is chosen are in
         evaluation mode. By default all are trained.
     fold : bool, default True
-        Run the layers that training never changes once, and not in every epoch.
+        Run the layers that training never changes once, and not in every epoch. A linear layer after such layers is not
+        solved without it.
     pool : str, default "auto"
         How the heads on pooled features make vectors: ``"auto"``, ``"channels_first"``, ``"channels_last"``,
         ``"first"`` or ``"flatten"``. See ``featcache.codecs.pooling.Pool``.
@@ -212,9 +214,16 @@ def train_head(
     >>> head.model(torch.zeros(5, 8)).shape
     torch.Size([5, 3])
     """
+    steps: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "lr_schedule": lr_schedule, "warmup_epochs": warmup_epochs
+    }  # fmt: skip
+    steps = {name: value for name, value in steps.items() if value is not None}
+    if steps and optimizer == "lbfgs":
+        raise UsageError(f"lbfgs takes no steps that {next(iter(steps))} could belong to: use --optimizer adamw.")
+    if steps and optimizer is None and not head.startswith("sklearn:"):
+        optimizer = "adamw"
     options = TrainOptions(
-        head=head, epochs=epochs, batch_size=batch_size, optimizer=optimizer, learning_rate=learning_rate,
-        weight_decay=weight_decay, lr_schedule=lr_schedule, warmup_epochs=warmup_epochs,
+        head=head, optimizer=optimizer, learning_rate=learning_rate, weight_decay=weight_decay, **steps,
         label_smoothing=label_smoothing, class_weights=class_weights, validation=validation, patience=patience,
         seed=seed, trainable=None if trainable is None else tuple(trainable), fold=fold,
         parameters=dict(parameters or {}), pool=pool, task=task, metric=metric, ignore_index=ignore_index,

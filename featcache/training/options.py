@@ -57,8 +57,8 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
-            if getattr(self, name) is not None and not getattr(self, name) >= least:  # so that NaN is refused too
-                raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+            if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf:  # nor NaN
+                raise UsageError(f"{name} must be a number from {least} on, not {getattr(self, name)}.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}.")
         if self.warmup_epochs > self.epochs:

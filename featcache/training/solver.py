@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from ..errors import HeadError, UsageError
 from ..features import Features
+from ..machine import available_memory_bytes
 from .losses import TaskLoss, plain_loss
 from .options import WEIGHT_DECAY, TrainOptions
 from .rows import Division
@@ -38,6 +40,7 @@ FOLDS = 5
 FOLDED_ROWS = 5000  # with more, one fold tells enough
 PIECE_ROWS = 1 << 14
 HELD_VALUES = 1 << 26  # features that are brought to variance 1 once, and not at every look
+HELD_SHARE = 0.4  # of the free memory that the vectors may fill
 MOST_STEPS = 200
 QUICKLY_SOLVED = 4e9  # rows × dimensions × outputs: beyond, many steps come as far in less time
 
@@ -55,8 +58,8 @@ def solves(options: TrainOptions, task: Task, features: Features) -> bool:
     vectors = [len(spec.value_shape) == 1 and not spec.ragged for spec in features.frontier] == [True]
     of_steps = [name for name in STEP_OPTIONS if getattr(options, name) not in (None, False)]
     if options.optimizer is None:
-        width = sum(int(np.prod(spec.value_shape)) for spec in features.frontier)
-        quickly = len(features) * width * task.outputs <= QUICKLY_SOLVED
+        values = len(features) * (features.views + 1) * sum(math.prod(spec.value_shape) for spec in features.frontier)
+        quickly = values * task.outputs <= QUICKLY_SOLVED and values * 4 <= HELD_SHARE * available_memory_bytes()
         return vectors and quickly and task.kind in SOLVED_TASKS and not of_steps
     if of_steps:
         raise UsageError(f"lbfgs takes no steps that {of_steps[0]} could belong to: use --optimizer adamw.")
@@ -75,22 +78,25 @@ def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, d
     What is minimised is the task's loss plus half the strength times the sum of the squared weights, of features with mean 0
     and variance 1 (and values, too, in a regression); the bias is not penalised. The solver is torch's L-BFGS. The strength is
     that of the options, or the one of ``STRENGTHS`` that is best on the validation rows, or by cross-validation without them,
-    by loss or by the scorer that the options name; of fewer than five rows it is 0.01.
+    by loss or by the scorer that the options name; of fewer than five rows it is 0.01. Rows are judged as they are, and
+    fitted to with their views.
     """
+    if device.type == "mps":  # it has no float64
+        device = torch.device("cpu")
     train = _Rows.of(rows.train, rows.weights, device)
     loss_of = TaskLoss(task, options, rows.train.targets).to(device)
     strength, found = options.weight_decay, None
     if strength is None and rows.validation is not None:
-        strength, found = _best([_judged_path(train, _Rows.of(rows.validation, None, device), loss_of, options)])
+        strength, found = _best([(train, _Rows.of(rows.validation, None, device, views=0))], loss_of, options)
     elif strength is None and len(rows.train) < FOLDS:
         strength = WEIGHT_DECAY
     elif strength is None:
         folds = _folds(rows.train, task, options.seed)
-        paths = [_judged_path(train.take(fitted), train.take(judged), loss_of, options) for fitted, judged in folds]
-        strength, _ = _best(paths)
+        strength, _ = _best([(train.take(fitted), train.take(judged)) for fitted, judged in folds], loss_of, options)
     if found is None:
         assert strength is not None
-        *_, found = _path(train, loss_of, [*(each for each in STRENGTHS if each > strength), strength])
+        path = [*(each for each in STRENGTHS if each > strength), strength]
+        *_, found = _path(train, loss_of, path, held=train.values <= HELD_VALUES)
     if not all(bool(torch.isfinite(each).all()) for each in found):
         raise HeadError("the linear layer cannot be solved on these features: use --optimizer adamw.")
     with torch.no_grad():
@@ -101,101 +107,118 @@ def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, d
 
 @dataclass(frozen=True)
 class _Rows:
-    """Vectors with their targets and weights, on the device that they are solved on."""
+    """Vectors with their targets and weights, on the device that they are solved on; ``chosen`` are some of the vectors."""
 
     vectors: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor | None
+    chosen: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, features: Features, weights: Array | None, device: torch.device) -> _Rows:
+    def of(cls, features: Features, weights: Array | None, device: torch.device, views: int | None = None) -> _Rows:
         """Return all rows of features, and those of their views after them."""
-        views = [features.numpy(view) for view in range(features.views + 1)]
-        vectors, targets = (np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*views, strict=True))
-        tiled = None if weights is None else torch.from_numpy(np.tile(weights, len(views))).float().to(device)
+        given = [features.numpy(view) for view in range(1 + (features.views if views is None else views))]
+        vectors, targets = (np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*given, strict=True))
+        tiled = None if weights is None else torch.from_numpy(np.tile(weights, len(given))).float().to(device)
         return cls(torch.from_numpy(vectors).float().to(device), torch.from_numpy(targets).to(device), tiled)
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def values(self) -> int:
+        """Return how many values all vectors have."""
+        return len(self) * self.vectors.shape[1]
+
     def take(self, rows: Array) -> _Rows:
-        """Return some of the rows."""
+        """Return some of all rows, whose vectors are not copied."""
         chosen = torch.from_numpy(rows).to(self.vectors.device)
         weights = None if self.weights is None else self.weights[chosen]
-        return _Rows(self.vectors[chosen], self.targets[chosen], weights)
+        return _Rows(self.vectors, self.targets[chosen], weights, chosen)
+
+    def pieces(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the places of some rows after another, and their vectors."""
+        for start in range(0, len(self), PIECE_ROWS):
+            piece = slice(start, start + PIECE_ROWS)
+            yield piece, self.vectors[piece] if self.chosen is None else self.vectors[self.chosen[piece]]
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of each dimension; where nothing varies, the deviation is 1."""
-        pieces = self._pieces()
-        mean = torch.stack([self.vectors[piece].double().sum(0) for piece in pieces]).sum(0) / len(self.vectors)
-        squares = torch.stack([(self.vectors[piece].double() - mean).square().sum(0) for piece in pieces]).sum(0)
-        spread = (squares / len(self.vectors)).sqrt()
+        mean = torch.stack([vectors.double().sum(0) for _, vectors in self.pieces()]).sum(0) / len(self)
+        squares = torch.stack([(vectors.double() - mean).square().sum(0) for _, vectors in self.pieces()]).sum(0)
+        spread = (squares / len(self)).sqrt()
         least = 1e-6 * mean.abs() + torch.finfo(torch.float32).tiny
         return mean.float(), torch.where(spread > least, spread, torch.ones_like(spread)).float()
 
-    def pieces(self, mean: torch.Tensor, spread: torch.Tensor) -> Callable[[], Iterable[tuple[slice, torch.Tensor]]]:
+    def standardised(
+        self, mean: torch.Tensor, spread: torch.Tensor, *, held: bool
+    ) -> Callable[[], Iterable[tuple[slice, torch.Tensor]]]:
         """Return a function that gives pieces of the rows, with their vectors brought to mean 0 and variance 1."""
 
-        def standardised() -> Iterator[tuple[slice, torch.Tensor]]:
-            for piece in self._pieces():
-                yield piece, (self.vectors[piece] - mean) / spread
+        def made() -> Iterator[tuple[slice, torch.Tensor]]:
+            for piece, vectors in self.pieces():
+                yield piece, (vectors - mean) / spread
 
-        if self.vectors.numel() > HELD_VALUES:
-            return standardised
-        held = list(standardised())
-        return lambda: held
-
-    def _pieces(self) -> list[slice]:
-        return [slice(start, start + PIECE_ROWS) for start in range(0, len(self.vectors), PIECE_ROWS)]
+        if not held:
+            return made
+        kept = list(made())
+        return lambda: kept
 
 
 def _folds(features: Features, task: Task, seed: int) -> list[tuple[Array, Array]]:
-    """Return the rows to fit to and to judge by, of each fold; the views of a sample are in one."""
+    """Return the rows to fit to, with their views, and to judge by, of each fold."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     targets, views = features.targets, features.views + 1
-    stratified = task.kind == "single_label" and np.unique(targets, return_counts=True)[1].min() >= FOLDS
+    stratified = task.kind == "single_label" and np.unique(targets, return_counts=True)[1].max() >= FOLDS
     kind: Any = StratifiedKFold if stratified else KFold
-    found = kind(FOLDS, shuffle=True, random_state=seed).split(np.zeros(len(targets)), targets if stratified else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a class that has fewer rows than there are folds
+        found = list(kind(FOLDS, shuffle=True, random_state=seed).split(targets, targets if stratified else None))
 
     def with_views(rows: Array) -> Array:
         return np.concatenate([rows + len(targets) * view for view in range(views)])
 
-    every = [(with_views(fitted), with_views(judged)) for fitted, judged in found]
+    every = [(with_views(fitted), judged) for fitted, judged in found]
     return every[:1] if len(targets) > FOLDED_ROWS else every
 
 
-def _judged_path(
-    train: _Rows, judged: _Rows, loss_of: TaskLoss, options: TrainOptions
-) -> Iterator[tuple[float, Layer]]:
-    """Yield for each strength how bad the layer is on other rows, and the layer."""
+def _best(pairs: Sequence[tuple[_Rows, _Rows]], loss_of: TaskLoss, options: TrainOptions) -> tuple[float, Layer]:
+    """Return the strength that is best on the judged rows of all pairs of fitted and judged rows, and the first pair's layer.
+
+    Of equal ones the strongest is best. The judged rows are judged together, since those of one fold may lack a class.
+    """
     task = loss_of.task
-    for weight, bias in _path(train, loss_of, STRENGTHS):
-        with torch.no_grad():
-            outputs = functional.linear(judged.vectors, weight.float(), bias.float())
-            if options.metric is None:
-                bad = float(plain_loss(task, outputs, judged.targets)) / len(judged.targets)
-            else:
-                bad = -score(options.metric, task, judged.targets.cpu().numpy(), task.kept(outputs))
-        yield bad, (weight, bias)
-
-
-def _best(paths: Sequence[Iterator[tuple[float, Layer]]]) -> tuple[float, Layer]:
-    """Return the strength that is best on the average of all folds, of equal ones the strongest, and the first fold's layer."""
+    held = sum(fitted.values for fitted, _ in pairs) <= HELD_VALUES
+    paths = [_path(fitted, loss_of, STRENGTHS, held=held) for fitted, _ in pairs]
+    targets = torch.cat([judged.targets for _, judged in pairs])
     best, strength, layer, worse = math.inf, STRENGTHS[0], None, 0
     for each, found in zip(STRENGTHS, zip(*paths, strict=True), strict=True):
-        bad = sum(value for value, _ in found) / len(found)
-        worse = worse + 1 if bad > best else 0
+        outputs = torch.cat([_outputs(judged, made) for (_, judged), made in zip(pairs, found, strict=True)])
+        if options.metric is None:
+            bad = float(plain_loss(task, outputs, targets)) / len(targets)
+        else:
+            bad = -score(options.metric, task, targets.cpu().numpy(), task.kept(outputs))
+        worse = worse + 1 if not bad <= best else 0  # NaN is worse than all
         if bad < best or layer is None:
-            best, strength, layer = bad, each, found[0][1]
+            best, strength, layer = bad if bad < math.inf else math.inf, each, found[0]
         if worse == WORSE_AT_MOST:
             break
     assert layer is not None
     return strength, layer
 
 
-def _path(rows: _Rows, loss_of: TaskLoss, strengths: Sequence[float]) -> Iterator[Layer]:
+def _outputs(rows: _Rows, layer: Layer) -> torch.Tensor:
+    weight, bias = (each.float() for each in layer)
+    with torch.no_grad():
+        return torch.cat([functional.linear(vectors, weight, bias) for _, vectors in rows.pieces()])
+
+
+def _path(rows: _Rows, loss_of: TaskLoss, strengths: Sequence[float], *, held: bool) -> Iterator[Layer]:
     """Yield weight and bias for falling strengths, each begun where the last one ended."""
     task, device = loss_of.task, rows.vectors.device
     mean, spread = rows.moments()
-    pieces, targets = rows.pieces(mean, spread), rows.targets
+    pieces, targets = rows.standardised(mean, spread, held=held), rows.targets
     plain: dict[str, Any] = {"dtype": torch.float32, "device": device}  # whatever the caller's default is
     centre, scale = torch.zeros(task.outputs, **plain), torch.ones(task.outputs, **plain)
     if task.kind == "regression":

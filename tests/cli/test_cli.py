@@ -128,12 +128,13 @@ def test_flags_override_the_file_and_the_file_overrides_the_defaults(command: Co
 
 
 @pytest.mark.slow
-def test_options_of_steps_that_do_not_count_where_a_layer_is_solved_are_named(command: CommandLine) -> None:
+def test_options_of_steps_have_steps_taken_where_a_layer_would_be_solved(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
-    told = command("train-head", "--epochs", "7", "--lr-schedule", "constant").stderr
-    assert "solved with a penalty of" in told
-    assert "note: --epochs, --lr-schedule do not count" in told
-    assert "do not count" not in command("train-head").stderr
+    assert "solved with a penalty of" in command("train-head").stderr
+    assert ", 2 epochs" in command("train-head", "--epochs", "2").stderr
+    assert ", 20 epochs" in command("train-head", "--lr-schedule", "constant").stderr
+    refused = command("train-head", "--optimizer", "lbfgs", "--epochs", "2", expect=2)
+    assert "lbfgs takes no steps that epochs could belong to" in refused.stderr
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
