@@ -198,6 +198,17 @@ class Random(nn.Module):
         return self.fc(nn.functional.dropout(self.mid(self.body(x).relu()).relu(), 0.2, training=True))
 
 
+def _detector(name: str, **options: Any) -> nn.Module:
+    """Return the backbone of a detector of torchvision, as ``FrozenDetector`` cuts it."""
+    from torchvision.models import detection
+
+    import featcache
+
+    model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=3, **options)
+    found: nn.Module = featcache.FrozenDetector(model.eval(), "backbone", [torch.rand(3, 64, 64)] * 2).split.model
+    return found
+
+
 def _lengths(batch: int, seed: int) -> tuple[torch.Tensor, ...]:
     return ids(batch, seed), torch.tensor([6, 4, 5, 2] * batch)[:batch]
 
@@ -240,6 +251,10 @@ SETUPS: dict[str, tuple[Callable[[], nn.Module], Inputs]] = {
     "two towers": (Towers, _pair),
     "views joined by torch.cat": (lambda: Views(True), floats(2, 6)),
     "crops of a sample": (lambda: Views(False), floats(3, 6)),
+    "Faster R-CNN": (lambda: _detector("fasterrcnn_mobilenet_v3_large_fpn", min_size=64, max_size=64), floats(3, 64, 64)),
+    "Mask R-CNN": (lambda: _detector("maskrcnn_resnet50_fpn", min_size=64, max_size=64), floats(3, 64, 64)),
+    "RetinaNet": (lambda: _detector("retinanet_resnet50_fpn", min_size=64, max_size=64), floats(3, 64, 64)),
+    "SSDlite": (lambda: _detector("ssdlite320_mobilenet_v3_large"), floats(3, 320, 320)),
     "U-Net": (UNet, floats(3, 16, 16)),
     "random numbers after the cut": (Random, ROWS),
     "Llama with its key-value cache": (lambda: _decoder("LlamaForCausalLM", num_key_value_heads=1), text),

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 )
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option(
+    "--learning-rates",
+    multiple=True,
+    metavar="NAME=RATE",
+    help="The rate of these modules or parameters, by name or pattern (layer4.*=1e-4); the first that fits counts.",
+)
+@click.option(
     "--weight-decay", type=float, help="[default: 0.01; of a solved head, the penalty that is best on validation rows]"
 )
 @click.option("--lr-schedule", help="cosine or constant.  [default: cosine]")
@@ -79,6 +85,7 @@ def train_head_command(
     class for every pixel or token) follows from the targets.
     """
     options["class_weights"] = _class_weights(options["class_weights"])
+    options["learning_rates"] = _rates(options["learning_rates"])
     parameters = dict(_parameter(given) for given in head_param)
     project = the_project(options)
     with progress_bar() as progress:
@@ -147,6 +154,22 @@ def _parameter(given: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, {"None": None, "True": True, "False": False}.get(value, value)
+
+
+def _rates(given: tuple[str, ...]) -> dict[str, float] | None:
+    rates: dict[str, float] = {}
+    for each in given:
+        name, _, rate = each.rpartition("=")
+        try:
+            value = float(rate)
+        except ValueError:
+            value = 0.0
+        if not name or value <= 0:
+            raise UsageError(f"--learning-rates takes NAME=RATE, such as layer4.*=1e-4, not {each!r}.")
+        if name in rates:
+            raise UsageError(f"--learning-rates names {name!r} twice: give it one rate.")
+        rates[name] = value
+    return rates or None
 
 
 def _class_weights(given: str | None) -> str | list[float] | None:

@@ -26,7 +26,7 @@ ALIKE = (
     "mixed_precision",
     "train_splits", "validation_splits", "test_splits",
 )  # fmt: skip
-DECIDED = ("cut", "epochs", "head", "head_param", "trainable")  # by the schedule
+DECIDED = ("cut", "epochs", "head", "head_param", "trainable", "learning_rates")  # by the schedule
 
 Show = Callable[[ProgressEvent], None]
 
@@ -58,6 +58,7 @@ def train_one(
         head=options["head"],
         epochs=options["epochs"],
         trainable=options["trainable"] or None,
+        learning_rates=options["learning_rates"],
         parameters=parameters,
         progress=progress,
         **_alike(options),

@@ -114,9 +114,9 @@ def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor])
     if f"{name}.weight" not in tensors:
         return
     layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
-    if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) or weight.dim() != layer.weight.dim():
+    if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or weight.dim() != layer.weight.dim():
         return
-    outputs, groups = (1, layer.groups) if isinstance(layer, nn.ConvTranspose2d) else (0, 1)
+    outputs, groups = (0, 1) if isinstance(layer, nn.Linear) or not layer.transposed else (1, layer.groups)
     same = [size for place, size in enumerate(weight.shape) if place != outputs]
     if same != [size for place, size in enumerate(layer.weight.shape) if place != outputs]:
         return

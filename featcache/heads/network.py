@@ -12,7 +12,7 @@ from torch import fx, nn
 from ..errors import HeadError
 from ..machine import seeded, to_device
 from ..splitting import Split, as_call, deep_copy, difference, rounding
-from ..training import chosen_by, output_tensor
+from ..training import chosen_by, is_pointwise, output_tensor
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -21,6 +21,7 @@ __all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes
 
 TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MOST_TRIED = 8  # convolutions of any size, of which a network may have many as wide as its output
 
 
@@ -105,16 +106,16 @@ def _new_layer(old: nn.Module, classes: int) -> nn.Module:
     if isinstance(old, nn.Linear):
         new = nn.Linear(old.in_features, classes, **alike)
     else:
-        assert isinstance(old, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(old, CONVOLUTIONS)
         if classes % old.groups:
             raise HeadError(
                 f"the last layer is a convolution in {old.groups} groups, which cannot have {classes} outputs: use --head linear."
             )
-        if isinstance(old, nn.ConvTranspose2d):
+        if old.transposed:
             alike["output_padding"] = old.output_padding
         for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"):
             alike[name] = getattr(old, name)
-        kind = nn.ConvTranspose2d if isinstance(old, nn.ConvTranspose2d) else nn.Conv2d
+        kind: Any = next(each for each in CONVOLUTIONS if isinstance(old, each))
         new = kind(old.in_channels, classes, **alike)
     parameter = next(old.parameters())
     return new.to(parameter.device, parameter.dtype).train(old.training)
@@ -167,7 +168,7 @@ def _last_layers(split: Split, frontier: Any) -> list[tuple[str, ...]]:
         )
     if output.dim() < 4:
         return [(fitting[0],)]
-    pointwise = [name for name in fitting if _is_pointwise(layers[name])]
+    pointwise = [name for name in fitting if is_pointwise(layers[name])]
     alone = [(name,) for place, name in enumerate(fitting) if place < MOST_TRIED or name in pointwise]
     sizes = range(2, min(len(pointwise), MOST_TOGETHER) + 1)
     return [*alone, *(together for size in sizes for together in itertools.combinations(pointwise, size))]
@@ -182,12 +183,8 @@ def _width(layer: nn.Module) -> int:
     """Return how many outputs a layer gives if it can be replaced, else 0."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
-    plain = type(layer).forward in (nn.Conv2d.forward, nn.ConvTranspose2d.forward)
-    return int(layer.out_channels) if plain or _is_pointwise(layer) else 0  # type: ignore[arg-type]
-
-
-def _is_pointwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    plain = type(layer).forward in [each.forward for each in CONVOLUTIONS]
+    return int(layer.out_channels) if plain or is_pointwise(layer) else 0  # type: ignore[arg-type]
 
 
 def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classes: int) -> bool:
@@ -202,6 +199,8 @@ def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classe
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))
         other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
+        if first.dim() == 3 and first.shape[1] == first.shape[2] and not isinstance(layers[0], nn.Linear):
+            return False  # a convolution's channels could be either
         return _outputs(first) == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
         return False

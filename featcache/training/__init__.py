@@ -24,7 +24,7 @@ from .products import product
 from .rows import Division, divide
 from .scorers import check_scorer, score
 from .solver import solve, solves
-from .steps import default_learning_rate, make_optimizer, make_schedule
+from .steps import default_learning_rate, is_pointwise, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
 from .uses import RowUses, UsedRows, row_uses, words_of_splits
 
@@ -50,6 +50,7 @@ __all__ = [
     "divide",
     "find_task",
     "fit",
+    "is_pointwise",
     "make_optimizer",
     "make_schedule",
     "measure",

@@ -15,7 +15,7 @@ from .averaging import Average
 from .options import TrainOptions
 from .patterns import chosen_by
 
-__all__ = ["Steps", "default_learning_rate", "make_optimizer", "make_schedule"]
+__all__ = ["Steps", "default_learning_rate", "is_pointwise", "make_optimizer", "make_schedule"]
 
 
 class Steps:
@@ -81,8 +81,14 @@ def _groups(parameters: list[nn.Parameter], named: nn.Module, options: TrainOpti
 def default_learning_rate(module: nn.Module) -> float:
     """Return 1e-2 where one linear layer alone is trained, which is a convex problem, and 1e-3 for deeper suffixes."""
     owners = [part for part in module.modules() if any(each.requires_grad for each in part.parameters(recurse=False))]
-    pointwise = len(owners) == 1 and isinstance(owners[0], nn.Conv2d) and owners[0].kernel_size == (1, 1)
-    return 1e-2 if pointwise or (len(owners) == 1 and isinstance(owners[0], nn.Linear)) else 1e-3
+    return 1e-2 if len(owners) == 1 and (isinstance(owners[0], nn.Linear) or is_pointwise(owners[0])) else 1e-3
+
+
+def is_pointwise(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution that is a linear layer at every place."""
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return False
+    return {*layer.kernel_size} == {1} and layer.groups == 1
 
 
 def make_optimizer(parameters: list[Any], options: TrainOptions) -> torch.optim.Optimizer:

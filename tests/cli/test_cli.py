@@ -128,6 +128,24 @@ def test_flags_override_the_file_and_the_file_overrides_the_defaults(command: Co
 
 
 @pytest.mark.slow
+def test_layers_have_learning_rates_of_their_own(command: CommandLine) -> None:
+    command("extract", "--cut", "layer3")
+    rates = ("--learning-rates", "layer4.*=1e-4", "--learning-rates", "fc.*=1e-2")
+    same = ("--learning-rates", "*=1e-3", "--learning-rate", "1e-3")
+    histories = [
+        json.loads(command("train-head", "--epochs", "1", *given, "--json").stdout)["history"]
+        for given in (rates, same, ())
+    ]
+    assert histories[0][0]["train_loss"] != histories[1][0]["train_loss"] == histories[2][0]["train_loss"]
+    for wrong in ("layer4.*", "=1", "fc=fast", "fc=0"):
+        assert "takes NAME=RATE" in command("train-head", "--learning-rates", wrong, expect=2).stderr
+    twice = command("train-head", "--learning-rates", "fc=1", "--learning-rates", "fc=2", expect=2)
+    assert "names 'fc' twice" in twice.stderr
+    refused = command("train-head", "--schedule", "layer3:1", "--learning-rates", "fc=1", expect=2)
+    assert "--learning-rates does not go with a schedule" in refused.stderr
+
+
+@pytest.mark.slow
 def test_options_of_steps_have_steps_taken_where_a_layer_would_be_solved(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
     assert "solved with a penalty of" in command("train-head").stderr

@@ -104,6 +104,59 @@ def test_a_head_that_ends_in_a_convolution_is_saved_loaded_and_merged(tmp_path, 
     assert np.array_equal(featcache.predict(trained, list(inputs)).values, trained.predict_values(features))
 
 
+class Averaged(nn.Module):
+    """Reads a class off the mean of what a convolution gives, as networks for sounds and videos do; `forward` is the output's."""
+
+    def __init__(self, last: nn.Module, stem: nn.Module, read=lambda scores: scores.flatten(2).mean(2)) -> None:
+        super().__init__()
+        self.stem, self.last, self.read = stem, last, read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.last(self.stem(x).relu()))
+
+
+AVERAGED = {
+    "1d": lambda: (Averaged(nn.Conv1d(4, 5, 1), nn.Conv1d(2, 4, 3)), (2, 9)),
+    "1d of size 3": lambda: (Averaged(nn.Conv1d(4, 5, 3), nn.Conv1d(2, 4, 3)), (2, 9)),
+    "1d transposed": lambda: (Averaged(nn.ConvTranspose1d(4, 5, 3), nn.Conv1d(2, 4, 3)), (2, 9)),
+    "3d": lambda: (Averaged(nn.Conv3d(4, 5, 1), nn.Conv3d(2, 4, 3)), (2, 5, 5, 5)),
+    "3d transposed": lambda: (Averaged(nn.ConvTranspose3d(4, 5, 2), nn.Conv3d(2, 4, 3)), (2, 5, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_convolutions_of_one_and_three_dimensions_are_replaced_trained_and_merged(tmp_path, name: str) -> None:
+    torch.manual_seed(0)
+    model, shape = AVERAGED[name]()
+    data = [(torch.randn(shape), number % 3) for number in range(20)]
+    split = featcache.split(model.eval(), "stem", (torch.zeros(2, *shape),))
+    features = featcache.extract(split, data, str(tmp_path / "store"))
+    trained = featcache.train_head(split, features, epochs=2, batch_size=5, validation=0.0)
+    assert trained.options.learning_rate == (1e-2 if name in ("1d", "3d") else 1e-3)
+    inputs = torch.stack([each for each, _ in data])
+    expected = trained.model(inputs)
+    assert expected.shape == (20, 3)
+    folder = trained.save(tmp_path / "head")
+    assert torch.equal(featcache.load_head(folder, split).model(inputs), expected)
+    assert torch.equal(featcache.merge(folder, split.model)(inputs), expected)
+
+
+def test_tokens_are_read_off_a_convolution_whose_channels_come_last(tmp_path) -> None:
+    network = Averaged(nn.Conv1d(4, 5, 3, padding=1), nn.Conv1d(2, 4, 3), read=lambda scores: scores.transpose(1, 2))
+    data = [(torch.randn(2, 9), [number % 3] * 7) for number in range(20)]
+    split = featcache.split(network.eval(), "stem", (torch.zeros(2, 2, 9),))
+    trained = featcache.train_head(split, featcache.extract(split, data, str(tmp_path)), task="token", epochs=1)
+    assert trained.model(torch.zeros(4, 2, 9)).shape == (4, 7, 3)
+
+
+@pytest.mark.parametrize("classes", [5, 3])
+def test_channels_that_do_not_come_last_are_not_taken_for_places(tmp_path, classes: int) -> None:
+    network = Averaged(nn.Conv1d(4, 5, 3), nn.Conv1d(2, 4, 3), read=lambda scores: scores)  # (rows, 5, 5)
+    split = featcache.split(network.eval(), "stem", (torch.zeros(2, 2, 9),))
+    with pytest.raises(HeadError, match="--head linear"):
+        new_network(split, classes)
+
+
 def test_a_convolution_in_groups_that_do_not_divide_the_classes_is_refused(tmp_path) -> None:
     *_, split, _ = cached(LAST["in groups"](), tmp_path)
     with pytest.raises(HeadError, match="in 2 groups, which cannot have 3 outputs"):
