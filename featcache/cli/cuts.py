@@ -11,9 +11,13 @@ from .output import print_json, print_line, print_table, size
 @command("cuts")
 @project_options
 def cuts_command(as_json: bool, **options: Any) -> None:
-    """List the modules at which the backbone can be cut, in the order in which they are computed.
+    """List the modules at which the backbone can be cut.
 
-    Shows the features' shape and bytes a sample, and the share of the FLOPs and parameters before each cut.
+    They come in the order in which they are computed. Shows the features' shape, their bytes per sample, and the share of the FLOPs and parameters before each cut.
+
+    \b
+    featcache cuts                                          of the backbone in featcache.toml
+    featcache cuts --backbone timm:resnet50.a1_in1k --data folder:photos
     """
     cuts = the_project(options).cuts()
     if as_json:
@@ -21,7 +25,7 @@ def cuts_command(as_json: bool, **options: Any) -> None:
         return
     usable = [cut for cut in cuts if cut.refused is None]
     print_table(
-        ["cut", "features", "bytes a sample", "FLOPs before", "parameters before"],
+        ["cut", "features", "bytes per sample", "FLOPs before", "parameters before"],
         [
             [
                 cut.name,

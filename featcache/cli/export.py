@@ -33,7 +33,11 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
     .pt2, .onnx        the whole network as a torch.export program or ONNX, checked on real input
     .npy, .npz, .parquet, .h5  the features at a cut
 
-    HEAD is the name of a head in the store or its folder, by default the one trained last.
+    HEAD is the name of a head in the store, or its folder. By default it is the one trained last.
+
+    \b
+    featcache export --to model.onnx                        the head trained last, with its backbone
+    featcache export --to features.parquet --cut layer4     the cached features
     """
     path = Path(to)
     from ..export import FEATURE_FORMATS, find_format

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     metavar="NAME[:WORKERS]",
     help="Who computes: local, processes (one a device) or ray; as in processes:4.",
 )
-@click.option("--task", metavar="K/N", help="Compute the K-th of N parts only; the order in which they end is all one.")
+@click.option("--task", metavar="K/N", help="Compute only part K of N; the parts may run in any order.")
 @click.option("--plan-only", is_flag=True, help="List the tasks that are not done, and compute nothing.")
 @click.option("--log-json", is_flag=True, help="Events as JSON lines on stderr, instead of words and progress.")
 @click.option("--seed", type=int, help="The same as --view-seed.")
@@ -45,10 +45,15 @@ def extract_command(
     task: str | None,
     **options: Any,
 ) -> int:
-    """Compute the features that are missing, and store them; exit 3 if samples changed meanwhile.
+    """Compute and store the features that are missing.
 
-    Rows that are there are reused; an extraction that was killed goes on at its last whole shard. With several --cut
-    each makes its own set, in one pass over the data. What can be derived from a cached set at a shallower cut is.
+    Rows that are there are reused. An extraction that was killed goes on at its last whole shard. With several --cut,
+    each makes a set of its own, in one pass over the data. What can be derived from a cached set at a shallower cut is.
+    Exits 3 if samples changed meanwhile.
+
+    \b
+    featcache extract --cut layer4
+    featcache extract --backbone torchvision:resnet50 --data folder:photos --cut layer3 --cut layer4
     """
     if seed is not None:
         options["view_seed"] = seed

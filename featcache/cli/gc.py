@@ -22,6 +22,10 @@ def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | N
 
     What the configuration, a head or a pin refers to is kept, and what another process works with. So are rows of
     deleted samples inside a set that is kept. Without --cut, the configuration refers to every cut that is stored.
+
+    \b
+    featcache gc                         say what would be deleted
+    featcache gc --yes --max-size 50GB   delete the least recently used, until the rest fits
     """
     from ..catalog import FeatureStore
 
@@ -65,7 +69,14 @@ def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | N
 @click.argument("recipe", metavar="SET")
 @click.option("--reason", default="", help="Why; gc says it.")
 def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
-    """Keep a set, whatever gc finds; SET is the beginning of a name that `featcache ls` shows."""
+    """Keep a set, whatever gc finds.
+
+    SET is the beginning of a name that `featcache ls` shows.
+
+    \b
+    featcache pin 3f9a1c2 --reason "the paper's features"
+    featcache unpin 3f9a1c2
+    """
     from ..catalog import FeatureStore
 
     made = FeatureStore(store).pin(recipe, reason)
@@ -79,7 +90,13 @@ def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
 @store_option
 @click.argument("recipe", metavar="SET")
 def unpin_command(as_json: bool, store: str, recipe: str) -> None:
-    """Take a pin away again."""
+    """Remove a pin.
+
+    SET is the beginning of a name that `featcache ls` shows.
+
+    \b
+    featcache unpin 3f9a1c2
+    """
     from ..catalog import FeatureStore
 
     found = FeatureStore(store).unpin(recipe)

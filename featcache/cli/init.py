@@ -38,7 +38,12 @@ store = "features"
 @click.option("--cut", metavar="MODULE", help="The cut to write down.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None:
-    """Write a featcache.toml with defaults to the working folder."""
+    """Write a featcache.toml with defaults to the working folder.
+
+    \b
+    featcache init --backbone torchvision:resnet50 --data folder:photos
+    featcache init --cut layer4 --force
+    """
     path = Path(CONFIG_NAME)
     if path.exists() and not force:
         raise UsageError(f"{CONFIG_NAME} exists already: edit it, or replace it with --force.")

@@ -17,6 +17,7 @@ import click
 from ..errors import ConfigError, FeatCacheError, UnknownNameError, near_names
 from ..machine import keep_freed_memory
 from ..project import Settings
+from .help import write_commands
 from .logs import log_plainly
 from .output import print_line
 
@@ -28,6 +29,7 @@ COMMANDS = {
     "train-head": "train_head",
     "predict": "predict",
     "export": "export",
+    "heads": "heads",
     "cuts": "cuts",
     "plan": "plan",
     "probe": "probe",
@@ -50,6 +52,11 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which one uses them."""
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by the step in which they are used."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        write_commands([(name, command) for name, command in found if command is not None], formatter)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command by name, None where there is none."""

@@ -11,6 +11,7 @@ import click
 from ..codecs import Stored
 from ..errors import FeatCacheError, UsageError
 from ..project import Settings, read_config
+from .help import write_options
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -33,7 +34,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Command(click.Command):
-    """A command whose errors advise no option that it does not have."""
+    """A command whose help has its own options first, and whose errors advise no option that it does not have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
 
     def invoke(self, context: click.Context) -> Any:
         try:

@@ -38,10 +38,14 @@ def plan_command(
     time_budget: float | None,
     **options: Any,
 ) -> None:
-    """Predict what caching costs at each cut, and from which epoch on it pays.
+    """Predict what caching at each cut costs, and when it pays.
 
-    Measures a batch: decoding, the network up to each cut and after it, and the disk. No features are stored. Without --cut,
-    the boundaries worth comparing are planned for.
+    Measures a batch: decoding, the network up to each cut and after it, and the disk. No features are stored. Without
+    --cut, the plan covers the boundaries worth comparing.
+
+    \b
+    featcache plan --epochs 30
+    featcache plan --cut layer3 --cut layer4 --disk-budget 20GB --time-budget 1h
     """
     project = the_project(options)
     from ..advise import plan, save_advice

@@ -33,11 +33,15 @@ def predict_command(
     out: str | None,
     **options: Any,
 ) -> None:
-    """Run the whole trained network on images, sounds (wav, flac) or texts (txt); class names and probabilities as CSV or JSON.
+    """Run a whole trained network on images, sounds or texts.
 
-    Folders are searched for images and sounds, and what is left out of them is counted. --json is the same as --format json.
-    Several labels stand as a|b, values in columns of their own; of dense targets the columns are shares of the pixels, and
-    --format npz --out FILE writes the masks.
+    Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Folders are searched for images and sounds, and what is left out of them is counted. --json is the same as --format json.
+    Several labels are written as a|b, and values in columns of their own. For dense targets the columns are shares of the
+    pixels, and --format npz --out FILE writes the masks.
+
+    \b
+    featcache predict new-photos --out predictions.csv
+    featcache predict photo.jpg --head mine --format json
     """
     if not inputs:
         raise UsageError("no input was given: name images or other files, or folders of them.")

@@ -37,6 +37,10 @@ def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: 
 
     No network is trained: LogME, H-score, ridge regression and nearest neighbours with each row left out, and
     cross-validated logistic regression, on pooled features of all cuts from one pass over the data.
+
+    \b
+    featcache probe
+    featcache probe --cut layer2 --cut layer3 --cut layer4 --most-samples 5000
     """
     project = the_project(options)
     from ..advise import probe, save_advice

@@ -24,6 +24,10 @@ def report_command(as_json: bool, head: str | None, out: str, **options: Any) ->
 
     Shows class balance, the answers of plan, probe and sweep that the store keeps, learning curves, the confusion matrix,
     the worst mistakes with thumbnails, the features in a plane, and what all of that was computed from.
+
+    \b
+    featcache report
+    featcache report --head mine --out mine.html
     """
     project, trained = _subject(head, options)
     from ..report import html_report

@@ -16,7 +16,11 @@ STALE = 3
 def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     """Say whether the features are fresh; exit 3 if not.
 
-    Without --cut, every cut that the store holds features of is checked. No image is opened that did not change.
+    Without --cut, every cut that the store holds features of is checked. Only images that changed are opened.
+
+    \b
+    featcache status
+    featcache status --cut layer4 || featcache extract --cut layer4
     """
     project = the_project(options)
     states = [project.status(name) for name in stored_cuts(project, cut)]
@@ -50,6 +54,10 @@ def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     """Say in words why features are fresh or not; exit 3 if not.
 
     Names the recipe fields, the weights and the samples that changed.
+
+    \b
+    featcache explain
+    featcache explain --cut layer4 --json
     """
     project = the_project(options)
     explanations = [project.explain(name) for name in stored_cuts(project, cut)]

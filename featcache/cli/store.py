@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 @command("ls")
 @store_option
 def ls_command(as_json: bool, store: str) -> None:
-    """List the feature sets of a store."""
+    """List the feature sets of a store.
+
+    \b
+    featcache ls
+    featcache ls --store s3://bucket/features --json
+    """
     from ..catalog import FeatureStore
 
     sets = FeatureStore(store).sets()
@@ -54,9 +59,13 @@ def ls_command(as_json: bool, store: str) -> None:
     "--recompute", type=click.IntRange(min=1), metavar="N", help="Compare N rows of each cut with fresh ones."
 )
 def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute: int | None, **options: Any) -> int:
-    """Read every byte of a store and compare it with its checksums; exit 1 if something is damaged.
+    """Compare every byte of a store with its checksums.
 
-    With --recompute, rows are also computed again and compared: the only option that needs a backbone and data.
+    Exits 1 if something is damaged. With --recompute, rows are also computed again and compared. Only this option needs a backbone and data.
+
+    \b
+    featcache verify
+    featcache verify --repair
     """
     from ..catalog import FeatureStore
 

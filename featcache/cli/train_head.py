@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @command("train-head")
 @project_options
 @click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
-@click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
+@click.option(
+    "--head", metavar="suffix|linear|sklearn:NAME", default="suffix", show_default=True, help="What is trained."
+)
 @click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
 @click.option(
     "--trainable",
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 @click.option("--train-batch-size", type=click.IntRange(min=1), help="Rows per training step.  [default: 64]")
 @click.option(
     "--optimizer",
-    help="adamw, adam, sgd or lbfgs.  [default: lbfgs where one linear layer is all that is trained and no option of steps, "
-    "such as --epochs, is given; else adamw]",
+    metavar="adamw|adam|sgd|lbfgs",
+    help="[default: lbfgs where one linear layer is all that is trained and no option of steps, such as --epochs, is given; "
+    "else adamw]",
 )
 @click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
 @click.option(
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weight-decay", type=float, help="[default: 0.01; of a solved head, the penalty that is best on validation rows]"
 )
-@click.option("--lr-schedule", help="cosine or constant.  [default: cosine]")
+@click.option("--lr-schedule", metavar="cosine|constant", help="[default: cosine]")
 @click.option(
     "--schedule", metavar="CUT:EPOCHS,...", help="Unfreeze top down: layer4:3,layer3:5. LP-FT: head:5,layer4:3."
 )
@@ -57,8 +60,8 @@ if TYPE_CHECKING:
     "--mixed-precision", is_flag=True, help="Take the steps in bfloat16 where torch's autocast does; for GPUs."
 )
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
-@click.option("--class-weights", help="'balanced', or one number a class, separated by commas.")
-@click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one a line.")
+@click.option("--class-weights", help="'balanced', or one number per class, separated by commas.")
+@click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one per line.")
 @click.option(
     "--task", help="single_label, multi_label, regression, dense or token.  [default: what the targets are for]"
 )
@@ -83,6 +86,10 @@ def train_head_command(
     By default the head is all that comes after the cut, with a new last layer for the data's classes. The head folder in
     the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
     class for every pixel or token) follows from the targets.
+
+    \b
+    featcache train-head --cut layer4
+    featcache train-head --cut layer3 --head linear --name linear
     """
     options["class_weights"] = _class_weights(options["class_weights"])
     options["learning_rates"] = _rates(options["learning_rates"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .kinds import BuiltHead, HeadKind, LinearHead, head_kinds
 from .layers import EstimatorLayer
 from .linear import HeadNetwork
-from .load import load_head, read_head
+from .load import head_task, load_head, read_head
 from .many import train_heads
 from .merge import differing_layers, merge
 from .network import new_network, train_mode
@@ -31,6 +31,7 @@ __all__ = [
     "differing_layers",
     "fit_head",
     "head_kinds",
+    "head_task",
     "load_head",
     "merge",
     "new_network",

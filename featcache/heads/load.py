@@ -24,7 +24,7 @@ from .linear import pooled_width
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
 from .trained import TrainedHead
 
-__all__ = ["check_backbone", "load_head", "read_head"]
+__all__ = ["check_backbone", "head_task", "load_head", "read_head"]
 
 NAMED = 3  # tensors that an error names
 
@@ -97,7 +97,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     try:
         recipe = Recipe.from_dict(described["recipe"])
         options = _options(described["options"])
-        task = _task(described)
+        task = head_task(described)
         history = [EpochRecord(**each) for each in described["history"]]
         metrics, validation_metrics = (
             _metrics(task, described.get(name)) for name in ("metrics", "validation_metrics")
@@ -134,7 +134,8 @@ def _options(described: dict[str, Any]) -> TrainOptions:
     return TrainOptions(**{**given, "head": str(given["head"])})
 
 
-def _task(described: dict[str, Any]) -> Task:
+def head_task(described: dict[str, Any]) -> Task:
+    """Return what a saved head learned, from its description."""
     if "task" in described:
         return Task.from_dict(described["task"], described["classes"])
     return Task("single_label", tuple(str(name) for name in described["classes"]))  # as all heads were once

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,53 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..heads import TrainedHead
 
-__all__ = ["find_head", "load_saved_head"]
+__all__ = ["SavedHead", "find_head", "load_saved_head", "remove_heads", "saved_heads"]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """What a store says of one of its heads.
+
+    Attributes
+    ----------
+    name : str
+        The name of the head in the store.
+    kind : str
+        The kind of the head, such as ``"suffix"``.
+    cut : str
+        The cut after which it was trained, or the schedule of cuts.
+    dataset : str
+        The name of the dataset.
+    task : str
+        What it learned, such as ``"single_label"``.
+    classes : int
+        The number of classes, labels or values.
+    recipe : str
+        The fingerprint of the recipe of its features.
+    snapshot : str
+        The digest of the snapshot of the data.
+    modified_s : float
+        When it was written, in seconds since 1970.
+    split : str, optional
+        The rows that it was judged by: ``"test"`` or ``"validation"``. None if it was not judged.
+    samples : int, default 0
+        The number of these rows.
+    figures : dict of str to str
+        The figures on these rows, in words.
+    """
+
+    name: str
+    kind: str
+    cut: str
+    dataset: str
+    task: str
+    classes: int
+    recipe: str
+    snapshot: str
+    modified_s: float
+    split: str | None = None
+    samples: int = 0
+    figures: dict[str, str] = field(default_factory=dict)
 
 
 def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
@@ -59,19 +107,59 @@ def _refuse_code_of_store(store: str, folder: Path, named: str) -> None:
         )
 
 
+def saved_heads(store: str) -> list[SavedHead]:
+    """Return what a store says of its heads, by dataset and then by age; raises ``HeadError`` where one is damaged."""
+    storage = FeatureStore(store).storage
+    entries = [entry for entry in storage.list("heads") if entry.is_folder]
+    found = [_saved_head(entry.name, storage.fetch(f"heads/{entry.name}"), entry.modified_s) for entry in entries]
+    return sorted(found, key=lambda head: (head.dataset, head.modified_s))
+
+
+def _saved_head(name: str, folder: Path, modified_s: float) -> SavedHead:
+    from ..heads import head_task, read_head
+    from ..training import metrics_from
+
+    described = read_head(folder)
+    try:
+        task = head_task(described)
+        options, metrics = described["options"], described.get("metrics")
+        judged = None if metrics is None else metrics_from(task, metrics)
+        return SavedHead(
+            name, str(options["head"]), str(options.get("schedule") or options.get("freeze_schedule") or described["cut"]),
+            str(described["dataset"]), task.kind, task.outputs, Recipe.from_dict(described["recipe"]).fingerprint,
+            str(described["snapshot"]), modified_s, judged.split if judged else None, judged.samples if judged else 0,
+            judged.figures if judged else {},
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
+
+
+def remove_heads(store: str, names: Sequence[str]) -> None:
+    """Remove heads from a store by their names; raises ``UnknownNameError``, and removes none, where one is not there."""
+    files = FeatureStore(store)
+    for name in names:
+        _check_known(files, store, name)
+    for name in dict.fromkeys(names):
+        files.storage.remove(f"heads/{name}")
+
+
 def find_head(store: str, head: str | None) -> Path:
     """Return the folder of a head that is named in the store or by its own path; None names the one that was trained last."""
     files = FeatureStore(store)
     if head is not None and ("/" in head or (Path(head) / "head.json").is_file()):
         return Path(head)
-    entries = [entry for entry in files.storage.list("heads") if entry.is_folder]
-    names = [entry.name for entry in entries]
     if head is None:
+        entries = [entry for entry in files.storage.list("heads") if entry.is_folder]
         if not entries:
             raise DataNotFoundError(f"{store} holds no head yet: run `featcache train-head` first.")
         return files.storage.fetch(f"heads/{max(entries, key=lambda entry: entry.modified_s).name}")
+    _check_known(files, store, head)
+    return files.storage.fetch(f"heads/{head}")
+
+
+def _check_known(files: FeatureStore, store: str, head: str) -> None:
+    names = [entry.name for entry in files.storage.list("heads") if entry.is_folder]
     if head not in names:
         raise UnknownNameError(
             f"{store} holds no head {head!r}.{near_names(head, names)} It holds: {', '.join(names) or 'none'}."
         )
-    return files.storage.fetch(f"heads/{head}")

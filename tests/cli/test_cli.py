@@ -418,28 +418,6 @@ def test_advice_compares_cuts_although_the_configuration_names_the_one_in_use(co
 
 
 @pytest.mark.slow
-def test_every_command_has_help_and_every_option_a_purpose(command: CommandLine) -> None:
-    overview = command("--help").stdout
-    assert "_" not in overview, "the name of a function in place of a word"
-    for name in (
-        "init",
-        "extract",
-        "train-head",
-        "predict",
-        "cuts",
-        "status",
-        "explain",
-        "ls",
-        "verify",
-        "gc",
-        "pin",
-        "unpin",
-    ):
-        assert name in overview
-        assert "Usage: featcache " + name in command(name, "--help").stdout
-
-
-@pytest.mark.slow
 def test_predict_skips_or_names_what_cannot_be_read_and_knows_its_heads(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
     command("train-head", "--epochs", "1", "--name", "mine")
@@ -651,3 +629,32 @@ def test_a_command_without_on_error_does_not_advise_it(command: CommandLine) -> 
     assert "item 0 of 'broken" in said
     assert "cannot be read: no such picture. Mend or remove it." in said
     assert "--on-error" not in said
+
+
+@pytest.mark.slow
+def test_heads_are_compared_and_removed(command: CommandLine) -> None:
+    assert "holds no heads" in command("heads").stderr
+    command("extract", "--cut", "layer4")
+    for name, kind in (("mine", "suffix"), ("plain", "linear"), ("nearest", "sklearn:KNeighborsClassifier")):
+        trained = json.loads(command("train-head", "--name", name, "--head", kind, "--json").stdout)
+    heads = {head["name"]: head for head in json.loads(command("heads", "--json").stdout)}
+    assert {name: head["kind"] for name, head in heads.items()} == {
+        "mine": "suffix",
+        "plain": "linear",
+        "nearest": "sklearn:KNeighborsClassifier",
+    }
+    assert {(head["cut"], head["task"], head["split"], head["samples"]) for head in heads.values()} == {
+        ("layer4", "single_label", "test", 50)
+    }
+    assert heads["nearest"]["recipe"] == trained["recipe"]
+    assert heads["nearest"]["figures"]["accuracy"] == f"{100 * trained['metrics']['accuracy']:.2f} %"
+    shown = command("heads").stdout.splitlines()
+    assert [line.split()[0] for line in shown] == ["head", "mine", "plain", "nearest"]
+    assert "did you mean" in command("heads", "--remove", "mine", "--remove", "plan", expect=2).stderr.lower()
+    assert len(json.loads(command("heads", "--json").stdout)) == 3, "a name that is not known removes none"
+    told = command("heads", "--remove", "mine", "--remove", "plain")
+    assert "removed 2 heads: mine, plain." in told.stderr
+    assert [line.split()[0] for line in told.stdout.splitlines()] == ["head", "nearest"]
+    assert not (command.folder / "features" / "heads" / "mine").exists()
+    (command.folder / "features" / "heads" / "nearest" / "head.json").write_text("{}")
+    assert "nearest" in command("heads", expect=1).stderr

@@ -1,0 +1,52 @@
+"""``featcache heads``: the trained heads of a store, side by side."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from .options import command, store_option
+from .output import count, print_json, print_line, print_table
+
+
+@command("heads")
+@store_option
+@click.option("--remove", multiple=True, metavar="NAME", help="Remove this head; may be given several times.")
+def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> None:
+    """Compare the trained heads of a store, or remove some.
+
+    Figures compare where heads were judged by the same rows: of the same data, and both by its test split or both by
+    validation rows.
+
+    \b
+    featcache heads                      list them, with what they were judged by
+    featcache heads --remove first-try   remove one
+    """
+    from ..project import remove_heads, saved_heads
+
+    if remove:
+        remove_heads(store, remove)
+        print_line(f"removed {count(len(remove), 'head')}: {', '.join(remove)}.")
+    heads = saved_heads(store)
+    if as_json:
+        print_json(heads)
+        return
+    if not heads:
+        print_line(f"{store} holds no heads; `featcache train-head` makes them.")
+        return
+    print_table(
+        ["head", "kind", "cut", "data", "judged by", "figures", "trained"],
+        [
+            [
+                head.name,
+                head.kind,
+                head.cut,
+                head.dataset,
+                f"{head.split}, {count(head.samples, 'sample')}" if head.split else "nothing",
+                ", ".join(f"{name} {value}" for name, value in head.figures.items()) or "-",
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(head.modified_s)),
+            ]
+            for head in heads
+        ],
+    )
