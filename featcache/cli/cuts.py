@@ -13,7 +13,8 @@ from .output import print_json, print_line, print_table, size
 def cuts_command(as_json: bool, **options: Any) -> None:
     """List the modules at which the backbone can be cut.
 
-    They come in the order in which they are computed. Shows the features' shape, their bytes per sample, and the share of the FLOPs and parameters before each cut.
+    They come in the order in which they are computed. Shows the features' shape, their bytes per sample, and the share of
+    the FLOPs and parameters before each cut.
 
     \b
     featcache cuts                                          of the backbone in featcache.toml

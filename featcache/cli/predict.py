@@ -35,9 +35,10 @@ def predict_command(
 ) -> None:
     """Run a whole trained network on images, sounds or texts.
 
-    Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Folders are searched for images and sounds, and what is left out of them is counted. --json is the same as --format json.
-    Several labels are written as a|b, and values in columns of their own. For dense targets the columns are shares of the
-    pixels, and --format npz --out FILE writes the masks.
+    Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Folders are
+    searched for images and sounds, and what is left out of them is counted. --json is the same as --format json. Several
+    labels are written as a|b, and values in columns of their own. For dense targets the columns are shares of the pixels,
+    and --format npz --out FILE writes the masks.
 
     \b
     featcache predict new-photos --out predictions.csv

@@ -61,7 +61,8 @@ def ls_command(as_json: bool, store: str) -> None:
 def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute: int | None, **options: Any) -> int:
     """Compare every byte of a store with its checksums.
 
-    Exits 1 if something is damaged. With --recompute, rows are also computed again and compared. Only this option needs a backbone and data.
+    Exits 1 if something is damaged. With --recompute, rows are also computed again and compared. Only this option needs a
+    backbone and data.
 
     \b
     featcache verify

@@ -68,10 +68,11 @@ if TYPE_CHECKING:
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
     """Train after candidate cuts and recommend one.
 
-    A race of short trainings with equal budgets, from the deepest cut up: by default each of two seeds trains on one half of the training rows and
-    judges by the other. The recommended cut is the deepest one whose mean score is within the tolerance of the best. After
-    two cuts in a row that cannot be better by more than that, shallower ones are not trained. Test rows are not looked at.
-    Without --cut, the boundaries worth comparing are tried. For a surer answer give more --epochs and --seeds.
+    A race of short trainings with equal budgets, from the deepest cut up: by default each of two seeds trains on one half
+    of the training rows and judges by the other. The recommended cut is the deepest one whose mean score is within the
+    tolerance of the best. After two cuts in a row that cannot be better by more than that, shallower ones are not trained.
+    Test rows are not looked at. Without --cut, the boundaries worth comparing are tried. For a surer answer give more
+    --epochs and --seeds.
 
     \b
     featcache sweep --epochs 10 --seeds 3
