@@ -17,6 +17,7 @@ from ..machine import pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Samples
 from ..splitting import Split, split_at
+from ..tables import Tabular
 from .estimate import Estimate, Storing, break_even, choose_stored, estimate
 from .measure import CutCost, DataCost, measure_cut, measure_data
 from .subject import Subject, subject
@@ -80,7 +81,7 @@ class PlanRow:
 
 
 @dataclass(frozen=True)
-class PlanResult:
+class PlanResult(Tabular):
     """What caching costs at each cut, and which cuts to store for a sweep over all of them.
 
     Attributes

@@ -17,6 +17,7 @@ from ..features import Features
 from ..machine import on_device, pick_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable
+from ..tables import Tabular
 from ..training import TrainOptions, divide, find_task, row_uses
 from . import transferability as scores
 from .shift import LOOKED_AT, describe_shift, source_shift
@@ -75,7 +76,7 @@ class ProbeRow:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
+class ProbeResult(Tabular):
     """How well the features at each cut transfer.
 
     Attributes

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..progress import ProgressCallback, silent
 from ..samples import Unreadable
 from ..splitting import Cut
+from ..tables import Tabular
 from ..training import TrainOptions
 from .choice import SweepRow, choose, reason
 from .compare import mean_interval, paired_gain
@@ -33,7 +34,7 @@ LINEAR_EPOCHS = 40  # which cost next to nothing, and a linear layer is slow to 
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(Tabular):
     """How well training after each cut does, and which cut is recommended.
 
     Attributes

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..identity import Recipe
 from ..store import StoreFiles
+from ..tables import Records
 from ..tensorspec import TensorSpec
 
 __all__ = ["SetInfo", "list_sets"]
@@ -45,9 +46,10 @@ class SetInfo:
     modified_s: float
 
 
-def list_sets(store: StoreFiles) -> list[SetInfo]:
+def list_sets(store: StoreFiles) -> Records[SetInfo]:
     """Return every set of the store, sorted by cut and fingerprint."""
-    return sorted((_info(store, recipe) for recipe in store.recipes()), key=lambda info: (info.cut, info.recipe))
+    found = [_info(store, recipe) for recipe in store.recipes()]
+    return Records(sorted(found, key=lambda info: (info.cut, info.recipe)))
 
 
 def _info(store: StoreFiles, recipe: Recipe) -> SetInfo:

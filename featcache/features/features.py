@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..identity import Recipe
 from ..machine import HostCopy, available_memory_bytes, pick_device, to_device
 from ..samples import CodedColumn, Snapshot, split_name
 from ..store import FeatureSet
+from ..tables import html_table
 from ..tensorspec import TensorSpec
 from .labels import RowLabels
 from .loader import FeatureLoader
@@ -27,6 +28,9 @@ __all__ = ["FeatureLoader", "Features"]
 Array = np.ndarray[Any, Any]
 Frontier = torch.Tensor | dict[str, torch.Tensor]
 LOADED_SHARE = 0.4  # of the free memory that a loader may fill with one set
+
+
+SHOWN = 20  # classes
 
 
 class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
@@ -85,6 +89,8 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
     >>> values, target = features[1]
     >>> values.shape, target
     (torch.Size([4]), tensor(1))
+    >>> len(features[2:5]), len(features[[0, 2]]), len(features[features.targets == 1])
+    (3, 2, 10)
     >>> arrays, targets = features.numpy()
     >>> arrays.shape, targets.shape
     ((30, 4), (30,))
@@ -218,10 +224,33 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         step = sum(spec.size_bytes for spec in self.frontier if spec.ragged)
         return sum(fixed + (step * rows.steps(self._positions) if step else 0) for rows in self._rows)
 
-    def __getitem__(self, index: int) -> tuple[Frontier, torch.Tensor]:
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                "rows",
+                ", ".join(f"{number:,} {name or 'without a split'}" for name, number in self.split_counts.items()),
+            ],
+            ["classes", "" if self.classes is None else f"{len(self.classes):,}: {', '.join(self.classes[:SHOWN])}"],
+            ["targets", f"{list(self.targets.shape[1:])} {self.targets.dtype}"],
+            *([spec.name, f"{list(spec.shape)} {spec.dtype}"] for spec in self.frontier),
+            ["set", self.recipe.fingerprint],
+        ]
+        return html_table([self.dataset, f"{len(self):,} samples"], rows)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Frontier, torch.Tensor]: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | Array) -> Features: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.subset(np.arange(len(self))[index])
+        if np.ndim(index):
+            return self.subset(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        return self.__getitems__([index % len(self)])[0]
+        return self.__getitems__([int(index) % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Frontier, torch.Tensor]]:
         frontier, targets = self.batch(np.asarray(indices, dtype=np.int64))
@@ -280,8 +309,15 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         -------
         Features
             The chosen rows.
+
+        Raises
+        ------
+        UsageError
+            If there are not as many booleans as rows.
         """
         chosen = np.asarray(indices)
+        if chosen.dtype == bool and chosen.shape != (len(self),):
+            raise UsageError(f"a choice of rows is a boolean for each of the {len(self)}, not of shape {chosen.shape}.")
         if chosen.dtype != bool:
             chosen = chosen.astype(np.int64)
         part = copy.copy(self)

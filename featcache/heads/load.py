@@ -17,6 +17,7 @@ from ..identity import Recipe
 from ..machine import pick_device
 from ..splitting import Split, as_now
 from ..store import check_seal
+from ..tables import Records
 from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, UsedRows, metrics_from
 from .estimators import load_estimator
 from .kinds import BuiltHead, find_kind
@@ -98,7 +99,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         recipe = Recipe.from_dict(described["recipe"])
         options = _options(described["options"])
         task = head_task(described)
-        history = [EpochRecord(**each) for each in described["history"]]
+        history = Records(EpochRecord(**each) for each in described["history"])
         metrics, validation_metrics = (
             _metrics(task, described.get(name)) for name in ("metrics", "validation_metrics")
         )

@@ -18,6 +18,7 @@ from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..machine import pick_device
 from ..splitting import Split, as_now
+from ..tables import Records
 from ..training import (
     Division,
     EpochRecord,
@@ -185,7 +186,7 @@ def _tensors(pooled: Features, device: torch.device) -> tuple[torch.Tensor, torc
 
 def _fit(
     start: nn.Linear, rows: Division, options: list[TrainOptions], task: Task, device: torch.device
-) -> tuple[list[nn.Linear], list[list[EpochRecord]]]:
+) -> tuple[list[nn.Linear], list[Records[EpochRecord]]]:
     """Return a layer trained on pooled rows for each of the options: as one stacked layer, each with its own rates."""
     train, validation, heads = rows.train, rows.validation, len(options)
     stacked = [each.detach().expand(heads, *each.shape).clone() for each in (start.weight, start.bias)]
@@ -195,7 +196,7 @@ def _fit(
     step_of = _Steps(stacked, options, make_schedule(optimizer, options[0], len(loader)).lr_lambdas[0])
     best = [each.clone() for each in stacked]
     least: torch.Tensor | None = None
-    histories: list[list[EpochRecord]] = [[] for _ in options]
+    histories = [Records[EpochRecord]() for _ in options]
     judged = None if validation is None else _tensors(validation, device)
     for epoch in range(options[0].epochs):
         started_s = time.perf_counter()

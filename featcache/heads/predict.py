@@ -13,10 +13,12 @@ import numpy as np
 import torch
 
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError, printable
+from ..extras import need
 from ..machine import exact_numerics, on_device, pick_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import TARGET_PADDING, Unreadable, apply, length_of, stack_inputs
 from ..splitting import as_call
+from ..tables import html_table
 from ..training import Task, output_tensor
 from .trained import TrainedHead
 
@@ -25,7 +27,7 @@ __all__ = ["Predictions", "predict"]
 DECODED_BY = {"scale": "decoding", "exif": "exif", "background": "background"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Predictions:
     """What the network predicts for each input.
 
@@ -69,18 +71,51 @@ class Predictions:
         str
             The CSV text, with a header line.
         """
-        kind = "single_label" if self.task is None else self.task.kind
+        form = ".6g" if self._kind in ("regression", "output") else ".6f"
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
+        header, rows = self._table()
+        writer.writerow(header)
+        writer.writerows([each if isinstance(each, str) else format(each, form) for each in row] for row in rows)
+        return printable(out.getvalue())
+
+    def to_pandas(self) -> Any:
+        """Return the predictions as a table with the columns of ``to_csv``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per input.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        """
+        header, rows = self._table()
+        return need("pandas", "pandas", "to_pandas").DataFrame(rows, columns=header)
+
+    def __repr__(self) -> str:
+        kinds = f"{len(self.classes)} classes" if self._kind not in ("regression", "output") else "values"
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Predictions({len(self.names)} inputs, {kinds}{skipped})"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
+
+    @property
+    def _kind(self) -> str:
+        return "single_label" if self.task is None else self.task.kind
+
+    def _table(self) -> tuple[list[str], list[list[Any]]]:
         between = {
             "single_label": ["label", "probability"], "multi_label": ["labels"], "dense": ["label"], "token": ["labels"],
-        }.get(kind, [])  # fmt: skip
-        writer.writerow(["name", *between, *self._names()])
+        }.get(self._kind, [])  # fmt: skip
+        rows = []
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
-            filled = {"single_label": [label, f"{max(row, default=0.0):.6f}"], "regression": [], "output": []}
-            form = ".6g" if kind in ("regression", "output") else ".6f"
-            writer.writerow([name, *filled.get(kind, [label]), *(format(value, form) for value in row)])
-        return printable(out.getvalue())
+            filled = {"single_label": [label, float(max(row, default=0.0))], "regression": [], "output": []}
+            rows.append([name, *filled.get(self._kind, [label]), *row.tolist()])
+        return ["name", *between, *self._names()], rows
 
     def to_json(self) -> str:
         """Return the predictions as JSON text.
@@ -94,7 +129,7 @@ class Predictions:
         str
             The JSON text.
         """
-        kind = "single_label" if self.task is None else self.task.kind
+        kind = self._kind
         key = {"regression": "values", "output": "values", "dense": "shares"}.get(kind, "probabilities")
         described = []
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):

@@ -12,6 +12,7 @@ from ..errors import HeadError, UsageError, near_names
 from ..features import Features
 from ..progress import ProgressCallback
 from ..splitting import Split
+from ..tables import Records
 from ..training import LR_SCHEDULES, EpochRecord, TrainOptions, find_task
 from .kinds import built_suffix
 from .network import last_layers
@@ -95,7 +96,7 @@ def run_stages(
     by are the same in all of them.
     """
     trained: TrainedHead | None = None
-    history: list[EpochRecord] = []
+    history = Records[EpochRecord]()
     elapsed_s, rows = 0.0, 0
     for number, stage in enumerate(stages):
         split, features = prepared(stage, trained)

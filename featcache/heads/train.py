@@ -15,6 +15,7 @@ from ..features import Features
 from ..machine import pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split, as_now, padding_difference
+from ..tables import Records
 from ..training import (
     Division,
     Task,
@@ -281,7 +282,7 @@ def fit_head(
     elif history:
         options = options.for_steps()
     options = replace(options, loss=None)  # not part of the head, which predicts without it
-    trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, history)
+    trained = TrainedHead(built, task, options, features.recipe, features.dataset, features.snapshot, Records(history))
     trained.rows = rows.used
     if task.kind != "output":
         scored([trained], rows, lambda judged: [outputs_of(built, task, judged, device)])

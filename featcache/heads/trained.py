@@ -17,6 +17,7 @@ from ..features import Features
 from ..identity import Recipe, versions
 from ..machine import on_device, pick_device
 from ..splitting import Split
+from ..tables import Records
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
 from .kinds import BuiltHead
 from .save import HEAD_FORMAT, save_head
@@ -44,7 +45,7 @@ class TrainedHead:
         The name of the dataset.
     snapshot : str
         The digest of the dataset's snapshot, which says which rows there were.
-    history : list of EpochRecord
+    history : Records of EpochRecord
         One record per epoch. Empty for scikit-learn estimators.
     metrics : Metrics, MultiLabelMetrics, RegressionMetrics, DenseMetrics or TokenMetrics, optional
         The metrics on the dataset's test split, or on the validation rows if it has none. None if there are neither.
@@ -62,7 +63,7 @@ class TrainedHead:
     recipe: Recipe = field(repr=False)
     dataset: str
     snapshot: str
-    history: list[EpochRecord] = field(default_factory=list, repr=False)
+    history: Records[EpochRecord] = field(default_factory=Records, repr=False)
     metrics: AnyMetrics | None = None
     validation_metrics: AnyMetrics | None = None
     elapsed_s: float = 0.0
