@@ -24,7 +24,7 @@ ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 LAZY = sorted(path.parent for path in PACKAGE.rglob("__init__.pyi"))
 PAGES = ("docs/architecture.md", "CONTRIBUTING.md")
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-TOP_FILES = 12
+TOP_FILES = 13
 MAX_LINES = 310  # docstrings not counted
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
