@@ -1,4 +1,4 @@
-"""Sizes and times in words, such as "50 GB" and "20min"."""
+"""Sizes, times and ids as people read them, such as "50 GB", "20min" and "785f3d2"."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import re
 
 from .errors import UsageError
 
-__all__ = ["duration_in_words", "parse_duration", "parse_size", "size_in_words"]
+__all__ = ["duration_in_words", "parse_duration", "parse_size", "short_id", "size_in_words"]
 
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", re.IGNORECASE)
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def short_id(fingerprint: str) -> str:
+    """Return the beginning of a fingerprint, by which people and commands know it."""
+    return fingerprint[:7]
 
 
 def parse_size(value: str | int) -> int:

@@ -57,7 +57,7 @@ def test_features_are_shown_with_rows_classes_and_tensors(made) -> None:
     shown = dict(cells(features._repr_html_())[1:])
     assert shown["rows"] == "60 without a split"
     assert shown["1"] == "[6] float32"
-    assert shown["set"] == features.recipe.fingerprint
+    assert shown["set"] == features.recipe.fingerprint[:7]
 
 
 def test_results_of_advice_are_tables(made) -> None:
@@ -113,3 +113,10 @@ def test_what_a_name_holds_is_shown_as_text_and_a_long_table_is_cut_short() -> N
     assert "and 50 more" in shown
     assert Records()._repr_html_() == "<table><thead><tr></tr></thead><tbody></tbody></table>"
     assert len(Records().to_pandas()) == 0
+
+
+def test_sets_are_listed_by_the_numbers_in_the_names_of_their_cuts(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(12))).eval()
+    data = [(torch.full((4,), float(number)), number % 2) for number in range(8)]
+    featcache.extract(network, data, str(tmp_path), cut=["10", "2"])
+    assert [info.cut for info in featcache.FeatureStore(str(tmp_path)).sets()] == ["2", "10"]

@@ -13,7 +13,7 @@ from ..identity import Recipe
 from ..store import StoreFiles, claimed_sets, in_use, last_uses
 from .pins import list_pins
 
-__all__ = ["Garbage", "GcReport", "Kept", "gc"]
+__all__ = ["Garbage", "GcReport", "Kept", "described_heads", "gc"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _references(store: StoreFiles, keep: Iterable[Recipe | str]) -> dict[str, st
         reasons.setdefault(recipe if isinstance(recipe, str) else recipe.fingerprint, "the configuration")
     recipes = dict(_readable(store))
     lasting = []  # what heads and pins refer to, whose random views stay with them
-    for head, described in _heads(store):
+    for head, described in described_heads(store):
         lasting.append((str(described["recipe_fingerprint"]), f"the head {head}"))
     lasting += [(each.recipe, f"a pin{f' ({each.reason})' if each.reason else ''}") for each in list_pins(store)]
     for fingerprint, reason in lasting:
@@ -144,7 +144,8 @@ def _references(store: StoreFiles, keep: Iterable[Recipe | str]) -> dict[str, st
     return reasons
 
 
-def _heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+def described_heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each head and its description; raises ``CorruptError`` where one is damaged."""
     for entry in store.storage.list("heads"):
         path = f"heads/{entry.name}/head.json"
         try:
@@ -155,7 +156,7 @@ def _heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(
                 f"{path} in {store.url} is damaged ({error!r}), so it is not known which set the head needs. "
-                "Delete that folder, or train the head again; then run gc."
+                "Delete that folder, or train the head again."
             ) from error
         yield entry.name, described
 
@@ -189,7 +190,7 @@ def _sets(store: StoreFiles, reasons: dict[str, str], report: GcReport) -> Itera
 
 
 def _snapshots(store: StoreFiles, report: GcReport) -> Iterator[Garbage]:
-    needed = {str(described["snapshot"]) for _, described in _heads(store)}
+    needed = {str(described["snapshot"]) for _, described in described_heads(store)}
     now_s = time.time()
     for folder in store.storage.list("snapshots"):
         files = [each for each in store.storage.list(f"snapshots/{folder.name}") if each.name.endswith(".h5")]

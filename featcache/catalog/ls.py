@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..identity import Recipe
 from ..store import StoreFiles
 from ..tables import Records
 from ..tensorspec import TensorSpec
+from .gc import described_heads
 
 __all__ = ["SetInfo", "list_sets"]
 
@@ -34,6 +36,14 @@ class SetInfo:
         The bytes of these files.
     modified_s : float
         When the newest file was written, in seconds since 1970. 0.0 if there are none.
+    numerics : str, default "exact"
+        The way of computing.
+    pool : str, optional
+        How one vector was made of each tensor. None if all values are stored.
+    views : bool, default False
+        Whether the rows are random views of the samples.
+    heads : tuple of str
+        The names of the heads that were trained from the set.
     """
 
     recipe: str
@@ -44,15 +54,27 @@ class SetInfo:
     shards: int
     size_bytes: int
     modified_s: float
+    numerics: str = "exact"
+    pool: str | None = None
+    views: bool = False
+    heads: tuple[str, ...] = ()
 
 
 def list_sets(store: StoreFiles) -> Records[SetInfo]:
-    """Return every set of the store, sorted by cut and fingerprint."""
-    found = [_info(store, recipe) for recipe in store.recipes()]
-    return Records(sorted(found, key=lambda info: (info.cut, info.recipe)))
+    """Return every set of the store, sorted by cut, numbers in it by their value, and by fingerprint."""
+    heads: dict[str, list[str]] = {}
+    for name, described in described_heads(store):
+        heads.setdefault(str(described["recipe_fingerprint"]), []).append(name)
+    found = [_info(store, recipe, heads.get(recipe.fingerprint, [])) for recipe in store.recipes()]
+    return Records(sorted(found, key=lambda info: (_natural(info.cut), info.recipe)))
 
 
-def _info(store: StoreFiles, recipe: Recipe) -> SetInfo:
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Return what names are sorted by, so that layer10 comes after layer2."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _info(store: StoreFiles, recipe: Recipe, heads: list[str]) -> SetInfo:
     feature_set = store.set(recipe)
     entries = feature_set.shard_entries()
     return SetInfo(
@@ -64,4 +86,8 @@ def _info(store: StoreFiles, recipe: Recipe) -> SetInfo:
         len(entries),
         sum(entry.size_bytes for entry in entries),
         max((entry.modified_s for entry in entries), default=0.0),
+        recipe.numerics,
+        recipe.pool,
+        recipe.views is not None,
+        tuple(heads),
     )

@@ -9,7 +9,18 @@ import click
 from ..machine import DECODING
 from .logs import log_as_json
 from .options import command, configured_cuts, cut_option, on_error_option, project_options, the_project
-from .output import count, duration, print_json, print_line, print_notes, print_skipped, print_table, progress_bar, size
+from .output import (
+    count,
+    duration,
+    print_json,
+    print_line,
+    print_notes,
+    print_skipped,
+    print_table,
+    progress_bar,
+    short_id,
+    size,
+)
 from .status import STALE
 
 if TYPE_CHECKING:
@@ -113,6 +124,6 @@ def _describe(report: ExtractReport, store: str, said: list[str]) -> None:
         done += f" in {duration(report.elapsed_s)} on {report.device} ({rate:,.0f} samples/s, {size(report.size_bytes)} written)"
     else:
         done += f" in {duration(report.elapsed_s)}: nothing {'stored' if report.changed else 'to compute'}"
-    print_line(f"{done}. Set {report.recipe} in {store}.")
+    print_line(f"{done}. Set {short_id(report.recipe)} in {store}.")
     print_notes(note for note in report.notes if note not in said)
     print_skipped(report.skipped_samples)

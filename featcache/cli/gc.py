@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import command, cut_option, project_options, store_option, the_project
-from .output import age, count, print_json, print_line, print_table, size
+from .output import age, count, print_json, print_line, print_table, short_id, size
 
 
 @command("gc")
@@ -47,7 +47,7 @@ def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | N
             ],
         )
     for kept in report.kept:
-        print_line(f"kept {kept.recipe}: {kept.reason} refers to it.")
+        print_line(f"kept {short_id(kept.recipe)}: {kept.reason} refers to it.")
     if not keep:
         print_line("no configuration was given (backbone and data), so only heads, pins and processes keep a set.")
     verb = "deleted" if yes else "would delete"

@@ -16,7 +16,7 @@ import click
 
 from ..errors import printable
 from ..progress import ProgressEvent
-from ..quantity import duration_in_words as duration, size_in_words as size
+from ..quantity import duration_in_words as duration, short_id, size_in_words as size
 from .logs import is_json, logger
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "print_table",
     "print_text",
     "progress_bar",
+    "short_id",
     "size",
     "write_text",
 ]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import command, cut_option, project_options, store_option, stored_cuts, the_project
-from .output import count, print_json, print_line, print_table, print_text, size
+from .output import count, print_json, print_line, print_table, print_text, short_id, size
 
 if TYPE_CHECKING:
-    from ..catalog import Recomputed, VerifyReport
+    from ..catalog import Recomputed, SetInfo, VerifyReport
 
 
 @command("ls")
@@ -34,21 +34,31 @@ def ls_command(as_json: bool, store: str) -> None:
         print_line(f"{store} holds no feature sets yet; `featcache extract` makes them.")
         return
     print_table(
-        ["set", "cut", "dtype", "frontier", "rows", "shards", "size", "written"],
+        ["set", "cut", "stored", "features", "rows", "size", "heads", "written"],
         [
             [
-                info.recipe,
+                short_id(info.recipe),
                 info.cut,
-                info.dtype,
+                ", ".join(_stored(info)),
                 " + ".join(str(spec) for spec in info.frontier),
                 f"{info.rows:,}",
-                f"{info.shards:,}",
                 size(info.size_bytes),
+                f"{len(info.heads):,}",
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(info.modified_s)),
             ]
             for info in sets
         ],
     )
+
+
+def _stored(info: SetInfo) -> list[str]:
+    """Return how a set is stored, where that is not the usual way."""
+    words = [info.dtype]
+    if info.numerics != "exact":
+        words.append(f"{info.numerics} numerics")
+    if info.pool is not None:
+        words.append(f"pooled ({info.pool})")
+    return [*words, "random views"] if info.views else words
 
 
 @command("verify")

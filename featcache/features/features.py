@@ -13,6 +13,7 @@ import torch
 from ..errors import UsageError
 from ..identity import Recipe
 from ..machine import HostCopy, available_memory_bytes, pick_device, to_device
+from ..quantity import short_id
 from ..samples import CodedColumn, Snapshot, split_name
 from ..store import FeatureSet
 from ..tables import html_table
@@ -174,7 +175,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
 
     def __repr__(self) -> str:
         tensors = ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in self.frontier)
-        return f"Features({len(self)} samples of {self.dataset!r}: {tensors}; set {self.recipe.fingerprint})"
+        return f"Features({len(self)} samples of {self.dataset!r}: {tensors}; set {short_id(self.recipe.fingerprint)})"
 
     @property
     def targets(self) -> Array:
@@ -233,7 +234,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             ["classes", "" if self.classes is None else f"{len(self.classes):,}: {', '.join(self.classes[:SHOWN])}"],
             ["targets", f"{list(self.targets.shape[1:])} {self.targets.dtype}"],
             *([spec.name, f"{list(spec.shape)} {spec.dtype}"] for spec in self.frontier),
-            ["set", self.recipe.fingerprint],
+            ["set", short_id(self.recipe.fingerprint)],
         ]
         return html_table([self.dataset, f"{len(self):,} samples"], rows)
 

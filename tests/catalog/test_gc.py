@@ -291,7 +291,7 @@ def test_gc_pin_and_budget_from_the_command_line(featcache_command: CommandLine,
     dry = featcache_command("gc")
     assert layer3 in dry.stdout
     assert "Nothing was deleted" in dry.stderr
-    assert f"kept {layer4}: the configuration" in dry.stderr
+    assert f"kept {layer4[:7]}: the configuration" in dry.stderr
     featcache_command("pin", layer3[:10], "--reason", "a paper")
     assert json.loads(featcache_command("gc", "--yes", "--json").stdout)["garbage"] == []
     featcache_command("unpin", layer3)

@@ -632,6 +632,21 @@ def test_a_command_without_on_error_does_not_advise_it(command: CommandLine) -> 
 
 
 @pytest.mark.slow
+def test_ls_tells_sets_at_one_cut_apart_and_shows_what_uses_them(command: CommandLine) -> None:
+    command("extract", "--cut", "layer4", "--cut", "layer1")
+    command("extract", "--cut", "layer4", "--pool", "auto", "--dtype", "float16")
+    command("extract", "--cut", "layer4", "--numerics", "fast")
+    command("train-head", "--cut", "layer1", "--name", "mine", "--epochs", "1")
+    sets = json.loads(command("ls", "--json").stdout)
+    assert [(each["cut"], each["heads"]) for each in sets if each["heads"]] == [("layer1", ["mine"])]
+    header, *lines = command("ls").stdout.splitlines()
+    assert header.split() == ["set", "cut", "stored", "features", "rows", "size", "heads", "written"]
+    assert [line.split()[:2] for line in lines] == [[each["recipe"][:7], each["cut"]] for each in sets]
+    assert [line for line in lines if " float16, pooled (auto) " in line]
+    assert [line for line in lines if " float32, fast numerics " in line]
+
+
+@pytest.mark.slow
 def test_heads_are_compared_and_removed(command: CommandLine) -> None:
     assert "holds no heads" in command("heads").stderr
     command("extract", "--cut", "layer4")
