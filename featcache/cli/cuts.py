@@ -13,11 +13,11 @@ from .output import print_json, print_line, print_table, size
 def cuts_command(as_json: bool, **options: Any) -> None:
     """List the modules at which the backbone can be cut.
 
-    They come in the order in which they are computed. Shows the features' shape, their bytes per sample, and the share of
-    the FLOPs and parameters before each cut.
+    Lists the modules in the order in which they are computed, with the features' shape, their bytes per sample, and the
+    share of the FLOPs and parameters before each cut.
 
     \b
-    featcache cuts                                          of the backbone in featcache.toml
+    featcache cuts                                          the backbone in featcache.toml
     featcache cuts --backbone timm:resnet50.a1_in1k --data folder:photos
     """
     cuts = the_project(options).cuts()

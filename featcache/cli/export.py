@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "kind",
     help="state_dict, torch_export, onnx, npy (.npy or .npz), parquet, hdf5.  [default: by FILE's suffix]",
 )
-@click.option("--cut", metavar="MODULE", help="Of features: those at this cut.  [default: the one extracted last]")
+@click.option("--cut", metavar="MODULE", help="Export the features at this cut.  [default: the one extracted last]")
 @project_options
 def export_command(as_json: bool, head: str | None, to: str, kind: str | None, cut: str | None, **options: Any) -> None:
     """Write a trained network, or cached features, to a file.
@@ -33,7 +33,7 @@ def export_command(as_json: bool, head: str | None, to: str, kind: str | None, c
     .pt2, .onnx        the whole network as a torch.export program or ONNX, checked on real input
     .npy, .npz, .parquet, .h5  the features at a cut
 
-    HEAD is the name of a head in the store, or its folder. By default it is the one trained last.
+    HEAD is the name of a head in the store, or its folder. The default is the head trained last.
 
     \b
     featcache export --to model.onnx                        the head trained last, with its backbone

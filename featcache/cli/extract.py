@@ -31,18 +31,20 @@ if TYPE_CHECKING:
 @command("extract")
 @project_options
 @cut_option
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: by need]")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images.  [default: as needed]")
 @on_error_option
 @click.option(
     "--engine",
     default="local",
     show_default=True,
     metavar="NAME[:WORKERS]",
-    help="Who computes: local, processes (one a device) or ray; as in processes:4.",
+    help="What runs the tasks: local, processes (one per device) or ray; for example processes:4.",
 )
 @click.option("--task", metavar="K/N", help="Compute only part K of N; the parts may run in any order.")
 @click.option("--plan-only", is_flag=True, help="List the tasks that are not done, and compute nothing.")
-@click.option("--log-json", is_flag=True, help="Events as JSON lines on stderr, instead of words and progress.")
+@click.option(
+    "--log-json", is_flag=True, help="Write events as JSON lines to stderr, instead of messages and progress."
+)
 @click.option("--seed", type=int, help="The same as --view-seed.")
 def extract_command(
     as_json: bool,
@@ -58,9 +60,9 @@ def extract_command(
 ) -> int:
     """Compute and store the features that are missing.
 
-    Rows that are there are reused. An extraction that was killed goes on at its last whole shard. With several --cut,
-    each makes a set of its own, in one pass over the data. What can be derived from a cached set at a shallower cut is.
-    Exits 3 if samples changed meanwhile.
+    Reuses the rows that are already stored. After a kill, the next extraction continues after the last complete shard.
+    Several --cut options each make their own set, in one pass over the data. Rows are derived from a cached set at a
+    shallower cut where possible. Exits 3 if samples changed in the meantime.
 
     \b
     featcache extract --cut layer4

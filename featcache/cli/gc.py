@@ -13,18 +13,20 @@ from .output import age, count, print_json, print_line, print_table, short_id, s
 @command("gc")
 @project_options
 @cut_option
-@click.option("--yes", is_flag=True, help="Delete; without it gc only says what it would delete.")
+@click.option("--yes", is_flag=True, help="Delete. Without this option, gc only lists what it would delete.")
 @click.option(
-    "--max-size", metavar="SIZE", help="Delete the least recently used only, until the rest fits in e.g. 50GB."
+    "--max-size",
+    metavar="SIZE",
+    help="Delete only the least recently used, until the rest fits in this size, such as 50GB.",
 )
 def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | None, **options: Any) -> int:
-    """Say what nothing refers to, and with --yes delete it.
+    """List what nothing refers to, and delete it with --yes.
 
-    What the configuration, a head or a pin refers to is kept, and what another process works with. So are rows of
-    deleted samples inside a set that is kept. Without --cut, the configuration refers to every cut that is stored.
+    Keeps what the configuration, a head or a pin refers to, what another process uses, and rows of deleted samples
+    inside a set that is kept. Without --cut, the configuration refers to every cut that is stored.
 
     \b
-    featcache gc                         say what would be deleted
+    featcache gc                         list what would be deleted
     featcache gc --yes --max-size 50GB   delete the least recently used, until the rest fits
     """
     from ..catalog import FeatureStore
@@ -67,11 +69,11 @@ def gc_command(as_json: bool, cut: tuple[str, ...], yes: bool, max_size: str | N
 @command("pin")
 @store_option
 @click.argument("recipe", metavar="SET")
-@click.option("--reason", default="", help="Why; gc says it.")
+@click.option("--reason", default="", help="Why to keep the set; gc shows it.")
 def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
-    """Keep a set, whatever gc finds.
+    """Keep a set, even if nothing refers to it.
 
-    SET is the beginning of a name that `featcache ls` shows.
+    SET is the beginning of a set's name, as `featcache ls` shows it.
 
     \b
     featcache pin 3f9a1c2 --reason "the paper's features"
@@ -92,7 +94,7 @@ def pin_command(as_json: bool, store: str, recipe: str, reason: str) -> None:
 def unpin_command(as_json: bool, store: str, recipe: str) -> None:
     """Remove a pin.
 
-    SET is the beginning of a name that `featcache ls` shows.
+    SET is the beginning of a set's name, as `featcache ls` shows it.
 
     \b
     featcache unpin 3f9a1c2

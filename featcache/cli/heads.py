@@ -12,12 +12,12 @@ from .output import count, print_json, print_line, print_table
 
 @command("heads")
 @store_option
-@click.option("--remove", multiple=True, metavar="NAME", help="Remove this head; may be given several times.")
+@click.option("--remove", multiple=True, metavar="NAME", help="Remove this head; repeat the option to remove several.")
 def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> None:
     """Compare the trained heads of a store, or remove some.
 
-    Figures compare where heads were judged by the same rows: of the same data, and both by its test split or both by
-    validation rows.
+    Figures are comparable if the heads were judged by the same rows: on the same data, and both by its test split or
+    both by validation rows.
 
     \b
     featcache heads                      list them, with what they were judged by

@@ -35,7 +35,7 @@ store = "features"
 @click.command("init")
 @click.option("--backbone", default="torchvision:resnet18", show_default=True, metavar="SPEC")
 @click.option("--data", default="folder:data", show_default=True, metavar="SPEC")
-@click.option("--cut", metavar="MODULE", help="The cut to write down.")
+@click.option("--cut", metavar="MODULE", help="The cut to write to the file.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def init_command(backbone: str, data: str, cut: str | None, force: bool) -> None:
     """Write a featcache.toml with defaults to the working folder.

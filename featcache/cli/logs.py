@@ -14,7 +14,7 @@ logger = logging.getLogger("featcache")
 
 
 class _Lines(logging.Handler):
-    """Writes one JSON object a line: time, level, logger, event, message and whatever the event carries."""
+    """Writes one JSON object per line: time, level, logger, event, message and whatever the event carries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         carried = {name: value for name, value in vars(record).items() if name not in STANDARD}

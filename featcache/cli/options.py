@@ -58,14 +58,16 @@ def command(name: str) -> Callable[[Function], click.Command]:
     """Return the decorator that makes a function a command with ``--json`` and ``--config``."""
 
     def decorate(function: Function) -> click.Command:
-        decorated: Any = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
+        decorated: Any = click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(
+            function
+        )
         decorated = click.option(
             "--config",
             type=click.Path(),
             expose_value=False,
             is_eager=True,  # before the options to which it gives defaults
             callback=_use_config,
-            help="The file with defaults.  [default: featcache.toml]",
+            help="The file with the defaults.  [default: featcache.toml]",
         )(decorated)
         return click.command(name, cls=_Command)(decorated)
 
@@ -101,7 +103,7 @@ def split_options(function: Function) -> Function:
             multiple=True,
             metavar="NAME,...",
             callback=_split_names,
-            help=f"Splits that are {use} rows.  [default: {usual} and the like; docs/guide.md lists them]",
+            help=f"Splits to use as {use} rows.  [default: {usual} and similar names; docs/guide.md lists them]",
         )(function)
     return function
 
@@ -127,7 +129,7 @@ def cut_option(function: Function) -> Function:
         "--cut",
         multiple=True,
         metavar="MODULE",
-        help="Module whose output is cached; `featcache cuts` lists them.",
+        help="Module whose output is cached; `featcache cuts` lists the candidates.",
     )(function)
 
 
@@ -139,7 +141,7 @@ def project_options(function: Function) -> Function:
             metavar="SPEC",
             help="torchvision:NAME, timm:NAME, hf:NAME|FOLDER, bundled:NAME, FILE.py:factory, MODULE:factory.",
         ),
-        click.option("--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: its pretrained ones]"),
+        click.option("--weights", metavar="NAME|FILE", help="Weights of the backbone.  [default: the pretrained ones]"),
         click.option(
             "--data",
             metavar="SPEC",
@@ -147,7 +149,7 @@ def project_options(function: Function) -> Function:
             "options as in 'csv:train.csv?path=image&target=label'.",
         ),
         store_option,
-        click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels that images are brought to."),
+        click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels to which images are resized."),
         click.option(
             "--transform",
             metavar="SPEC",
@@ -158,22 +160,24 @@ def project_options(function: Function) -> Function:
             type=click.Choice(["exact", "scaled"]),
             default="exact",
             show_default=True,
-            help="Decode a JPEG whole, or only as large as the transform can use: faster, and a little different.",
+            help="Decode a JPEG at full size, or only as large as the transform can use: faster, but slightly different.",
         ),
         click.option(
             "--exif",
             type=click.Choice(["ignore", "apply"]),
             default="ignore",
             show_default=True,
-            help="Whether images are turned as their EXIF orientation says.",
+            help="Whether to turn images as their EXIF orientation says.",
         ),
-        click.option("--background", metavar="COLOUR", help="What is seen through transparent pixels: white, #7f7f7f."),
-        click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
-        click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]"),
-        *(_stored_option(each) for each in fields(Stored)),
-        click.option("--codec", metavar="NAME", help="Compress without loss: zstd.  [default: not]"),
         click.option(
-            "--store-budget", metavar="SIZE", help="What the store may grow to, such as 50GB.  [default: the disk]"
+            "--background", metavar="COLOUR", help="Colour behind transparent pixels, such as white or #7f7f7f."
+        ),
+        click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True),
+        click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best available]"),
+        *(_stored_option(each) for each in fields(Stored)),
+        click.option("--codec", metavar="NAME", help="Lossless compression: zstd.  [default: none]"),
+        click.option(
+            "--store-budget", metavar="SIZE", help="Largest size of the store, such as 50GB.  [default: the disk]"
         ),
     ]
     for option in reversed(options):

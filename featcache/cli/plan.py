@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 @command("plan")
 @project_options
 @cut_option
-@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs to be trained.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs that you want to train."
+)
 @click.option(
     "--disk-budget",
     metavar="SIZE",
     callback=quantity(parse_size),
-    help="Disk that features may take, such as 500MB or 20GB.",
+    help="Disk space that features may take, such as 500MB or 20GB.",
 )
 @click.option(
     "--time-budget",
     metavar="TIME",
     callback=quantity(parse_duration),
-    help="Time that may be spent, such as 90s, 20min or 2h.",
+    help="Time that you can spend, such as 90s, 20min or 2h.",
 )
 def plan_command(
     as_json: bool,
@@ -40,8 +42,8 @@ def plan_command(
 ) -> None:
     """Predict what caching at each cut costs, and when it pays.
 
-    Measures a batch: decoding, the network up to each cut and after it, and the disk. No features are stored. Without
-    --cut, the plan covers the boundaries worth comparing.
+    Measures one batch: decoding, the network before and after each cut, and the disk. Stores no features. Without --cut,
+    the plan covers the boundaries worth comparing.
 
     \b
     featcache plan --epochs 30

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--format", "kind", type=click.Choice(["csv", "json", "npz"]), default="csv", show_default=True)
 @click.option("--out", type=click.Path(), help="Write to this file.  [default: stdout]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best there is]")
+@click.option("--device", help="cpu, cuda, cuda:1, mps or auto.  [default: the best available]")
 @on_error_option
 def predict_command(
     as_json: bool,
@@ -35,10 +35,10 @@ def predict_command(
 ) -> None:
     """Run a whole trained network on images, sounds or texts.
 
-    Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Folders are
-    searched for images and sounds, and what is left out of them is counted. --json is the same as --format json. Several
-    labels are written as a|b, and values in columns of their own. For dense targets the columns are shares of the pixels,
-    and --format npz --out FILE writes the masks.
+    Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Searches
+    folders for images and sounds, and counts what it leaves out. --json is the same as --format json. Several labels are
+    written as a|b, and each value has its own column. For dense targets, the columns are shares of the pixels, and
+    --format npz --out FILE writes the masks.
 
     \b
     featcache predict new-photos --out predictions.csv

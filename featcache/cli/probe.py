@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @project_options
 @cut_option
 @click.option(
-    "--most-samples", type=click.IntRange(min=10), default=2000, show_default=True, help="Score no more rows than that."
+    "--most-samples", type=click.IntRange(min=10), default=2000, show_default=True, help="Score at most this many rows."
 )
 @split_options
 @on_error_option
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def probe_command(as_json: bool, cut: tuple[str, ...], most_samples: int, seed: int, **options: Any) -> None:
     """Score how well features at each cut tell the classes apart.
 
-    No network is trained: LogME, H-score, ridge regression and nearest neighbours with each row left out, and
+    Trains no network. The scores are LogME, H-score, ridge regression and nearest neighbours with each row left out, and
     cross-validated logistic regression, on pooled features of all cuts from one pass over the data.
 
     \b

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def report_command(as_json: bool, head: str | None, out: str, **options: Any) -> None:
     """Write one self-contained HTML page about data, cuts and head.
 
-    Shows class balance, the answers of plan, probe and sweep that the store keeps, learning curves, the confusion matrix,
-    the worst mistakes with thumbnails, the features in a plane, and what all of that was computed from.
+    Shows class balance, the stored answers of plan, probe and sweep, learning curves, the confusion matrix, the worst
+    mistakes with thumbnails, the features projected onto a plane, and what all of this was computed from.
 
     \b
     featcache report

@@ -16,7 +16,7 @@ STALE = 3
 def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
     """Say whether the features are fresh; exit 3 if not.
 
-    Without --cut, every cut that the store holds features of is checked. Only images that changed are opened.
+    Without --cut, checks every cut that has features in the store. Opens only the images that changed.
 
     \b
     featcache status
@@ -51,7 +51,7 @@ def status_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
 @project_options
 @cut_option
 def explain_command(as_json: bool, cut: tuple[str, ...], **options: Any) -> int:
-    """Say in words why features are fresh or not; exit 3 if not.
+    """Explain why the features are fresh or not; exit 3 if not.
 
     Names the recipe fields, the weights and the samples that changed.
 

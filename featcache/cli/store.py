@@ -64,15 +64,15 @@ def _stored(info: SetInfo) -> list[str]:
 @command("verify")
 @project_options
 @cut_option
-@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next extract makes just that again.")
+@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next extract recomputes only that.")
 @click.option(
     "--recompute", type=click.IntRange(min=1), metavar="N", help="Compare N rows of each cut with fresh ones."
 )
 def verify_command(as_json: bool, cut: tuple[str, ...], repair: bool, recompute: int | None, **options: Any) -> int:
     """Compare every byte of a store with its checksums.
 
-    Exits 1 if something is damaged. With --recompute, rows are also computed again and compared. Only this option needs a
-    backbone and data.
+    Exits 1 if something is damaged. With --recompute, also computes rows again and compares them. Only this option needs
+    a backbone and data.
 
     \b
     featcache verify

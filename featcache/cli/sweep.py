@@ -31,48 +31,52 @@ if TYPE_CHECKING:
 @project_options
 @cut_option
 @click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
-@click.option("--task", help="single_label, multi_label, regression or dense.  [default: what the targets are for]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Of each training.  [default: 4; 40 of a linear head]")
-@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings at each cut.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The first of the seeds.")
+@click.option("--task", help="single_label, multi_label, regression or dense.  [default: follows from the targets]")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs per training.  [default: 4; 40 for a linear head]")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings per cut.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, max=100, max_open=True),
     default=0.5,
     show_default=True,
-    help="Points below the best that the deepest, cheapest cut may be.",
+    help="Recommend the deepest cut that is at most this many points below the best.",
 )
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Stop after so many cuts in a row that cannot be better by more than the tolerance.",
+    help="Stop after this many cuts in a row that cannot be better by more than the tolerance.",
 )
-@click.option("--all-cuts", is_flag=True, help="Train after every cut, whatever the last ones gave.")
-@click.option("--learning-rate", type=float, multiple=True, help="Several are tried at each cut.  [default: one]")
-@click.option("--confidence", type=float, default=0.9, show_default=True, help="Of the intervals.")
+@click.option("--all-cuts", is_flag=True, help="Train after every cut, whatever the results so far.")
+@click.option(
+    "--learning-rate", type=float, multiple=True, help="Repeat the option to try several at each cut.  [default: one]"
+)
+@click.option("--confidence", type=float, default=0.9, show_default=True, help="Confidence level of the intervals.")
 @click.option(
     "--validation",
     type=float,
     default=0.5,
     show_default=True,
-    help="Share of the training rows that a seed judges by, if the data have no validation split; seeds that follow one "
-    "another take other rows.",
+    help="Share of the training rows that a seed judges by, if the data have no validation split; consecutive seeds take "
+    "different rows.",
 )
 @split_options
-@click.option("--train-batch-size", type=click.IntRange(min=1), help="[default: 64; of few rows less, for more steps]")
+@click.option(
+    "--train-batch-size", type=click.IntRange(min=1), help="[default: 64; less if there are few rows, for more steps]"
+)
 @on_error_option
-@click.option("--halving", is_flag=True, help="Drop the worse half of the cuts on few rows first.")
-@click.option("--plot", metavar="FILE", help="Write score and cost against the boundary as SVG.")
+@click.option("--halving", is_flag=True, help="First drop the worse half of the cuts, judged on few rows.")
+@click.option("--plot", metavar="FILE", help="Plot score and cost at each cut into this SVG file.")
 def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cuts: bool, **options: Any) -> None:
     """Train after candidate cuts and recommend one.
 
-    A race of short trainings with equal budgets, from the deepest cut up: by default each of two seeds trains on one half
-    of the training rows and judges by the other. The recommended cut is the deepest one whose mean score is within the
-    tolerance of the best. After two cuts in a row that cannot be better by more than that, shallower ones are not trained.
-    Test rows are not looked at. Without --cut, the boundaries worth comparing are tried. For a surer answer give more
-    --epochs and --seeds.
+    Runs a race of short trainings with equal budgets, from the deepest cut up. By default, each of two seeds trains on
+    one half of the training rows and judges by the other. The recommended cut is the deepest one whose mean score is
+    within the tolerance of the best. The race stops after two cuts in a row that cannot be better by more than that. Test
+    rows are not used. Without --cut, tries the boundaries worth comparing. More --epochs and --seeds give a more certain
+    answer.
 
     \b
     featcache sweep --epochs 10 --seeds 3

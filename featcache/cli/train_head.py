@@ -21,32 +21,32 @@ if TYPE_CHECKING:
 @project_options
 @click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
 @click.option(
-    "--head", metavar="suffix|linear|sklearn:NAME", default="suffix", show_default=True, help="What is trained."
+    "--head", metavar="suffix|linear|sklearn:NAME", default="suffix", show_default=True, help="What to train."
 )
 @click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
 @click.option(
     "--trainable",
     multiple=True,
     metavar="NAME",
-    help="Train these modules or parameters only, by name or pattern (layer4.*).  [default: all after the cut]",
+    help="Train only these modules or parameters, by name or pattern (layer4.*).  [default: all after the cut]",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: 20]")
 @click.option("--train-batch-size", type=click.IntRange(min=1), help="Rows per training step.  [default: 64]")
 @click.option(
     "--optimizer",
     metavar="adamw|adam|sgd|lbfgs",
-    help="[default: lbfgs where one linear layer is all that is trained and no option of steps, such as --epochs, is given; "
-    "else adamw]",
+    help="[default: lbfgs if only one linear layer is trained and no option for steps, such as --epochs, is given; "
+    "otherwise adamw]",
 )
-@click.option("--learning-rate", type=float, help="[default: 1e-2 for one linear layer alone, else 1e-3]")
+@click.option("--learning-rate", type=float, help="[default: 1e-2 for a single linear layer, otherwise 1e-3]")
 @click.option(
     "--learning-rates",
     multiple=True,
     metavar="NAME=RATE",
-    help="The rate of these modules or parameters, by name or pattern (layer4.*=1e-4); the first that fits counts.",
+    help="Learning rate of these modules or parameters, by name or pattern (layer4.*=1e-4); the first match wins.",
 )
 @click.option(
-    "--weight-decay", type=float, help="[default: 0.01; of a solved head, the penalty that is best on validation rows]"
+    "--weight-decay", type=float, help="[default: 0.01; for a solved head, the penalty that is best on validation rows]"
 )
 @click.option("--lr-schedule", metavar="cosine|constant", help="[default: cosine]")
 @click.option(
@@ -56,36 +56,36 @@ if TYPE_CHECKING:
 @click.option("--warmup-epochs", type=float, help="[default: 0]")
 @click.option("--clip-norm", type=float, help="Scale gradients down to this norm.")
 @click.option("--average", metavar="KIND", help="Average of the weights to keep: ema, ema:DECAY or swa.")
-@click.option(
-    "--mixed-precision", is_flag=True, help="Take the steps in bfloat16 where torch's autocast does; for GPUs."
-)
+@click.option("--mixed-precision", is_flag=True, help="Train in bfloat16 where torch's autocast does; for GPUs.")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
 @click.option("--class-weights", help="'balanced', or one number per class, separated by commas.")
 @click.option("--sample-weights", metavar="FILE", help="Weights of the samples, in their order: .npy, or one per line.")
 @click.option(
-    "--task", help="single_label, multi_label, regression, dense or token.  [default: what the targets are for]"
+    "--task", help="single_label, multi_label, regression, dense or token.  [default: follows from the targets]"
 )
 @click.option(
     "--metric", metavar="SCORER", help="scikit-learn scorer that chooses the best epoch.  [default: the loss]"
 )
-@click.option("--ignore-index", type=int, help="Value that does not count.  [default: 255 for pixels, -100 for tokens]")
-@click.option("--validation", type=float, default=0.2, show_default=True, help="Share of training rows to judge by.")
+@click.option("--ignore-index", type=int, help="Target value to ignore.  [default: 255 for pixels, -100 for tokens]")
+@click.option(
+    "--validation", type=float, default=0.2, show_default=True, help="Share of the training rows to validate by."
+)
 @split_options
 @click.option(
     "--patience",
     type=click.IntRange(min=1),
-    help="Stop after so many epochs without a better validation loss, or metric.",
+    help="Stop after this many epochs without a better validation loss or metric.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
 def train_head_command(
     as_json: bool, cut: str | None, head_param: tuple[str, ...], name: str | None, **options: Any
 ) -> None:
-    """Train a head from cached features; never opens an image.
+    """Train a head from cached features, without opening an image.
 
-    By default the head is all that comes after the cut, with a new last layer for the data's classes. The head folder in
-    the store holds its weights, metrics, curves and configuration. What is learned (a class, several labels, values, or a
-    class for every pixel or token) follows from the targets.
+    By default, the head is everything after the cut, with a new last layer for the data's classes. The head folder in the
+    store holds its weights, metrics, curves and configuration. The task (a class, several labels, values, or a class for
+    every pixel or token) follows from the targets.
 
     \b
     featcache train-head --cut layer4

@@ -103,7 +103,7 @@ def _alike(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_sample_weights(path: str | None) -> np.ndarray[Any, Any] | None:
-    """Return the numbers in a file, .npy or text with one a line; raises ``DataError`` where it holds none."""
+    """Return the numbers in a file, .npy or text with one per line; raises ``DataError`` where it holds none."""
     if path is None:
         return None
     import numpy as np
