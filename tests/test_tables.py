@@ -46,6 +46,19 @@ def test_features_are_indexed_by_slices_lists_arrays_and_masks(made) -> None:
     assert len(features[[]]) == 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [[1.5], np.ones(60), ["1"], [1 + 1j], np.argwhere(np.arange(60) > 50), torch.nonzero(torch.arange(60) > 50)],
+    ids=["float", "float mask", "text", "complex", "argwhere", "nonzero"],
+)
+def test_what_is_neither_a_number_nor_a_boolean_chooses_no_rows(made, wrong) -> None:
+    with pytest.raises(UsageError, match="whole numbers, or a boolean for each"):
+        made[3][wrong]
+    if np.ndim(wrong) == 1:
+        with pytest.raises(TypeError):
+            made[3][wrong[0]]
+
+
 @pytest.mark.parametrize("wrong", [[True, False], np.zeros((60, 2), dtype=bool)])
 def test_a_mask_of_another_length_than_the_features_is_refused(made, wrong) -> None:
     with pytest.raises(UsageError, match="boolean for each of the 60"):

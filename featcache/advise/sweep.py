@@ -50,7 +50,7 @@ class SweepResult(Tabular):
     score : str
         What is compared, in words.
     epochs : int
-        The epochs of each training.
+        The epochs of each training. 0 if linear heads were solved.
     seeds : int
         The number of seeds.
     confidence : float
@@ -158,7 +158,8 @@ def sweep(
     task : str, optional
         What is learned, as for ``featcache.train_head``.
     epochs : int, optional
-        The epochs of each training. By default 4, or 40 for a linear head.
+        The epochs of each training. By default linear heads are solved as ``featcache.train_head`` solves them, or trained
+        for 40 epochs where they are many or not solved, and others are trained for 4.
     seeds : int, default 2
         The number of trainings at each cut.
     tolerance : float, default 0.005
@@ -262,10 +263,11 @@ def sweep(
     chosen = Stored.of(stored)
     about = subject(model, dataset, transform, name, chosen, progress)
     found = about.find(cuts)
+    solves = head == "linear" and epochs is None and not learning_rates and train_batch_size is None
     if epochs is None:
         epochs = LINEAR_EPOCHS if head == "linear" else EPOCHS
     trials = Trials(
-        about, files, head, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
+        about, files, head, solves, epochs, tuple(range(seed, seed + seeds)), tuple(learning_rates or (None,)), validation,
         train_batch_size, task, device, progress, chosen,
         {
             "batch_size": batch_size, "codec": codec, "store_budget": store_budget, "engine": engine, "workers": workers,
@@ -287,7 +289,7 @@ def sweep(
         head,
         trials.judge.task.kind,
         trials.judge.name,
-        epochs,
+        0 if trials.solves else epochs,
         seeds,
         confidence,
         tolerance,

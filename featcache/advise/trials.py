@@ -60,12 +60,14 @@ class Trained:
 class Trials:
     """Trains after cuts with equal budgets; see ``featcache.sweep``.
 
-    ``extraction`` are further options of extract, ``splits`` options that say what the splits are for.
+    ``solves`` says whether linear heads may be solved, ``extraction`` are further options of extract, ``splits`` options that say
+    what the splits are for.
     """
 
     subject: Subject
     store: FeatureStore
     head: str
+    solves: bool
     epochs: int
     seeds: tuple[int, ...]
     learning_rates: tuple[float | None, ...]
@@ -187,7 +189,9 @@ class Trials:
 
         A suffix of one linear layer is not: others are trained for a few epochs.
         """
-        return self.head == "linear" and len(training) * self.judge_of(training).task.outputs <= SOLVED_OUTPUTS
+        task = self.judge_of(training).task
+        self.solves = self.solves and not task.places and len(training) * task.outputs <= SOLVED_OUTPUTS
+        return self.solves
 
     def _batch_size(self, rows: int) -> int:
         """Return the size of a batch: what was asked for, or 64, halved until an equal budget is steps enough."""

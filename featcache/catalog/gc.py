@@ -144,8 +144,11 @@ def _references(store: StoreFiles, keep: Iterable[Recipe | str]) -> dict[str, st
     return reasons
 
 
-def described_heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each head and its description; raises ``CorruptError`` where one is damaged."""
+def described_heads(store: StoreFiles, *, damaged: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each head and its description.
+
+    Raises ``CorruptError`` where one is damaged, or with ``damaged`` leaves it out.
+    """
     for entry in store.storage.list("heads"):
         path = f"heads/{entry.name}/head.json"
         try:
@@ -154,6 +157,8 @@ def described_heads(store: StoreFiles) -> Iterator[tuple[str, dict[str, Any]]]:
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
+            if damaged:
+                continue
             raise CorruptError(
                 f"{path} in {store.url} is damaged ({error!r}), so it is not known which set the head needs. "
                 "Delete that folder, or train the head again."

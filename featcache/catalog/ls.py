@@ -63,7 +63,7 @@ class SetInfo:
 def list_sets(store: StoreFiles) -> Records[SetInfo]:
     """Return every set of the store, sorted by cut, numbers in it by their value, and by fingerprint."""
     heads: dict[str, list[str]] = {}
-    for name, described in described_heads(store):
+    for name, described in described_heads(store, damaged=True):
         heads.setdefault(str(described["recipe_fingerprint"]), []).append(name)
     found = [_info(store, recipe, heads.get(recipe.fingerprint, [])) for recipe in store.recipes()]
     return Records(sorted(found, key=lambda info: (_natural(info.cut), info.recipe)))

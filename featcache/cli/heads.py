@@ -13,7 +13,7 @@ from .output import count, print_json, print_line, print_table
 @command("heads")
 @store_option
 @click.option("--remove", multiple=True, metavar="NAME", help="Remove this head; repeat the option to remove several.")
-def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> None:
+def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> int:
     """Compare the trained heads of a store, or remove some.
 
     Figures are comparable if the heads were judged by the same rows: on the same data, and both by its test split or
@@ -25,16 +25,22 @@ def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> None:
     """
     from ..project import remove_heads, saved_heads
 
-    if remove:
-        remove_heads(store, remove)
-        print_line(f"removed {count(len(remove), 'head')}: {', '.join(remove)}.")
-    heads = saved_heads(store)
+    removed = tuple(dict.fromkeys(remove))
+    if removed:
+        remove_heads(store, removed)
+        print_line(f"removed {count(len(removed), 'head')}: {', '.join(removed)}.")
+    heads, damaged = saved_heads(store)
+    for words in damaged:
+        print_line(f"not shown: {words}")
+    code = 1 if damaged and not removed else 0
     if as_json:
         print_json(heads)
-        return
+        return code
     if not heads:
-        print_line(f"{store} holds no heads; `featcache train-head` makes them.")
-        return
+        print_line(
+            f"{store} holds no heads{' that can be read' if damaged else ''}; `featcache train-head` makes them."
+        )
+        return code
     print_table(
         ["head", "kind", "cut", "data", "judged by", "figures", "trained"],
         [
@@ -50,3 +56,4 @@ def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> None:
             for head in heads
         ],
     )
+    return code

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @cut_option
 @click.option("--head", default="suffix", show_default=True, help="suffix, linear, or sklearn:NAME.")
 @click.option("--task", help="single_label, multi_label, regression or dense.  [default: follows from the targets]")
-@click.option("--epochs", type=click.IntRange(min=1), help="Epochs per training.  [default: 4; 40 for a linear head]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Epochs per training.  [default: 4; linear heads are solved]"
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Trainings per cut.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The first seed.")
 @click.option(
@@ -122,8 +124,9 @@ def sweep_command(as_json: bool, cut: tuple[str, ...], plot: str | None, all_cut
 
 
 def _describe(found: SweepResult) -> None:
+    trained = count(found.epochs, "epoch") if found.epochs else "solved"
     print_line(
-        f"{count(found.samples, 'sample')} of {found.dataset}, {found.head} head, {count(found.epochs, 'epoch')}, "
+        f"{count(found.samples, 'sample')} of {found.dataset}, {found.head} head, {trained}, "
         f"{count(found.seeds, 'seed')}, intervals of {100 * found.confidence:.0f} %:"
     )
     print_table(

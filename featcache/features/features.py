@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -249,9 +250,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             return self.subset(np.arange(len(self))[index])
         if np.ndim(index):
             return self.subset(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self.__getitems__([int(index) % len(self)])[0]
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        return self.__getitems__([number % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Frontier, torch.Tensor]]:
         frontier, targets = self.batch(np.asarray(indices, dtype=np.int64))
@@ -314,11 +316,15 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         Raises
         ------
         UsageError
-            If there are not as many booleans as rows.
+            If the rows are chosen by something else, or there are not as many booleans as rows.
         """
         chosen = np.asarray(indices)
         if chosen.dtype == bool and chosen.shape != (len(self),):
             raise UsageError(f"a choice of rows is a boolean for each of the {len(self)}, not of shape {chosen.shape}.")
+        if chosen.size and (chosen.ndim != 1 or chosen.dtype.kind not in "biu"):
+            raise UsageError(
+                f"rows are chosen by whole numbers, or a boolean for each, not by {chosen.dtype} of shape {chosen.shape}."
+            )
         if chosen.dtype != bool:
             chosen = chosen.astype(np.int64)
         part = copy.copy(self)

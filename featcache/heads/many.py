@@ -131,7 +131,7 @@ def train_heads(
         started_s = time.perf_counter()
         places = [place for place, entry in enumerate(entries) if entry.seed == seed]
         chosen = [replace(entries[place], pool=pool) for place in places]
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(where.type, enabled=False):
             rows = _pooled(divide(features, chosen[0], task), network.pool, where)
             layers, histories = _fit(_first_layer(network, seed), rows, chosen, task, where)
         heads = [

@@ -12,8 +12,10 @@ from torch import nn
 
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
+from ..machine import seeded
 from ..splitting import Split, as_now, deep_copy, unwrapped, weight_digests
 from .load import check_backbone, load_head, read_head
+from .network import new_layer, put_layers
 from .save import TENSORS
 from .trained import TrainedHead
 
@@ -115,6 +117,11 @@ def _make_room(model: nn.Module, name: str, tensors: Mapping[str, torch.Tensor])
         return
     layer, weight = model.get_submodule(name), tensors[f"{name}.weight"]
     if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) or weight.dim() != layer.weight.dim():
+        return
+    if "weight" not in layer._parameters:  # a parametrization makes it, which a new last layer has not
+        groups = layer.groups if isinstance(layer, nn.modules.conv._ConvNd) and layer.transposed else 0
+        with seeded(0):
+            put_layers(model, [name], [new_layer(layer, weight.shape[1] * groups if groups else weight.shape[0])])
         return
     outputs, groups = (0, 1) if isinstance(layer, nn.Linear) or not layer.transposed else (1, layer.groups)
     same = [size for place, size in enumerate(weight.shape) if place != outputs]

@@ -17,7 +17,16 @@ from ..training import chosen_by, is_pointwise, output_tensor
 if TYPE_CHECKING:
     from ..features import Features
 
-__all__ = ["choose_trainable", "last_layers", "new_network", "refuse_other_sizes", "same_network", "train_mode"]
+__all__ = [
+    "choose_trainable",
+    "last_layers",
+    "new_layer",
+    "new_network",
+    "put_layers",
+    "refuse_other_sizes",
+    "same_network",
+    "train_mode",
+]
 
 TOLERANCE = 1e-4  # of two ways of computing a batch
 MOST_TOGETHER = 3  # maps that are added up to one output
@@ -75,12 +84,12 @@ def _renewed(split: Split, classes: int, seed: int, device: torch.device | None)
         for names in _last_layers(trial, frontier):
             old = [model.get_submodule(name) for name in names]
             with seeded(seed):
-                new = [_new_layer(layer, classes) for layer in old]
-            _put(model, names, new)
+                new = [new_layer(layer, classes) for layer in old]
+            put_layers(model, names, new)
             network = split.rebind(model)
             if _make_the_output(network, frontier, names, classes):
                 break
-            _put(model, names, old)
+            put_layers(model, names, old)
         else:
             raise HeadError(
                 f"the layer {names[0]!r}, the last one after the cut {split.cut!r}, does not make the network's output alone, "
@@ -99,7 +108,7 @@ def _example_frontier(split: Split) -> Any:
     return split.prefix(*args, **kwargs)
 
 
-def _new_layer(old: nn.Module, classes: int) -> nn.Module:
+def new_layer(old: nn.Module, classes: int) -> nn.Module:
     """Return a layer like the last one, with random weights and as many outputs as there are classes."""
     alike: dict[str, Any] = {"bias": old.bias is not None, "dtype": torch.float32}
     new: nn.Module
@@ -121,7 +130,8 @@ def _new_layer(old: nn.Module, classes: int) -> nn.Module:
     return new.to(parameter.device, parameter.dtype).train(old.training)
 
 
-def _put(model: nn.Module, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
+def put_layers(model: nn.Module, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
+    """Put layers into the places of those of some names."""
     for name, layer in zip(names, layers, strict=True):
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer)
@@ -213,7 +223,9 @@ def _evaluated(suffix: nn.Module, frontier: Any) -> Any:
     modes = [(module, module.training) for module in suffix.modules()]
     try:
         with torch.no_grad(), seeded(0):
-            return suffix.eval()(frontier)
+            run = suffix.eval()
+            # A graph that fails would print its code when it is called.
+            return run.forward(frontier) if isinstance(run, fx.GraphModule) else run(frontier)
     finally:
         for module, training in modes:
             module.training = training

@@ -266,8 +266,8 @@ def fit_head(
     if task.kind == "output" and (options.loss is None or options.metric is not None):
         raise UsageError("task='output' has neither a loss nor a metric of its own: give loss, and no metric.")
     rows = divide(features, options, task, seed=division_seed, sample_weights=sample_weights)
-    # Tensors made in a caller's inference mode could not be trained.
-    with torch.inference_mode(False), torch.enable_grad():
+    # Tensors made in a caller's inference mode could not be trained, and its autocast would round.
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         built = kind.build(split, task, options, device)
         if start is not None:
             built.model.load_state_dict(start)

@@ -107,12 +107,17 @@ def _refuse_code_of_store(store: str, folder: Path, named: str) -> None:
         )
 
 
-def saved_heads(store: str) -> list[SavedHead]:
-    """Return what a store says of its heads, by dataset and then by age; raises ``HeadError`` where one is damaged."""
+def saved_heads(store: str) -> tuple[list[SavedHead], list[str]]:
+    """Return what a store says of its heads, by dataset and then by age, and what is wrong with those that are damaged."""
     storage = FeatureStore(store).storage
-    entries = [entry for entry in storage.list("heads") if entry.is_folder]
-    found = [_saved_head(entry.name, storage.fetch(f"heads/{entry.name}"), entry.modified_s) for entry in entries]
-    return sorted(found, key=lambda head: (head.dataset, head.modified_s))
+    found, damaged = list[SavedHead](), list[str]()
+    for entry in storage.list("heads"):
+        if entry.is_folder:
+            try:
+                found.append(_saved_head(entry.name, storage.fetch(f"heads/{entry.name}"), entry.modified_s))
+            except (HeadError, DataNotFoundError) as error:
+                damaged.append(str(error))
+    return sorted(found, key=lambda head: (head.dataset, head.modified_s)), damaged
 
 
 def _saved_head(name: str, folder: Path, modified_s: float) -> SavedHead:

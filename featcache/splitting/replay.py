@@ -212,7 +212,7 @@ class _Answers(TorchFunctionMode):
                 known = set(call.makes) - self.analysis.answered
                 if known:  # how many steps are packed: lengths alone decide, whatever the steps are
                     real = pytree.tree_map_only(torch.Tensor, self._with_any_content, (args, kwargs))
-                    self._keep(call, func(*real[0], **real[1]), known)
+                    self._keep(call, self._run(func, name, *real), known)
                 return self.results(call.outputs)
             result = func(*args, **kwargs)
         if not self.strayed:
@@ -233,16 +233,17 @@ class _Answers(TorchFunctionMode):
         if name.endswith("_") and not name.endswith("__"):
             return args[0]  # what was cached was read after it
         with torch.no_grad():
-            try:
-                return func(
-                    *pytree.tree_map_only(torch.Tensor, _without_content, args),
-                    **pytree.tree_map_only(torch.Tensor, _without_content, kwargs),
-                )
-            except NotImplementedError as error:  # sizes that depend on the content
-                raise SplitError(
-                    f"before the cut {self.analysis.cut!r} the model takes another path for this batch than the recorded ones, "
-                    f"and calls {name} there, whose result depends on what is not cached."
-                ) from error
+            return self._run(func, name, *pytree.tree_map_only(torch.Tensor, _without_content, (args, kwargs)))
+
+    def _run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Return what a call gives for placeholders; raises ``SplitError`` where sizes depend on the content or do not fit."""
+        try:
+            return func(*args, **kwargs)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise SplitError(
+                f"before the cut {self.analysis.cut!r} the model takes another path for this batch than the recorded ones, "
+                f"and calls {name} there, whose result depends on what is not cached."
+            ) from error
 
     def _next(self, name: str, cached: bool) -> Call | None:
         try:

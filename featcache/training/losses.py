@@ -148,9 +148,16 @@ def takes_frontier(loss: Callable[..., Any]) -> bool:
     return needed == 3
 
 
-def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the sum over samples (or tokens that count) of the loss without weights and smoothing, which compares epochs."""
+def plain_loss(
+    task: Task, output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the sum over samples (or tokens that count) of the loss without smoothing and weights of classes.
+
+    It compares epochs. ``weights`` are those of samples that each have one class, labels or values.
+    """
     output, targets = task.paired(output.float(), targets)
+    if weights is not None and task.kind == "single_label":
+        return (functional.cross_entropy(output, targets, reduction="none") * weights).sum()
     if task.kind == "single_label":
         return functional.cross_entropy(output, targets, reduction="sum")
     if task.kind == "token":
@@ -163,7 +170,8 @@ def plain_loss(task: Task, output: torch.Tensor, targets: torch.Tensor) -> torch
         each = functional.binary_cross_entropy_with_logits(output, targets, reduction="none")
     else:
         each = functional.mse_loss(output, targets, reduction="none")
-    return each.flatten(1).mean(1).sum() if each.dim() > 1 else each.sum()
+    each = each.flatten(1).mean(1) if each.dim() > 1 else each
+    return each.sum() if weights is None else (each * weights).sum()
 
 
 def class_weight_tensor(options: TrainOptions, targets: Any, task: Task) -> torch.Tensor | None:

@@ -89,7 +89,7 @@ class TrainOptions:
         if self.average is not None:
             parse_average(self.average)
         if self.learning_rates is not None:
-            object.__setattr__(self, "learning_rates", _plain_rates(self.learning_rates))
+            object.__setattr__(self, "learning_rates", _plain_rates(self.learning_rates) or None)
         of_steps = self.clip_norm or self.average or self.learning_rates or self.mixed_precision
         if self.head.startswith("sklearn:") and of_steps:
             raise UsageError(

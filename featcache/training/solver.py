@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,6 @@ STEP_OPTIONS = (
     "learning_rates",
 )
 STRENGTHS = tuple(10.0**-power for power in range(7))  # for features of variance 1
-WORSE_AT_MOST = 2  # strengths in a row, before weaker ones are given up
 FOLDS = 5
 FOLDED_ROWS = 5000  # with more, one fold tells enough
 PIECE_ROWS = 1 << 14
@@ -83,6 +82,7 @@ def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, d
     """
     if device.type == "mps":  # it has no float64
         device = torch.device("cpu")
+    rows = _counting(rows)
     train = _Rows.of(rows.train, rows.weights, device)
     loss_of = TaskLoss(task, options, rows.train.targets).to(device)
     strength, found = options.weight_decay, None
@@ -103,6 +103,14 @@ def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, d
         layer.weight.copy_(found[0])
         layer.bias.copy_(found[1])
     return strength
+
+
+def _counting(rows: Division) -> Division:
+    """Return the same rows without those for training whose weight is 0."""
+    if rows.weights is None or rows.weights.all():
+        return rows
+    kept = np.flatnonzero(rows.weights)
+    return replace(rows, train=rows.train.subset(kept), weights=rows.weights[kept])
 
 
 @dataclass(frozen=True)
@@ -144,11 +152,18 @@ class _Rows:
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation of each dimension; where nothing varies, the deviation is 1."""
-        mean = torch.stack([vectors.double().sum(0) for _, vectors in self.pieces()]).sum(0) / len(self)
-        squares = torch.stack([(vectors.double() - mean).square().sum(0) for _, vectors in self.pieces()]).sum(0)
-        spread = (squares / len(self)).sqrt()
+        shares = self.shares()[:, None]
+        mean = torch.stack([(vectors * shares[piece]).sum(0) for piece, vectors in self.pieces()]).sum(0)
+        squares = [((vectors - mean).square() * shares[piece]).sum(0) for piece, vectors in self.pieces()]
+        spread = torch.stack(squares).sum(0).sqrt()
         least = 1e-6 * mean.abs() + torch.finfo(torch.float32).tiny
         return mean.float(), torch.where(spread > least, spread, torch.ones_like(spread)).float()
+
+    def shares(self) -> torch.Tensor:
+        """Return the share of each row in means, float64."""
+        device = self.vectors.device
+        weights = torch.ones(len(self), device=device) if self.weights is None else self.weights
+        return weights.double() / weights.double().sum()
 
     def standardised(
         self, mean: torch.Tensor, spread: torch.Tensor, *, held: bool
@@ -192,18 +207,17 @@ def _best(pairs: Sequence[tuple[_Rows, _Rows]], loss_of: TaskLoss, options: Trai
     held = sum(fitted.values for fitted, _ in pairs) <= HELD_VALUES
     paths = [_path(fitted, loss_of, STRENGTHS, held=held) for fitted, _ in pairs]
     targets = torch.cat([judged.targets for _, judged in pairs])
-    best, strength, layer, worse = math.inf, STRENGTHS[0], None, 0
+    weighed = [judged.weights for _, judged in pairs if judged.weights is not None]
+    weights = torch.cat(weighed) if weighed else None
+    best, strength, layer = math.inf, STRENGTHS[0], None
     for each, found in zip(STRENGTHS, zip(*paths, strict=True), strict=True):
         outputs = torch.cat([_outputs(judged, made) for (_, judged), made in zip(pairs, found, strict=True)])
         if options.metric is None:
-            bad = float(plain_loss(task, outputs, targets)) / len(targets)
+            bad = float(plain_loss(task, outputs, targets, weights)) / len(targets)
         else:
             bad = -score(options.metric, task, targets.cpu().numpy(), task.kept(outputs))
-        worse = worse + 1 if not bad <= best else 0  # NaN is worse than all
-        if bad < best or layer is None:
+        if bad < best or layer is None:  # NaN is worse than all
             best, strength, layer = bad if bad < math.inf else math.inf, each, found[0]
-        if worse == WORSE_AT_MOST:
-            break
     assert layer is not None
     return strength, layer
 
@@ -222,8 +236,9 @@ def _path(rows: _Rows, loss_of: TaskLoss, strengths: Sequence[float], *, held: b
     plain: dict[str, Any] = {"dtype": torch.float32, "device": device}  # whatever the caller's default is
     centre, scale = torch.zeros(task.outputs, **plain), torch.ones(task.outputs, **plain)
     if task.kind == "regression":
-        values = targets.double().reshape(len(targets), -1)
-        centre, scale = values.mean(0), values.std(0, correction=0)
+        values, shares = targets.double().reshape(len(targets), -1), rows.shares()[:, None]
+        centre = (values * shares).sum(0)
+        scale = ((values - centre).square() * shares).sum(0).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         targets = ((values - centre) / scale).float().reshape(targets.shape)
     weight = torch.zeros(task.outputs, rows.vectors.shape[1], **plain, requires_grad=True)

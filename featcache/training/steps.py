@@ -39,7 +39,10 @@ class Steps:
 
     def precision(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return the context in which the output and the loss of a step are computed."""
-        return torch.autocast(device.type, torch.bfloat16) if self._mixed_precision else nullcontext()
+        if not self._mixed_precision:
+            return nullcontext()
+        torch.clear_autocast_cache()  # inside another autocast it holds the weights of the step before
+        return torch.autocast(device.type, torch.bfloat16)
 
     def take(self, loss: Any) -> None:
         """Take a step down the gradient of a loss; raises ``HeadError`` where there is none."""

@@ -671,5 +671,11 @@ def test_heads_are_compared_and_removed(command: CommandLine) -> None:
     assert "removed 2 heads: mine, plain." in told.stderr
     assert [line.split()[0] for line in told.stdout.splitlines()] == ["head", "nearest"]
     assert not (command.folder / "features" / "heads" / "mine").exists()
+    command("train-head", "--name", "mine")
     (command.folder / "features" / "heads" / "nearest" / "head.json").write_text("{}")
-    assert "nearest" in command("heads", expect=1).stderr
+    told = command("heads", expect=1)
+    assert "not shown: " in told.stderr
+    assert [line.split()[0] for line in told.stdout.splitlines()] == ["head", "mine"]
+    assert command("ls").stdout.splitlines()[1].split()[-3] == "1"
+    command("heads", "--remove", "nearest", "--remove", "nearest")
+    command("heads")

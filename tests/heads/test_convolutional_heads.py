@@ -141,6 +141,29 @@ def test_convolutions_of_one_and_three_dimensions_are_replaced_trained_and_merge
     assert torch.equal(featcache.merge(folder, split.model)(inputs), expected)
 
 
+NORMED = [
+    nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.weight_norm,
+    nn.utils.spectral_norm,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("made", NORMED)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*weight_norm.*deprecated")
+def test_a_parametrized_last_layer_is_merged_into_as_well(tmp_path, made) -> None:
+    for last in (nn.Linear(4, 5), nn.Conv1d(4, 5, 1)):
+        linear = isinstance(last, nn.Linear)
+        read = (lambda scores: scores) if linear else (lambda scores: scores.mean(2))
+        stem = nn.Linear(3, 4) if linear else nn.Conv1d(3, 4, 1)
+        shape = (3,) if linear else (3, 6)
+        model = Averaged(made(last), stem, read).eval()
+        data = [(torch.randn(shape), number % 3) for number in range(20)]
+        split = featcache.split(model, "stem", (torch.zeros(2, *shape),))
+        features = featcache.extract(split, data, str(tmp_path / type(last).__name__))
+        trained = featcache.train_head(split, features, epochs=1)
+        inputs = torch.stack([each for each, _ in data])
+        assert torch.equal(featcache.merge(trained, model)(inputs), trained.model(inputs))
+
+
 def test_tokens_are_read_off_a_convolution_whose_channels_come_last(tmp_path) -> None:
     network = Averaged(nn.Conv1d(4, 5, 3, padding=1), nn.Conv1d(2, 4, 3), read=lambda scores: scores.transpose(1, 2))
     data = [(torch.randn(2, 9), [number % 3] * 7) for number in range(20)]

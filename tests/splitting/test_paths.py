@@ -244,3 +244,44 @@ def test_storing_one_cut_is_no_step_of_the_path_to_the_next(tmp_path: Path) -> N
     assert made.report.recipe == alone.report.recipe
     for number in range(8):
         assert torch.equal(made[number][0]["norm"], alone[number][0]["norm"])
+
+
+class InPieces(nn.Module):
+    """Takes long samples in two pieces, and all samples off their own mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.fc = nn.Embedding(12, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.stem(ids)
+        x = torch.cat([torch.tanh(x[:, :6]), torch.tanh(x[:, 6:])], 1) if x.shape[1] > 6 else torch.tanh(x)
+        x = x - (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None]
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.fc((x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+def test_a_path_whose_sizes_do_not_fit_the_recorded_ones_is_refused_in_words() -> None:
+    def batch(lengths: list[int]) -> dict[str, torch.Tensor]:
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return {
+            "ids": torch.randint(1, 12, mask.shape, generator=torch.Generator().manual_seed(1)) * mask,
+            "mask": mask,
+        }
+
+    model = InPieces().eval()
+    split = featcache.split(model, "layers.1", batch([7, 7]), batch([2, 3]))
+
+    def outcome(lengths: list[int]) -> str:
+        try:
+            found = split.suffix.eval()(split.prefix(**batch(lengths)))
+        except SplitError as error:
+            return str(error)
+        return "right" if torch.allclose(found, model(**batch(lengths)), atol=1e-5) else "wrong"
+
+    told = [outcome(lengths) for lengths in ([7, 3], [3, 5], [2, 6, 4], [5, 5], [7, 7, 7])]
+    assert "right" in told
+    assert all(each == "right" or "another path" in each for each in told)

@@ -82,7 +82,7 @@ def test_weights_of_classes_and_samples_count_as_in_scikit_learn(digits) -> None
     weights = np.random.default_rng(0).uniform(0.1, 2.0, 1200)
     head = solved.head(validation=0.0, weight_decay=0.01, class_weights="balanced", sample_weights=weights)
     each = weights / weights.mean() * (1200 / 10 / np.bincount(targets[:1200]))[targets[:1200]]
-    scaler = StandardScaler().fit(inputs[:1200])
+    scaler = StandardScaler().fit(inputs[:1200], sample_weight=weights)
     total = (1200 / 10 / np.bincount(targets[:1200]))[targets[:1200]].sum()
     known = LogisticRegression(C=1 / (0.01 * total), tol=1e-8, max_iter=5000)
     known.fit(scaler.transform(inputs[:1200]), targets[:1200], sample_weight=each)
@@ -321,3 +321,59 @@ def test_many_heads_and_schedules_take_the_defaults_of_one_head(digits) -> None:
     assert (heads[0].options.optimizer, heads[0].options.weight_decay) == ("adamw", 0.01)
     staged = featcache.train_unfreezing(solved.split, {"0": solved.features}, "0:1", device="cpu")
     assert (staged.options.optimizer, staged.options.weight_decay) == ("adamw", 0.01)
+
+
+def test_rows_of_weight_zero_are_as_if_they_were_not_there(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    inputs, targets = generator.standard_normal((60, 4)), np.arange(60) % 2
+    inputs[:, 0] += targets
+    broken = inputs.copy()
+    broken[7], weights = 1e6, np.ones(60)
+    weights[7] = 0.0
+    kept = np.flatnonzero(weights)
+    expected = Solved(inputs[kept], targets[kept], tmp_path / "a")
+    found = Solved(broken, targets, tmp_path / "b")
+    one = found.outputs(found.head(validation=0.0, weight_decay=0.01, sample_weights=weights), inputs)
+    other = expected.outputs(expected.head(validation=0.0, weight_decay=0.01), inputs)
+    assert np.abs(one - other).max() < 0.005
+    assert found.head(validation=0.0, sample_weights=weights).options.weight_decay in np.logspace(-6, 0, 7)
+
+
+@pytest.mark.parametrize("kind", ["class", "value"])
+def test_weights_are_as_if_rows_were_repeated(tmp_path: Path, kind: str) -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((40, 3)) * [1, 5, 0.1] + 2
+    values = inputs @ [1.0, -0.3, 4.0] + generator.standard_normal(40)
+    targets = values if kind == "value" else (values > np.median(values)).astype(np.int64)
+    times = generator.integers(1, 5, 40)
+    weighed = Solved(inputs, targets, tmp_path / "a")
+    repeated = Solved(inputs.repeat(times, 0), targets.repeat(times), tmp_path / "b")
+    options = {"validation": 0.0, "weight_decay": 0.01}
+    one = weighed.outputs(weighed.head(sample_weights=times, **options), inputs)
+    other = repeated.outputs(repeated.head(**options), inputs)
+    assert np.abs(one - other).max() < 0.005
+
+
+def test_a_weak_penalty_is_found_though_stronger_ones_are_alike(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    common, difference = generator.standard_normal((2, 2000))
+    inputs = np.stack([common, common + 0.003 * difference], 1)
+    values = difference + 0.5 * generator.standard_normal(2000)
+    head = Solved(inputs, values, tmp_path).head()
+    assert head.options.weight_decay <= 1e-5
+    assert head.validation_metrics.r2 > 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "adamw"}, {"mixed_precision": True}], ids=str)
+def test_training_inside_autocast_is_as_outside(digits, options: dict) -> None:
+    solved, inputs, _ = digits
+    expected = solved.outputs(solved.head(validation=0.0, **options), inputs)
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            head = solved.head(validation=0.0, **options)
+        assert np.array_equal(solved.outputs(head, inputs), expected)
+
+
+def test_no_learning_rates_are_no_option_of_steps(digits) -> None:
+    solved, _, _ = digits
+    assert solved.head(learning_rates={}).options.optimizer == "lbfgs"
