@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from PIL import Image
 from torch import nn
 
 import featcache
+
+from .command_server import CommandServer
 
 torch.set_num_threads(1)
 collect_ignore = ["example_plugin"]  # a package of its own, which test_extending installs
@@ -117,25 +119,25 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 class CommandLine:
-    """Runs the real command in a folder of its own."""
+    """Runs the real command in a folder of its own, in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, server: CommandServer) -> None:
+        self.folder, self._server = folder, server
 
-    def __call__(self, *arguments: str | Path, expect: int = 0, **options) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "featcache", *map(str, arguments)],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            **options,
-        )
+    def __call__(self, *arguments: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = self._server.run([*map(str, arguments)], self.folder, environment, timeout_s=300)
         assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
 
+@pytest.fixture(scope="session")
+def command_server() -> Iterator[CommandServer]:
+    server = CommandServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def featcache_command(tmp_path: Path) -> CommandLine:
-    return CommandLine(tmp_path)
+def featcache_command(tmp_path: Path, command_server: CommandServer) -> CommandLine:
+    return CommandLine(tmp_path, command_server)

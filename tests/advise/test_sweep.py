@@ -292,3 +292,17 @@ def test_an_answer_of_another_version_is_not_taken_for_one_of_this(blind, signs,
     content["result"]["rows"][0]["accuracy"] = content["result"]["rows"][0].pop("score")
     path.write_text(json.dumps(content))
     assert load_advice(store, "blind", found.dataset) == {}
+
+
+def test_linear_heads_are_solved_unless_epochs_are_asked_for(tmp_path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = [(torch.randn(8, generator=generator) + number % 3, number % 3) for number in range(60)]
+    network = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 4)).eval()
+    for options, epochs in (
+        ({}, 0),
+        ({"epochs": 3}, 3),
+        ({"learning_rates": [0.1]}, 40),
+        ({"train_batch_size": 8}, 40),
+    ):
+        found = featcache.sweep(network, data, str(tmp_path), ["0", "1"], head="linear", seeds=1, **options)
+        assert found.epochs == epochs
