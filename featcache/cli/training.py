@@ -114,6 +114,6 @@ def read_sample_weights(path: str | None) -> np.ndarray[Any, Any] | None:
         raise DataNotFoundError(f"there is no file {Path(path)} of sample weights.") from None
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} holds no sample weights ({one_line(error)}): give .npy, or text with one number a line."
+            f"{path} holds no sample weights ({one_line(error)}): give .npy, or text with one number per line."
         ) from error
     return found

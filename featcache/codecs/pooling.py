@@ -45,12 +45,12 @@ class Pool(nn.Module):
         if mask is not None and mask.shape == values.shape[:2] and self.kind in ("auto", "channels_last"):
             return _masked_mean(values.reshape(*values.shape[:2], -1), mask)
         if values.dim() < 3 or self.kind == "flatten":
-            return values.reshape(len(values), -1)
+            return values.flatten(1) if values.dim() > 1 else values[:, None]
         kind = self.kind
         if kind == "auto":
             kind = "channels_last" if is_channels_last(tuple(values.shape[1:])) else "channels_first"
         if kind == "first":
-            return values[:, 0].reshape(len(values), -1)
+            return values[:, 0].flatten(1)
         if kind == "channels_last":
             return values.flatten(1, -2).mean(dim=1)
         return values.flatten(2).mean(dim=2)

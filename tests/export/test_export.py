@@ -153,6 +153,19 @@ def test_onnx_gives_the_networks_scores_for_any_batch(made, features, pairs, tmp
     assert [path.name for path in tmp_path.iterdir() if path.name != "store"] == ["net.onnx"]
 
 
+@pytest.mark.parametrize("pool", ["auto", "flatten"])
+def test_a_linear_head_on_vectors_is_exported_for_any_batch(tmp_path, pool: str) -> None:
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    split = featcache.split(network, "1", (torch.zeros(2, 6),))
+    features = featcache.extract(split, [(torch.randn(6), number % 3) for number in range(20)], str(tmp_path / "store"))
+    head = featcache.train_head(split, features, head="linear", pool=pool, device="cpu")
+    report = featcache.export_head(head, tmp_path / "head.pt2")
+    assert not [note for note in report.notes if "only" in note]
+    inputs = torch.randn(7, 6)
+    found = torch.export.load(tmp_path / "head.pt2").module()(inputs)
+    assert torch.allclose(found, head.model(inputs), atol=1e-6)
+
+
 def test_a_program_that_differs_from_the_network_is_not_kept(trained, tmp_path, monkeypatch) -> None:
     from featcache.export import network
 
