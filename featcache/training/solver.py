@@ -106,11 +106,11 @@ def solve(layer: nn.Linear, rows: Division, options: TrainOptions, task: Task, d
 
 
 def _counting(rows: Division) -> Division:
-    """Return the same rows without those for training whose weight is 0."""
+    """Return the same rows without those for training whose weight is 0; the mean of the others is 1 again."""
     if rows.weights is None or rows.weights.all():
         return rows
     kept = np.flatnonzero(rows.weights)
-    return replace(rows, train=rows.train.subset(kept), weights=rows.weights[kept])
+    return replace(rows, train=rows.train.subset(kept), weights=rows.weights[kept] / rows.weights[kept].mean())
 
 
 @dataclass(frozen=True)
