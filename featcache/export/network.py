@@ -114,7 +114,7 @@ class _Scores(nn.Module):
     def __init__(self, model: nn.Module, head: TrainedHead, keywords: tuple[str, ...] | None) -> None:
         super().__init__()
         self.model = model
-        self.cut = head.recipe.cut
+        self.cuts = head.cuts
         self.keywords = keywords
 
     def names(self, count: int) -> list[str]:
@@ -133,15 +133,19 @@ class _Scores(nn.Module):
             return output_tensor(self.model(*args, **kwargs))
         # The prefix of a split stops by an exception, which no exporter follows; here the rest is run and left unused,
         # and the exporter drops it.
-        seen: list[Any] = []
-        handle = self.model.backbone.get_submodule(self.cut).register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output)
-        )
+        seen: dict[str, torch.Tensor] = {}
+        pool = self.model.pool
+
+        def keep(cut: str) -> Any:  # pooled at once: what follows may write into the output
+            return lambda _module, _inputs, output: seen.update({cut: pool(output_tensor(output))})
+
+        handles = [self.model.backbone.get_submodule(cut).register_forward_hook(keep(cut)) for cut in self.cuts]
         try:
             self.model.backbone(*args, **kwargs)
         finally:
-            handle.remove()
-        scores: torch.Tensor = self.model.head(self.model.pool(output_tensor(seen[-1])))
+            for handle in handles:
+                handle.remove()
+        scores: torch.Tensor = self.model.head(torch.cat([seen[cut] for cut in self.cuts], dim=1))
         return scores
 
 

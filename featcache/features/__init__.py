@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from .features import FeatureLoader, Features
 from .shard_rows import ShardRows
+from .side_by_side import side_by_side
 
-__all__ = ["FeatureLoader", "Features", "ShardRows"]
+__all__ = ["FeatureLoader", "Features", "ShardRows", "side_by_side"]

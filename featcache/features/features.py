@@ -475,7 +475,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if len(sources) < len(self._rows):
             return self
         if not len(self) or not all(rows.shared for rows in sources):
-            return self._with_rows([rows.load(self._positions) for rows in sources], self.frontier)
+            return self.with_rows([rows.load(self._positions) for rows in sources], self.frontier)
         part = copy.copy(self)
         part._rows = tuple(rows.mapped(self._positions) for rows in sources)
         return part
@@ -511,10 +511,10 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         """
         part = self.subset(indices)
         if views is None and isinstance(self._rows[0], ShardRows):
-            return part._with_rows([self._rows[0].read(part._positions, empty, direct)], self.frontier)
+            return part.with_rows([self._rows[0].read(part._positions, empty, direct)], self.frontier)
         frontier, _ = self.batch(indices, None if views is None else views[indices])
         values = frontier if isinstance(frontier, dict) else {self.frontier[0].name: frontier}
-        return part._with_rows([LoadedRows(values)], self.frontier)
+        return part.with_rows([LoadedRows(values)], self.frontier)
 
     @property
     def fits_in_memory(self) -> bool:
@@ -574,7 +574,7 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
             TensorSpec(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
             for name, values in mapped[0].items()
         ]
-        return self._with_rows([LoadedRows(values) for values in mapped], specs)
+        return self.with_rows([LoadedRows(values) for values in mapped], specs)
 
     def _mapped(
         self, module: Callable[[Any], Any], batch_size: int, where: torch.device, view: int
@@ -590,9 +590,25 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
                     parts.setdefault(name, []).append(values)
         return {name: torch.cat(values) for name, values in parts.items()}
 
-    def _with_rows(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec]) -> Features:
+    def with_rows(self, rows: Sequence[Rows], frontier: Iterable[TensorSpec], recipe: Recipe | None = None) -> Features:
+        """Return the same samples with other rows.
+
+        Parameters
+        ----------
+        rows : sequence of Rows
+            Where the rows come from, by view.
+        frontier : iterable of TensorSpec
+            The tensors of a row.
+        recipe : Recipe, optional
+            What the rows are computed from. By default the recipe of these features.
+
+        Returns
+        -------
+        Features
+            The rows, with the targets, names and splits of these features.
+        """
         labels = replace(self._labels.take(self._positions), classes=self.classes)
-        return Features(rows, self.recipe, tuple(frontier), labels, report=self.report, memory=self.memory)
+        return Features(rows, recipe or self.recipe, tuple(frontier), labels, report=self.report, memory=self.memory)
 
     def _shaped(self, values: dict[str, torch.Tensor]) -> Frontier:
         return values if len(values) > 1 else next(iter(values.values()))

@@ -19,6 +19,7 @@ from ..progress import ProgressCallback
 from ..registry import Registry
 from ..splitting import Split, fold, lone_linear
 from ..training import Division, EpochRecord, Task, TrainOptions, fit, solve, solves, takes_frontier
+from .all_layers import ALL_LAYERS, JoinedSplit
 from .dense import dense_network
 from .estimators import fit_estimator
 from .layers import EstimatorLayer, as_layer
@@ -289,6 +290,20 @@ class LinearHead:
         raise UsageError("a linear head holds no scikit-learn estimator.")
 
 
+class AllLayersHead(LinearHead):
+    """One linear layer on the pooled features of several cuts together."""
+
+    def build(self, split: Split, task: Task, options: TrainOptions, device: torch.device) -> BuiltHead:
+        """Build the prefix up to the last of the cuts, the pooling of what each returns, and a new linear layer."""
+        if not isinstance(split, JoinedSplit):
+            raise UsageError("head='all-layers' reads the features of several cuts: give a split and features of each.")
+        if task.places:
+            raise UsageError(
+                f"all-layers gives one answer for each sample: for {task.kind} targets use suffix or linear."
+            )
+        return super().build(split, task, options, device)
+
+
 class EstimatorHead:
     """A scikit-learn classifier on pooled features."""
 
@@ -433,11 +448,12 @@ head_kinds: Registry[HeadKind] = Registry(
     {
         "suffix": "featcache.heads.kinds:SUFFIX",
         "linear": "featcache.heads.kinds:LINEAR",
+        ALL_LAYERS: "featcache.heads.kinds:ALL",
         "sklearn": "featcache.heads.kinds:SKLEARN",
     },
 )
 
-SUFFIX, LINEAR, SKLEARN = SuffixHead(), LinearHead(), EstimatorHead()
+SUFFIX, LINEAR, ALL, SKLEARN = SuffixHead(), LinearHead(), AllLayersHead(), EstimatorHead()
 
 
 def find_kind(head: str) -> HeadKind:

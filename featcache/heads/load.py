@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from ..splitting import Split, as_now
 from ..store import check_seal
 from ..tables import Records
 from ..training import AnyMetrics, EpochRecord, Task, TrainOptions, UsedRows, metrics_from
+from .all_layers import JoinedSplit, checked_splits
 from .estimators import load_estimator
 from .kinds import BuiltHead, find_kind
 from .linear import pooled_width
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
 from .trained import TrainedHead
 
-__all__ = ["check_backbone", "head_task", "load_head", "read_head"]
+__all__ = ["check_backbone", "head_task", "load_head", "read_head", "split_for"]
 
 NAMED = 3  # tensors that an error names
 
@@ -51,7 +52,7 @@ def read_head(folder: Path) -> dict[str, Any]:
     return described
 
 
-def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> TrainedHead:
+def load_head(folder: str | Path, split: Split | Sequence[Split], device: str | None = "cpu") -> TrainedHead:
     """Load a saved head and put it behind the prefix of a split.
 
     The split's model is copied. Only tensors are read, by safetensors, or by skops for estimators that are not linear.
@@ -61,8 +62,9 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     ----------
     folder : str or pathlib.Path
         The folder that ``TrainedHead.save`` wrote.
-    split : Split
-        The network, cut where the head was trained. Its prefix must be the one that the head was trained on.
+    split : Split or sequence of Split
+        The network, cut where the head was trained: at each of the cuts that an all-layers head reads. Its prefix must be
+        the one that the head was trained on.
     device : str or None, default "cpu"
         The device of the loaded network. None is the best one there is.
 
@@ -109,7 +111,7 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
         kind = find_kind(options.head)
     except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
         raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
-    (split,) = as_now([split])
+    split = split_for(f"the head {folder}", split, described.get("cuts") or [recipe.cut], options.pool)
     check_backbone(f"the head {folder}", recipe, split.cut, split.structure, split.weights)
     built = kind.build(split, task, options, pick_device(device))
     if (folder / ESTIMATOR).is_file():
@@ -122,6 +124,17 @@ def load_head(folder: str | Path, split: Split, device: str | None = "cpu") -> T
     return TrainedHead(
         built, task, options, recipe, dataset, snapshot, history, metrics, validation_metrics, elapsed_s, rows
     )
+
+
+def split_for(head: str, given: Split | Sequence[Split], cuts: Sequence[str], pool: str) -> Split:
+    """Return the split for a head as the network is now, or those of an all-layers head as one."""
+    if len(cuts) == 1:
+        (split,) = as_now([given])  # type: ignore[list-item]
+        return split
+    splits = {each.cut: each for each in checked_splits(given)}
+    if sorted(splits) != sorted(cuts):
+        raise HeadError(f"{head} reads the cuts {', '.join(cuts)}: give a split at each, not at {', '.join(splits)}.")
+    return JoinedSplit([splits[cut] for cut in cuts], pool)
 
 
 def _options(described: dict[str, Any]) -> TrainOptions:

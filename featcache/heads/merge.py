@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,8 @@ from torch import nn
 from ..errors import HeadError, UsageError
 from ..identity import Recipe
 from ..machine import seeded
-from ..splitting import Split, as_now, deep_copy, unwrapped, weight_digests
-from .load import check_backbone, load_head, read_head
+from ..splitting import Split, deep_copy, unwrapped, weight_digests
+from .load import check_backbone, load_head, read_head, split_for
 from .network import new_layer, put_layers
 from .save import TENSORS
 from .trained import TrainedHead
@@ -22,7 +22,7 @@ from .trained import TrainedHead
 __all__ = ["differing_layers", "merge"]
 
 
-def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module:
+def merge(head: TrainedHead | str | Path, model: nn.Module | Split | Sequence[Split]) -> nn.Module:
     """Put the weights of a trained head into a copy of the network they belong to.
 
     A new last layer is made if the head has another number of classes. Every weight up to the cut must be the one that
@@ -32,9 +32,9 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
     ----------
     head : TrainedHead, str or pathlib.Path
         A trained head or a head folder.
-    model : torch.nn.Module or Split
+    model : torch.nn.Module, Split or sequence of Split
         The network. Given a split, the structure up to the cut is compared, too. Heads on pooled features are not part
-        of the model and need a split.
+        of the model and need a split; an all-layers head needs one at each cut.
 
     Returns
     -------
@@ -67,11 +67,11 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
     )
     """
     where = Path("head") if isinstance(head, TrainedHead) else Path(head)
-    if isinstance(model, Split):
+    if not isinstance(model, nn.Module):
         if not isinstance(head, TrainedHead):
             return load_head(where, model).model
-        (model,) = as_now([model])
-        check_backbone("the head", head.recipe, model.cut, model.structure, model.weights)
+        split = split_for("the head", model, head.cuts, head.options.pool)
+        check_backbone("the head", head.recipe, split.cut, split.structure, split.weights)
         return deep_copy(head.model).eval()
     if isinstance(head, TrainedHead):
         kind, recipe = head.head, head.recipe

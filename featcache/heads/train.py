@@ -27,6 +27,7 @@ from ..training import (
     measure_heads,
     score,
 )
+from .all_layers import ALL_LAYERS, JoinedSplit, checked_splits, joined_features
 from .kinds import find_kind
 from .trained import TrainedHead, check_same_prefix, outputs_of
 
@@ -36,8 +37,8 @@ PADDING_TOLERANCE = 1e-4  # kernels round in another way for another length
 
 
 def train_head(
-    split: Split,
-    features: Features,
+    split: Split | Sequence[Split],
+    features: Features | Mapping[str, Features],
     *,
     head: str = "suffix",
     epochs: int | None = None,
@@ -78,14 +79,17 @@ def train_head(
 
     Parameters
     ----------
-    split : Split
-        The network, cut where the features were taken.
-    features : Features
-        The cached features of the samples, with their targets.
+    split : Split or sequence of Split
+        The network, cut where the features were taken. Several for ``"all-layers"``, from one call of
+        ``featcache.split``.
+    features : Features or mapping of str to Features
+        The cached features of the samples, with their targets. For ``"all-layers"`` those of each cut, as
+        ``featcache.extract`` returns them.
     head : str, default "suffix"
         What is trained: ``"suffix"`` (everything after the cut, with a new last layer for the data's classes),
-        ``"linear"`` (one linear layer on pooled features) or ``"sklearn:NAME"`` (a scikit-learn estimator on pooled
-        features, with ``parameters``).
+        ``"linear"`` (one linear layer on pooled features), ``"all-layers"`` (one linear layer on the pooled features of
+        several cuts together) or ``"sklearn:NAME"`` (a scikit-learn estimator on pooled features, with
+        ``parameters``).
     epochs : int, optional
         The number of epochs, by default 20.
     batch_size : int, optional
@@ -232,8 +236,21 @@ def train_head(
         mixed_precision=mixed_precision,
         train_splits=train_splits, validation_splits=validation_splits, test_splits=test_splits,
     )  # fmt: skip
-    (split,) = as_now([split])
-    return fit_head(split, features, options, pick_device(device), sample_weights=sample_weights, progress=progress)
+    where = pick_device(device)
+    if head == ALL_LAYERS:
+        splits = checked_splits(split)
+        joined = joined_features(features, [each.cut for each in splits], pool)
+        for each in splits:
+            check_origin(each, features[each.cut])  # type: ignore[index]
+        one = JoinedSplit(splits, str(joined.recipe.pool))
+        return fit_head(one, joined, options, where, sample_weights=sample_weights, progress=progress)
+    if isinstance(features, Mapping):
+        raise UsageError(
+            f"head={head!r} is trained on the features of one cut: give features[{next(iter(features), 'cut')!r}] and its "
+            "split, or use head='all-layers'."
+        )
+    (split,) = as_now([split])  # type: ignore[list-item]
+    return fit_head(split, features, options, where, sample_weights=sample_weights, progress=progress)
 
 
 def fit_head(

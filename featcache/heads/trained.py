@@ -19,6 +19,7 @@ from ..machine import on_device, pick_device
 from ..splitting import Split
 from ..tables import Records
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
+from .all_layers import JoinedSplit, joined_features
 from .kinds import BuiltHead
 from .save import HEAD_FORMAT, save_head
 
@@ -75,8 +76,14 @@ class TrainedHead:
         return list(self.task.classes)
 
     @property
+    def cuts(self) -> list[str]:
+        """The names of the cuts whose features the head reads: one, but for ``all-layers``."""
+        split = self.built.split
+        return split.cuts if isinstance(split, JoinedSplit) else [self.recipe.cut]
+
+    @property
     def head(self) -> str:
-        """The kind of the head: ``suffix``, ``linear`` or ``sklearn:NAME``."""
+        """The kind of the head: ``suffix``, ``linear``, ``all-layers`` or ``sklearn:NAME``."""
         return self.options.head
 
     @property
@@ -102,13 +109,15 @@ class TrainedHead:
         """The fitted scikit-learn estimator, or None for other heads and for a linear estimator that was loaded."""
         return self.built.estimator
 
-    def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
+    def predict_proba(
+        self, features: Features | Mapping[str, Features], device: str | None = None
+    ) -> np.ndarray[Any, Any]:
         """Return the probabilities of each class for cached features.
 
         Parameters
         ----------
-        features : Features
-            Features at the head's cut, from the same network.
+        features : Features or mapping of str to Features
+            Features at the head's cut, from the same network. For an all-layers head those of each cut.
         device : str, optional
             The device to run on. By default the best one there is.
 
@@ -128,13 +137,15 @@ class TrainedHead:
         """
         return self.task.probabilities(self.outputs(features, device))
 
-    def predict_values(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
+    def predict_values(
+        self, features: Features | Mapping[str, Features], device: str | None = None
+    ) -> np.ndarray[Any, Any]:
         """Return predictions for cached features, in the form of the targets.
 
         Parameters
         ----------
-        features : Features
-            Features at the head's cut, from the same network.
+        features : Features or mapping of str to Features
+            Features at the head's cut, from the same network. For an all-layers head those of each cut.
         device : str, optional
             The device to run on. By default the best one there is.
 
@@ -152,13 +163,13 @@ class TrainedHead:
         """
         return self.task.decoded(self.outputs(features, device))
 
-    def outputs(self, features: Features, device: str | None = None) -> torch.Tensor:
+    def outputs(self, features: Features | Mapping[str, Features], device: str | None = None) -> torch.Tensor:
         """Return the network's output for cached features.
 
         Parameters
         ----------
-        features : Features
-            Features at the head's cut, from the same network.
+        features : Features or mapping of str to Features
+            Features at the head's cut, from the same network. For an all-layers head those of each cut.
         device : str, optional
             The device to run on. By default the best one there is.
 
@@ -174,16 +185,20 @@ class TrainedHead:
         HeadError
             If the output is not finite.
         """
+        features = self._own(features)
         check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
         return outputs_of(self.built, self.task, features, pick_device(device))
 
-    def evaluate(self, features: Features, split_name: str = "given", device: str | None = None) -> AnyMetrics:
+    def evaluate(
+        self, features: Features | Mapping[str, Features], split_name: str = "given", device: str | None = None
+    ) -> AnyMetrics:
         """Return the metrics of the head on cached features.
 
         Parameters
         ----------
-        features : Features
-            Features at the head's cut, from the same network, with their targets.
+        features : Features or mapping of str to Features
+            Features at the head's cut, from the same network, with their targets. For an all-layers head those of each
+            cut.
         split_name : str, default "given"
             The name of these rows in the metrics.
         device : str, optional
@@ -207,9 +222,16 @@ class TrainedHead:
         """
         if self.task.kind == "output":
             raise UsageError("the network's own output has no metrics: compare predict_values with the targets.")
+        features = self._own(features)
         self.task.check_classes(features.classes, features.dataset)
         self.task.check(features.targets, features.dataset)
         return measure(split_name, self.task, features.targets, self.outputs(features, device))
+
+    def _own(self, features: Features | Mapping[str, Features]) -> Features:
+        """Return what the head reads: the features of its cut, or of all its cuts as one."""
+        if isinstance(features, Features) and (len(self.cuts) == 1 or features.recipe.cut == self.recipe.cut):
+            return features
+        return joined_features(features, self.cuts, self.options.pool)
 
     def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:
         """Write the head to a folder, in one step.
@@ -259,6 +281,7 @@ class TrainedHead:
             "task": self.task.to_dict(),
             "tensors": len(self.built.stored.state_dict()),
             "cut": self.recipe.cut,
+            **({"cuts": self.cuts} if len(self.cuts) > 1 else {}),
             "dataset": self.dataset,
             "snapshot": self.snapshot,
             "seed": self.options.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -292,8 +292,20 @@ class Split:
         return f"Split({type(self.model).__name__} at {self.cut!r}: {tensors}; {kind})"
 
 
-def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split:
-    """Cut a network after a module.
+@overload
+def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inputs | None = None) -> Split: ...
+
+
+@overload
+def split(
+    model: nn.Module, cut: list[str] | tuple[str, ...], example_inputs: Inputs, other_length: Inputs | None = None
+) -> list[Split]: ...
+
+
+def split(
+    model: nn.Module, cut: str | list[str] | tuple[str, ...], example_inputs: Inputs, other_length: Inputs | None = None
+) -> Split | list[Split]:
+    """Cut a network after a module, or after each of several.
 
     The network is recorded on the example inputs, and the result is proven: ``suffix(prefix(x))`` equals the whole
     network in evaluation mode and for a training step, or the cut is refused.
@@ -303,8 +315,9 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
     model : torch.nn.Module
         The network to cut. It is not changed. What torch.compile, DataParallel or DistributedDataParallel wrapped around
         it is taken off.
-    cut : str
-        The name of the module to cut after, as in ``model.named_modules()``. ``featcache.cuts`` lists the candidates.
+    cut : str or sequence of str
+        The name of the module to cut after, as in ``model.named_modules()``, or several. ``featcache.cuts`` lists the
+        candidates.
     example_inputs : tuple or mapping of str
         Positional inputs (a tuple) or keyword inputs (a dict), as the model takes them, with the batch as first
         dimension. The network runs on them a few times in evaluation mode. If samples vary in length (texts, sounds),
@@ -315,8 +328,8 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
 
     Returns
     -------
-    Split
-        The network as prefix and suffix.
+    Split or list of Split
+        The network as prefix and suffix. A list with one split per cut, from one recording, if several are given.
 
     Raises
     ------
@@ -338,7 +351,9 @@ def split(model: nn.Module, cut: str, example_inputs: Inputs, other_length: Inpu
     >>> cut.check(torch.randn(5, 8))
     0.0
     """
-    return split_at(model, [cut], example_inputs, other_length)[0]
+    if isinstance(cut, str):
+        return split_at(model, [cut], example_inputs, other_length)[0]
+    return split_at(model, cut, example_inputs, other_length)
 
 
 def split_at(
