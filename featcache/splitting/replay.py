@@ -104,8 +104,16 @@ class ReplaySuffix(nn.Module):
         if prepare is not None:
             prepare(running, tensors)
         args, kwargs = answers.inputs()
-        with eager(), answers:
-            return running(*args, **kwargs)
+        try:
+            with eager(), answers:
+                return running(*args, **kwargs)
+        except RuntimeError as error:
+            if "meta" not in str(error):  # what torch says where a placeholder meets a tensor with content
+                raise
+            raise SplitError(
+                f"after the cut {analysis.cut!r} the model uses a tensor from before it that was not recorded: for this batch it "
+                "takes another path than for the example."
+            ) from error
 
     def _set_modes(self, running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
         """Set evaluation mode for everything until the cut, then the caller's for what runs after it."""

@@ -285,3 +285,48 @@ def test_a_path_whose_sizes_do_not_fit_the_recorded_ones_is_refused_in_words() -
     told = [outcome(lengths) for lengths in ([7, 3], [3, 5], [2, 6, 4], [5, 5], [7, 7, 7])]
     assert "right" in told
     assert all(each == "right" or "another path" in each for each in told)
+
+
+class Sine(nn.Module):
+    """Takes a sample that is alone in its batch out of the batch, and back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x[0])[None] if len(x) == 1 else torch.sin(x)
+
+
+class SineTwice(nn.Module):
+    """Attention between two sines, which are one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.qkv, self.fc, self.sine = nn.Linear(4, 8), nn.Linear(8, 24), nn.Linear(8, 3), Sine()
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.sine(self.stem(x))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        x = x + nn.functional.scaled_dot_product_attention(q, k, v)
+        x = self.sine(x)
+        x = x.mean(1) if mask.all() else (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.fc(x)
+
+
+def test_a_path_that_needs_a_tensor_that_was_not_recorded_is_refused_in_words() -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(rows: int) -> dict[str, torch.Tensor]:
+        mask = torch.ones(rows, 5, dtype=torch.bool)
+        mask[-1, 3:] = False
+        return {"x": torch.randn(rows, 5, 4, generator=generator), "mask": mask}
+
+    model = SineTwice().eval()
+    split = featcache.split(model, "qkv", batch(2))
+    for rows in (1, 2, 3):
+        given = batch(rows)
+        try:
+            found = split.suffix.eval()(split.prefix(**given))
+        except SplitError as error:
+            assert rows == 1, error
+            assert "another path" in str(error)
+        else:
+            assert torch.allclose(found, model(**given), atol=1e-5)
