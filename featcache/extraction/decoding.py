@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..datasets import Pixels
 from ..errors import DataError, UsageError
 from ..machine import usable_cores
 from ..samples import Samples
@@ -63,7 +64,7 @@ def check_scaling(samples: Samples) -> None:
 def scaling_gain(samples: Samples) -> float:
     """Return how many times faster a few samples become inputs if they are decoded scaled; 1 where they cannot be."""
     pixels = getattr(samples.dataset, "pixels", None)
-    if pixels is None or pixels.decoding == "scaled" or samples.transform is None:
+    if not isinstance(pixels, Pixels) or pixels.decoding == "scaled" or samples.transform is None:
         return 1.0
     try:
         dataset = samples.dataset.scaled(samples.transform)
