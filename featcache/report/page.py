@@ -83,6 +83,7 @@ def _sections(project: Project, trained: TrainedHead | None) -> dict[str, Any]:
         "plan_picture": None,
         "sets": project.store.sets(),
         "heads": heads,
+        "figure_names": list(dict.fromkeys(name for each in heads for name in each.figures)),
         "head": trained,
         "of_head": HeadSections(),
         "versions": versions("featcache", "torch", "torchvision", "scikit-learn", "numpy"),

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 FOLDS = 5
 SEED = 0
-MOST_WORK = 200_000_000  # rows × classes × width: about a minute on two cores
+MOST_WORK = 200_000_000  # rows × classes × width: about half a minute on two cores
 MOST_READ_BYTES = 4_000_000_000
 LEAST_ROWS = 50  # of a subset that is worth it
 SHOWN = 24  # suspects, on the page
@@ -54,7 +54,7 @@ class Suspects:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["name", "label", "suggested_label", "confidence"])
-        writer.writerows([each.name, each.label, each.suggested, f"{each.confidence:.6f}"] for each in self.rows)
+        writer.writerows([each.name, each.label, each.suggested, f"{each.confidence:.4f}"] for each in self.rows)
         return printable(out.getvalue())
 
 

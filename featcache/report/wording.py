@@ -29,7 +29,7 @@ def points(share: float) -> str:
 def interval_words(figure: str, interval: tuple[float, float]) -> str:
     """Return an interval in the unit of a figure: percent where it is in percent."""
     low, high = interval
-    return f"{100 * low:.1f} to {100 * high:.1f} %" if figure.endswith("%") else f"{low:.4g} to {high:.4g}"
+    return f"{100 * low:.1f} to {100 * high:.1f} %" if figure.endswith("%") else f"{low:.3g} to {high:.3g}"
 
 
 def option_rows(options: TrainOptions) -> list[tuple[str, str, bool]]:

@@ -98,7 +98,7 @@ def test_the_page_shows_the_figures_of_every_task_with_intervals(kind: str, tmp_
     text = html_report(project, head)
     page = Page(text)
     shown = {
-        name.removesuffix(" (validation)"): (value, interval)
+        name: (value, interval)
         for name, value, interval in re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)<small>([^<]*)</small>", text)
     }
     assert {*shown} == {*CASES[kind][2]}
