@@ -76,7 +76,9 @@ def label_suspects(features: Features, classes: list[str]) -> Suspects:
     counts = np.bincount(targets, minlength=len(classes))
     rare = np.flatnonzero((counts > 0) & (counts < FOLDS)).tolist()
     if (counts >= FOLDS).sum() < 2:
-        return Suspects([], 0, [f"label suspects are left out: fewer than two classes have {FOLDS} rows or more"])
+        return Suspects(
+            [], 0, [*notes, f"label suspects are left out: fewer than two classes have {FOLDS} rows or more"]
+        )
     if rare:
         names = ", ".join(repr(classes[number]) for number in rare[:NAMED]) + (", …" if len(rare) > NAMED else "")
         notes.append(f"label suspects were not looked for in classes of fewer than {FOLDS} rows ({len(rare)}): {names}")
@@ -85,7 +87,8 @@ def label_suspects(features: Features, classes: list[str]) -> Suspects:
     probabilities = _out_of_fold(features.map(Pool("auto", features.recipe.cut)).numpy()[0], coded)
     suggested = _confident_class(probabilities, coded)
     confidence = probabilities[np.arange(len(coded)), suggested]
-    suspects = np.flatnonzero((suggested >= 0) & (suggested != coded))
+    # Also likelier than the label, as in cleanlab: a row that is below its own class's threshold may still be of that class.
+    suspects = np.flatnonzero((suggested >= 0) & (confidence > probabilities[np.arange(len(coded)), coded]))
     suspects = suspects[np.argsort(-confidence[suspects], kind="stable")]
     found = [
         Suspect(
