@@ -90,9 +90,8 @@ def _add_judged(
     found.by_class = class_figures(trained.task, judged)
     if trained.task.kind == "single_label":
         found.mistakes = worst_mistakes(judged, trained.classes, thumbnails)
-        found.cells = {
-            (cell.true, cell.predicted): cell for cell in confused_cells(judged, trained.classes, thumbnails)
-        }
+        cells = [] if found.matrix is None else confused_cells(judged, trained.classes, thumbnails)
+        found.cells = {(cell.true, cell.predicted): cell for cell in cells}
         found.plane = pictures.feature_plane(judged.features, trained.classes)
     return bootstrap_intervals(trained.task, judged)
 

@@ -148,3 +148,13 @@ def test_after_a_change_of_the_data_the_page_says_what_it_leaves_out(tmp_path, m
     assert "the data changed since the head was trained" in text
     assert "Figures of each class" not in Page(text).headings
     assert text.count("<small>") == 1  # the accuracy's, which needs no rows
+
+
+def test_a_head_that_was_judged_by_no_rows_is_shown_by_those_that_it_was_trained_on(tmp_path, monkeypatch) -> None:
+    project, _ = trained("single_label", tmp_path, monkeypatch)
+    head = featcache.train_head(project.split("1"), project.features("1"), epochs=1, validation=0)
+    assert head.metrics is None
+    text = html_report(project, head)
+    assert "On 40 training rows." in text
+    assert "<small>" not in text
+    assert "Worst mistakes" in Page(text).headings
