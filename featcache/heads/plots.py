@@ -14,22 +14,23 @@ MOST_NAMED_CLASSES = 30
 
 
 def curves_plot(history: list[EpochRecord]) -> bytes:
-    """Return losses and validation accuracy over the epochs, as SVG."""
+    """Return losses, and validation accuracy where there is one, over the epochs, as SVG."""
+    judged = [each for each in history if each.validation_accuracy is not None]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
+    losses, *others = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
     epochs = [each.epoch for each in history]
     losses.plot(epochs, [each.train_loss for each in history], color=FIRST, label="training")
     validated = [each for each in history if each.validation_loss is not None]
     if validated:
         at = [each.epoch for each in validated]
         losses.plot(at, [each.validation_loss for each in validated], color=SECOND, label="validation")
-        judged = [each for each in validated if each.validation_accuracy is not None]
-        at = [each.epoch for each in judged]
-        accuracies.plot(at, [100 * (each.validation_accuracy or 0) for each in judged], color=SECOND)
     losses.set(xlabel="epoch", ylabel="loss")
     losses.legend(frameon=False, labelcolor=INK)
-    accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
-    for axes in (losses, accuracies):
+    for accuracies in others:
+        at = [each.epoch for each in judged]
+        accuracies.plot(at, [100 * (each.validation_accuracy or 0) for each in judged], color=SECOND)
+        accuracies.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    for axes in (losses, *others):
         plain_axes(axes)
     return svg(figure)
 

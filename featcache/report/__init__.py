@@ -4,6 +4,7 @@ It asks other rooms and the head, and draws pictures of what they say. It never 
 
 from __future__ import annotations
 
-from .page import html_report
+from .page import Report, html_report, make_report
+from .suspects import Suspects
 
-__all__ = ["html_report"]
+__all__ = ["Report", "Suspects", "html_report", "make_report"]

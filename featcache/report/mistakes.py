@@ -1,32 +1,29 @@
-"""The rows that a head is judged by, and those that it gets most confidently wrong, with thumbnails."""
+"""Rows that show what the data and a head are like: some of each class, the worst mistakes, and those of confused classes."""
 
 from __future__ import annotations
 
-import base64
-import io
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..training import divide
-
 if TYPE_CHECKING:
-    from ..features import Features
-    from ..heads import TrainedHead
-    from ..project import Project
+    from ..samples import Snapshot
+    from .judged import Judged
+    from .thumbnails import Thumbnails
 
-__all__ = ["Mistake", "judged_rows", "thumbnail", "worst_mistakes"]
+__all__ = ["Cell", "ClassSamples", "Mistake", "class_samples", "confused_cells", "worst_mistakes"]
 
-SHOWN = 24
-SIDE = 96  # pixels of a thumbnail
+Array = np.ndarray[Any, Any]
+
+MOST_MISTAKES = 24
+MOST_CLASSES, OF_A_CLASS = 20, 5
+MOST_CELLS, OF_A_CELL = 40, 4
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A sample that the head gets wrong; ``picture`` is a data URL, None where the sample is not at hand or no image."""
+    """A row that the head gets wrong; ``picture`` is a data URL, None where there is none."""
 
     name: str
     true: str
@@ -35,75 +32,74 @@ class Mistake:
     picture: str | None
 
 
-def judged_rows(trained: TrainedHead, features: Features) -> Features:
-    """Return the rows that the head's metrics are on: the test split, else the validation rows, else those trained on."""
-    division = divide(features, trained.options, trained.task)
-    return division.test or division.validation or division.train
+@dataclass(frozen=True)
+class ClassSamples:
+    """Some samples of a class: name and picture of each."""
+
+    name: str
+    samples: list[tuple[str, str]]
 
 
-def worst_mistakes(project: Project, trained: TrainedHead, judged: Features, most: int = SHOWN) -> list[Mistake]:
+@dataclass(frozen=True)
+class Cell:
+    """Rows of one class that are taken for another one: the most confident ones."""
+
+    true: int
+    predicted: int
+    count: int
+    mistakes: list[Mistake]
+
+
+def worst_mistakes(judged: Judged, classes: list[str], pictures: Thumbnails) -> list[Mistake]:
     """Return the rows that the head gets wrong, the most confident ones first."""
-    probabilities = trained.predict_proba(judged)
-    predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != judged.targets)
-    wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:most]
-    names = judged.names
-    pictures = _pictures(project, [names[row] for row in wrong.tolist()])
+    wrong = _wrong(judged)[:MOST_MISTAKES]
+    return [_mistake(judged, row, classes, pictures) for row in wrong.tolist()]
+
+
+def confused_cells(judged: Judged, classes: list[str], pictures: Thumbnails) -> list[Cell]:
+    """Return the cells of the confusion matrix with the most mistakes, those off its diagonal, with some rows of each."""
+    wrong = _wrong(judged)
+    cells: dict[tuple[int, int], list[int]] = {}
+    for row in wrong.tolist():
+        cells.setdefault((int(judged.targets[row]), int(judged.predicted[row])), []).append(row)
+    largest = sorted(cells.items(), key=lambda cell: -len(cell[1]))[:MOST_CELLS]
     return [
-        Mistake(
-            names[row],
-            trained.classes[int(judged.targets[row])],
-            trained.classes[int(predicted[row])],
-            float(probabilities[row, predicted[row]]),
-            pictures.get(names[row]),
-        )
-        for row in wrong.tolist()
+        Cell(*place, len(rows), [_mistake(judged, row, classes, pictures) for row in rows[:OF_A_CELL]])
+        for place, rows in largest
     ]
 
 
-def _pictures(project: Project, names: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    with suppress(DataError):  # the data are not here: the page goes without
-        samples = project.raw_samples
-        places = {name: place for place, name in enumerate(samples.snapshot().names)}
-        positions = samples.positions()
-        for name in names:
-            if name in places:
-                picture = thumbnail(samples.raw(int(positions[places[name]]))[0])
-                if picture is not None:
-                    found[name] = picture
+def class_samples(snapshot: Snapshot, labels: Array, classes: list[str], pictures: Thumbnails) -> list[ClassSamples]:
+    """Return samples of the first classes, spread over each; a class without pictures is left out.
+
+    ``labels`` are class numbers, negative where there is none.
+    """
+    found = []
+    for number in np.unique(labels[labels >= 0])[:MOST_CLASSES].tolist():
+        rows = np.flatnonzero(labels == number)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(OF_A_CLASS, len(rows))).astype(int))]
+        shown = [(snapshot.names[row], pictures(snapshot.ids[row])) for row in rows.tolist()]
+        samples = [(name, picture) for name, picture in shown if picture is not None]
+        if samples:
+            found.append(ClassSamples(classes[number], samples))
     return found
 
 
-def thumbnail(value: Any) -> str | None:
-    """Return an image (PIL, or an array or tensor of one or three channels) as a small PNG's data URL, None for others."""
-    from PIL import Image
-
-    image = value if isinstance(value, Image.Image) else _as_image(value)
-    if image is None:
-        return None
-    image = image.convert("RGB")
-    scale = SIDE / max(image.size)
-    # Few pixels are shown as such; many are averaged.
-    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
-    out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+def _wrong(judged: Judged) -> Array:
+    wrong = np.flatnonzero(judged.predicted != judged.targets)
+    return wrong[np.argsort(-_confidence(judged)[wrong], kind="stable")]
 
 
-def _as_image(value: Any) -> Any:
-    from PIL import Image
+def _confidence(judged: Judged) -> Array:
+    assert judged.probabilities is not None
+    return judged.probabilities[np.arange(len(judged.predicted)), judged.predicted]
 
-    if not hasattr(value, "shape") or len(value.shape) not in (2, 3):
-        return None
-    array = np.nan_to_num(np.asarray(value, dtype=np.float32))
-    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if (array.ndim == 3 and array.shape[-1] != 3) or 0 in array.shape:
-        return None
-    low, high = float(array.min()), float(array.max())
-    pixels = (array - low) / max(high - low, 1e-12) * 255
-    return Image.fromarray(pixels.astype(np.uint8))
+
+def _mistake(judged: Judged, row: int, classes: list[str], pictures: Thumbnails) -> Mistake:
+    return Mistake(
+        judged.features.names[row],
+        classes[int(judged.targets[row])],
+        classes[int(judged.predicted[row])],
+        float(_confidence(judged)[row]),
+        pictures(judged.features.sample_ids[row]),
+    )

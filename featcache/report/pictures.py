@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ..advise import SweepRow, sweep_plot
@@ -24,17 +26,22 @@ if TYPE_CHECKING:
     from ..training import EpochRecord, Metrics
 
 __all__ = [
+    "Plane",
     "balance_picture",
+    "class_labels",
     "confusion_picture",
     "curves_picture",
+    "feature_plane",
     "inline",
     "plan_picture",
-    "plane_picture",
     "sweep_picture",
 ]
 
+Array = np.ndarray[Any, Any]
+
 MOST_BARS = 40
 MOST_POINTS = 3000
+PLANE, MARGIN = (720, 460), 8
 _numbers = itertools.count()
 
 
@@ -50,16 +57,25 @@ def inline(drawn: bytes, label: str) -> Any:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
+def class_labels(snapshot: Snapshot) -> tuple[Array | None, list[str]]:
+    """Return the class number of each sample, -1 without a label, and the classes' names; None where targets are none."""
+    known = np.array([split_role(split) != UNLABELLED for split in snapshot.splits], dtype=bool)
+    targets = np.asarray(snapshot.targets)
+    if targets.ndim != 1 or targets.dtype.kind not in "iu" or not known.any() or targets[known].min() < 0:
+        return None, []
+    count = int(targets[known].max()) + 1
+    if count > len(snapshot.classes or targets):  # whole numbers that are values, such as years
+        return None, []
+    return np.where(known, targets.astype(np.int64), -1), list(snapshot.classes or map(str, range(count)))
+
+
 def balance_picture(snapshot: Snapshot) -> Any:
     """Return a bar for each class of the labelled samples, divided by split; None where targets are not class numbers."""
-    known = np.array([split_role(split) != UNLABELLED for split in snapshot.splits], dtype=bool)
-    targets = np.asarray(snapshot.targets)[known]
-    if targets.ndim != 1 or targets.dtype.kind not in "iu" or not len(targets) or targets.min() < 0:
+    labels, classes = class_labels(snapshot)
+    if labels is None or len(classes) > MOST_BARS:
         return None
-    count = int(targets.max()) + 1
-    names = [printable(name) for name in snapshot.classes or map(str, range(count))]
-    if count > MOST_BARS or count > len(names):
-        return None
+    known, names = labels >= 0, [printable(name) for name in classes]
+    targets = labels[known]
     figure = Figure(figsize=(8, 0.8 + 0.24 * len(names)), layout="constrained")
     axes = figure.subplots()
     splits = np.asarray(snapshot.splits, dtype=object).astype(str)[known]
@@ -110,7 +126,17 @@ def confusion_picture(metrics: Metrics, classes: list[str]) -> Any:
     return inline(confusion_plot(metrics, classes), "confusion matrix")
 
 
-def plane_picture(features: Features, classes: list[str]) -> Any:
+@dataclass(frozen=True)
+class Plane:
+    """Rows in a plane of ``size``: ``points`` are (x, y, colour, name of the row, class); ``legend`` names colours."""
+
+    size: tuple[int, int]
+    points: list[tuple[float, float, str, str, str]]
+    legend: list[tuple[str, str]]
+    explained: tuple[float, float]
+
+
+def feature_plane(features: Features, classes: list[str]) -> Plane | None:
     """Return the pooled features in the plane of their two principal components, coloured by class; None for too few."""
     from sklearn.decomposition import PCA
 
@@ -123,24 +149,19 @@ def plane_picture(features: Features, classes: list[str]) -> Any:
         return None
     pca = PCA(2, random_state=0).fit(values)
     places = pca.transform(values)
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    axes = figure.subplots()
+    low, high = places.min(axis=0), places.max(axis=0)
+    size = np.array(PLANE)
+    inside = (places - low) / np.maximum(high - low, 1e-12) * (size - 2 * MARGIN) + MARGIN
+    inside[:, 1] = size[1] - inside[:, 1]  # upwards
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    for number in np.unique(targets).tolist():
-        of_class = places[targets == number]
-        axes.scatter(
-            of_class[:, 0],
-            of_class[:, 1],
-            s=9,
-            color=palette(number % palette.N),
-            alpha=0.7,
-            label=printable(classes[number]),
-        )
-    if len(classes) <= 20:
-        legend = figure.legend(frameon=False, labelcolor=INK, loc="outside right upper", markerscale=2)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-    first, second = 100 * pca.explained_variance_ratio_
-    axes.set(xlabel=f"first component ({first:.0f} %)", ylabel=f"second component ({second:.0f} %)")
-    plain_axes(axes)
-    return inline(svg(figure), "features in the plane of their principal components")
+    colors = [to_hex(palette(number % palette.N)) for number in range(len(classes))]
+    targets = targets.astype(int).tolist()
+    return Plane(
+        PLANE,
+        [
+            (round(x, 1), round(y, 1), colors[number], name, classes[number])
+            for (x, y), number, name in zip(inside.tolist(), targets, chosen.names, strict=True)
+        ],
+        [(classes[number], colors[number]) for number in sorted(set(targets))] if len(classes) <= palette.N else [],
+        (float(pca.explained_variance_ratio_[0]), float(pca.explained_variance_ratio_[1])),
+    )

@@ -1,13 +1,19 @@
-"""Shares and recipes in words, as the page shows them."""
+"""Shares, intervals, options and recipes in words, as the page shows them."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..identity import Recipe
 
-__all__ = ["percent", "points", "recipe_words"]
+if TYPE_CHECKING:
+    from ..training import TrainOptions
+
+__all__ = ["interval_words", "option_rows", "percent", "points", "recipe_rows"]
+
+MOST_LETTERS = 600
 
 
 def percent(share: float) -> str:
@@ -20,28 +26,56 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}"
 
 
-def recipe_words(recipe: Recipe, backbone: str) -> list[str]:
-    """Return sentences that say what the cached values are a function of."""
-    shapes = " and ".join(f"{spec.name} {list(spec.shape)}" for spec in recipe.frontier)
-    found = [
-        f"What the module {recipe.cut!r} of {backbone} returns is cached: {shapes} for each sample.",
-        f"It is computed by {len(recipe.weights)} tensors of weights and buffers, each known by the digest of its values, and "
-        f"by the calls up to the cut, known by the digest {recipe.structure[:12]}….",
-        f"A sample is decoded by {_short(recipe.decoding)}"
-        + (
-            " and goes in as it is."
-            if recipe.transform is None
-            else f", then transformed by {_short(recipe.transform)}."
-        ),
-        f"Values are stored as {recipe.dtype}, computed in {recipe.numerics} numerics"
-        + (f", pooled by {recipe.pool!r}." if recipe.pool else "."),
-        f"The fingerprint of all that is {recipe.fingerprint}: another weight, transform or cut leads to another one.",
+def interval_words(figure: str, interval: tuple[float, float]) -> str:
+    """Return an interval in the unit of a figure: percent where it is in percent."""
+    low, high = interval
+    return f"{100 * low:.1f} to {100 * high:.1f} %" if figure.endswith("%") else f"{low:.3g} to {high:.3g}"
+
+
+def option_rows(options: TrainOptions) -> list[tuple[str, str, bool]]:
+    """Return each option of a training that is set: its name, its value, and whether it is not the default one."""
+    rows = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is not None and value != {}:
+            is_function = callable(value)
+            words = getattr(value, "__qualname__", type(value).__name__) if is_function else plain_words(value)
+            rows.append((field.name, words, is_function or value != field.default))
+    return rows
+
+
+def recipe_rows(recipe: Recipe, backbone: str) -> list[tuple[str, str]]:
+    """Return what the cached values are a function of, as names and values."""
+    rows = [
+        ("backbone", backbone),
+        ("cut", recipe.cut),
+        ("cached for each sample", " and ".join(f"{spec.name} {list(spec.shape)}" for spec in recipe.frontier)),
+        ("weights and buffers", f"{len(recipe.weights)} tensors, each known by a digest of its values"),
+        ("calls up to the cut", f"digest {recipe.structure}"),
+        ("decoding", plain_words(recipe.decoding)),
+        ("transform", "none" if recipe.transform is None else plain_words(recipe.transform)),
+        ("stored precision", recipe.dtype),
+        ("numerics", recipe.numerics),
+        ("pooling", recipe.pool or "none"),
+        ("fingerprint of the recipe", recipe.fingerprint),
     ]
     if recipe.derived_from is not None:
-        found.append(f"They were derived from another set, {_short(recipe.derived_from)}.")
-    return found
+        rows.append(("derived from", plain_words(recipe.derived_from)))
+    return rows
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 300 else f"{text[:300]}…"
+def plain_words(value: Any) -> str:
+    """Return nested values as readable text: names with their values, without the brackets and quotes of JSON."""
+    text = _words(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if {*value} == {"class", "state"}:  # an object
+            name, state = str(value["class"]).rpartition(":")[2], _words(value["state"])
+            return f"{name}({state})"
+        return ", ".join(f"{name}: {_words(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_words, value))}]"
+    return str(value)

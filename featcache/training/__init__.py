@@ -26,7 +26,7 @@ from .scorers import check_scorer, score
 from .solver import solve, solves
 from .steps import default_learning_rate, is_pointwise, make_optimizer, make_schedule
 from .tasks import IGNORE_INDEX, Task, find_task, output_tensor
-from .uses import RowUses, UsedRows, row_uses, words_of_splits
+from .uses import RowUses, UsedRows, labelled, row_uses, words_of_splits
 
 __all__ = [
     "IGNORE_INDEX",
@@ -51,6 +51,7 @@ __all__ = [
     "find_task",
     "fit",
     "is_pointwise",
+    "labelled",
     "make_optimizer",
     "make_schedule",
     "measure",
