@@ -14,7 +14,7 @@ from ..errors import HeadError, UsageError
 from ..identity import Recipe
 from ..machine import seeded
 from ..splitting import Split, as_now, deep_copy, unwrapped, weight_digests
-from .load import check_backbone, load_head, read_head
+from .load import check_backbone, load_onto, read_head
 from .network import new_layer, put_layers
 from .save import TENSORS
 from .trained import TrainedHead
@@ -69,7 +69,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split) -> nn.Module
     where = Path("head") if isinstance(head, TrainedHead) else Path(head)
     if isinstance(model, Split):
         if not isinstance(head, TrainedHead):
-            return load_head(where, model).model
+            return load_onto(where, model).model
         (model,) = as_now([model])
         check_backbone("the head", head.recipe, model.cut, model.structure, model.weights)
         return deep_copy(head.model).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import HeadError, StaleError, UsageError
+from ..errors import DataError, HeadError, StaleError, UsageError
 from ..features import Features
 from ..identity import Recipe, versions
-from ..machine import on_device, pick_device
+from ..machine import exact_numerics, on_device, pick_device
+from ..progress import ProgressCallback, silent
 from ..splitting import Split
 from ..tables import Records
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
 from .kinds import BuiltHead
+from .predictions import Predictions, predictions_of
+from .running import run_network
 from .save import HEAD_FORMAT, save_head
 
 __all__ = ["TrainedHead", "check_finite", "check_same_prefix", "outputs_of"]
@@ -101,6 +104,71 @@ class TrainedHead:
     def estimator(self) -> Any:
         """The fitted scikit-learn estimator, or None for other heads and for a linear estimator that was loaded."""
         return self.built.estimator
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        on_error: str = "raise",
+        progress: ProgressCallback = silent,
+    ) -> Predictions:
+        """Predict for new inputs, by the whole network, or for cached features, by what comes after the cut.
+
+        The network runs in evaluation mode; its modes are left as they were.
+
+        Parameters
+        ----------
+        inputs : Any
+            Cached features at the head's cut, a map-style dataset, a tensor or other sequence, or any iterable. Its items
+            are inputs, or (input, target) pairs whose target is ignored. If it has ``classes``, they must be those of the
+            head. Names are those of the dataset (``names``), else ``item 0``, ``item 1`` and so on.
+        transform : callable, optional
+            Applied to each input.
+        batch_size : int, default 64
+            The number of inputs that run at once.
+        device : str, optional
+            The device to run on. By default the best one there is.
+        on_error : str, default "raise"
+            What to do with an input that cannot be read, or with a text or sound that the transform does not take:
+            ``"raise"`` or ``"skip"``.
+        progress : callable, optional
+            Called with a ``ProgressEvent`` after each batch.
+
+        Returns
+        -------
+        Predictions
+            The predictions for every input that could be read.
+
+        Raises
+        ------
+        UnreadableSampleError
+            If an input cannot be read, unless ``on_error`` is ``"skip"``.
+        NonFiniteError
+            If the network's output for an input is NaN or infinite.
+        DataError
+            If the data has other classes than the head or is decoded in another way, the transform does not take a text or
+            sound (unless ``on_error`` is ``"skip"``), or there are no inputs.
+        StaleError
+            If the features belong to another network.
+        UsageError
+            If ``on_error`` or ``batch_size`` is not valid, or a transform is given for cached features.
+        """
+        where = pick_device(device)
+        if not isinstance(inputs, Features):
+            return run_network(
+                self.model, self.task, self.recipe.decoding, inputs, where, transform=transform, batch_size=batch_size,
+                on_error=on_error, progress=progress,
+            )  # fmt: skip
+        if transform is not None:
+            raise UsageError("cached features are what the transform led to: leave transform out.")
+        if not len(inputs):
+            raise DataError(f"there are no rows of {inputs.dataset!r} to predict.")
+        with exact_numerics():
+            outputs = self.outputs(inputs, device)
+        return predictions_of(self.task, outputs, inputs.names)
 
     def predict_proba(self, features: Features, device: str | None = None) -> np.ndarray[Any, Any]:
         """Return the probabilities of each class for cached features.
