@@ -38,22 +38,21 @@ def hf_dataset(features: Any) -> Any:
     )
     schema["target"] = _target_type(library, features)
     schema["name"] = schema["split"] = library.Value("string")
+    layout = schema.arrow_schema
     names, splits, targets = features.names, features.splits, features.targets
     step = max(1, BLOCK_BYTES // max(1, features.size_bytes // max(1, len(features))))
     # A file of its own for each call: mapped rows keep their recipe, so that nothing says which file would hold the same.
     folder = tempfile.mkdtemp(prefix="featcache-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder) / "features.arrow"
-    with path.open("wb") as file, pyarrow.ipc.new_stream(file, schema.arrow_schema) as writer:
+    with path.open("wb") as file, pyarrow.ipc.new_stream(file, layout) as writer:
         for start in range(0, len(features), step):
             rows = slice(start, min(start + step, len(features)))
-            block = {
-                **_arrays(features, np.arange(rows.start, rows.stop), columns),
-                "target": targets[rows],
-                "name": [printable(name) for name in names[rows]],
-                "split": [printable(str(name)) for name in splits[rows]],
-            }
-            writer.write_table(library.Dataset.from_dict(block, schema).with_format("arrow")[:])
+            block = {**_arrays(features, np.arange(rows.start, rows.stop), columns), "target": targets[rows]}
+            made = {column: _arrow(pyarrow, values, layout.field(column).type) for column, values in block.items()}
+            for column, texts in (("name", names), ("split", splits)):
+                made[column] = pyarrow.array([printable(str(text)) for text in texts[rows]], pyarrow.string())
+            writer.write_table(pyarrow.table(made, layout))
     return library.Dataset.from_file(str(path))
 
 
@@ -74,6 +73,24 @@ def _arrays(features: Any, indices: Array, columns: dict[str, Any]) -> dict[str,
             lengths = named[MASK].sum(1).tolist()
             arrays[column] = [row[:length] for row, length in zip(arrays[column], lengths, strict=True)]
     return arrays
+
+
+def _arrow(pyarrow: Any, values: Any, kind: Any) -> Any:
+    """Return an array (rows, …), or a list of one array per row, as Arrow has it; the library itself takes far longer."""
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return pyarrow.ExtensionArray.from_storage(kind, _arrow(pyarrow, values, kind.storage_type))
+    if isinstance(values, list):
+        offsets = np.cumsum([0, *map(len, values)])
+        values = np.concatenate(values)
+    elif values.ndim == 1:
+        return pyarrow.array(values, kind)
+    else:
+        offsets = np.arange(len(values) + 1) * values.shape[1]
+        values = values.reshape(-1, *values.shape[2:])
+    items = _arrow(pyarrow, values, kind.value_type)
+    if pyarrow.types.is_fixed_size_list(kind):
+        return pyarrow.FixedSizeListArray.from_arrays(items, kind.list_size)
+    return pyarrow.ListArray.from_arrays(offsets.astype(np.int32), items)
 
 
 def _type(library: Any, shape: Sequence[int | None], values: Any, column: str) -> Any:
