@@ -101,6 +101,9 @@ def train_head_command(
         else:
             trained, rows = train_one(project, cut, parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
+    judged = trained.metrics
+    if judged is not None and judged.trivial:
+        project.notes.append(f"on the {judged.split} rows, the head is no better than {judged.trivial}")
     print_notes(project.notes)
     if as_json:
         print_json({"folder": str(folder), **_summary(trained)})
