@@ -78,14 +78,16 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
+@click.option("--force", is_flag=True, help="Replace a head that is called --name.")
 def train_head_command(
-    as_json: bool, cut: str | None, head_param: tuple[str, ...], name: str | None, **options: Any
+    as_json: bool, cut: str | None, head_param: tuple[str, ...], name: str | None, force: bool, **options: Any
 ) -> None:
     """Train a head from cached features, without opening an image.
 
     By default, the head is everything after the cut, with a new last layer for the data's classes. The head folder in the
     store holds its weights, metrics, curves and configuration. The task (a class, several labels, values, or a class for
-    every pixel or token) follows from the targets.
+    every pixel or token) follows from the targets. Without --name, the head replaces the last one of the same data, cut and
+    kind.
 
     \b
     featcache train-head --cut layer4
@@ -94,7 +96,11 @@ def train_head_command(
     options["class_weights"] = _class_weights(options["class_weights"])
     options["learning_rates"] = _rates(options["learning_rates"])
     parameters = dict(_parameter(given) for given in head_param)
+    from ..project import has_head
+
     project = the_project(options)
+    if name is not None and not force and has_head(options["store"], name):
+        raise UsageError(f"{options['store']} holds a head {name!r}: give another --name, or replace it with --force.")
     with progress_bar() as progress:
         if options["schedule"] or options["freeze_schedule"]:
             trained, rows = train_stages(project, options, progress)

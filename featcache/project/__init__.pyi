@@ -1,4 +1,5 @@
 from .heads import (
+    has_head as has_head,
     load_head as load_head,
     load_saved_head as load_saved_head,
     remove_heads as remove_heads,

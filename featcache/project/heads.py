@@ -11,6 +11,7 @@ from ..catalog import FeatureStore
 from ..errors import DataNotFoundError, HeadError, UnknownNameError, near_names
 from ..identity import Recipe
 from ..samples import Samples, load_transform
+from ..store import check_name
 from .project import Project
 from .settings import Settings
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..heads import TrainedHead
     from ..splitting import Split
 
-__all__ = ["SavedHead", "find_head", "load_head", "load_saved_head", "remove_heads", "saved_heads"]
+__all__ = ["SavedHead", "find_head", "has_head", "load_head", "load_saved_head", "remove_heads", "saved_heads"]
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ def remove_heads(store: str, names: Sequence[str]) -> None:
         _check_known(files, store, name)
     for name in dict.fromkeys(names):
         files.storage.remove(f"heads/{name}")
+
+
+def has_head(store: str, name: str) -> bool:
+    """Return whether a store holds a head of this name; raises ``UsageError`` for what cannot be one."""
+    return FeatureStore(store).storage.exists(f"heads/{check_name(name, 'head')}/head.json")
 
 
 def find_head(store: str, head: str | None) -> Path:
