@@ -109,7 +109,7 @@ class Predictions:
         for name, label, row in zip(self.names, self.labels, self._columns(), strict=True):
             filled = {"single_label": [label, float(max(row, default=0.0))], "regression": [], "output": []}
             rows.append([name, *filled.get(self._kind, [label]), *row.tolist()])
-        return ["name", *between, *self._names()], rows
+        return _unlike(["name", *between], self._names()), rows
 
     def to_json(self) -> str:
         """Return the predictions as JSON text.
@@ -156,6 +156,16 @@ class Predictions:
         if self.task.kind == "token":
             return np.zeros((len(self.names), 0))
         return _shares(self.values, len(self.classes))
+
+
+def _unlike(header: list[str], names: list[str]) -> list[str]:
+    """Return a header with a column for each output; one that is called as another column is ``output NAME``."""
+    columns = dict.fromkeys(header)
+    for name in names:
+        while name in columns:
+            name = f"output {name}"
+        columns[name] = None
+    return list(columns)
 
 
 def _shares(masks: np.ndarray[Any, Any], classes: int) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from ..identity import Recipe, versions
 from ..machine import exact_numerics, on_device, pick_device
 from ..progress import ProgressCallback, silent
 from ..splitting import Split
-from ..tables import Records
+from ..tables import Records, html_table
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
 from .kinds import BuiltHead
 from .predictions import Predictions, predictions_of
@@ -27,10 +27,11 @@ from .save import HEAD_FORMAT, save_head
 
 __all__ = ["TrainedHead", "check_finite", "check_same_prefix", "outputs_of"]
 
+SHOWN = 20  # classes
 PACKAGES = ("featcache", "torch", "torchvision", "scikit-learn", "skops", "numpy")
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainedHead:
     """A trained head: its network, what it learned and how good it is.
 
@@ -60,17 +61,33 @@ class TrainedHead:
         How many rows of which split it was trained on and judged by. None if that was not recorded.
     """
 
-    built: BuiltHead = field(repr=False)
+    built: BuiltHead
     task: Task
     options: TrainOptions
-    recipe: Recipe = field(repr=False)
+    recipe: Recipe
     dataset: str
     snapshot: str
-    history: Records[EpochRecord] = field(default_factory=Records, repr=False)
+    history: Records[EpochRecord] = field(default_factory=Records)
     metrics: AnyMetrics | None = None
     validation_metrics: AnyMetrics | None = None
     elapsed_s: float = 0.0
     rows: UsedRows | None = None
+
+    def __repr__(self) -> str:
+        told = "" if self.metrics is None else f"; {self.metrics.split}: {self.metrics}"
+        return (
+            f"TrainedHead({self.head} after {self.recipe.cut!r} on {self.dataset!r}, {self.task.outputs} outputs{told})"
+        )
+
+    def _repr_html_(self) -> str:
+        judged = {each.split: each for each in (self.validation_metrics, self.metrics) if each is not None}
+        rows = [
+            ["dataset", self.dataset],
+            [self.task.kind, f"{self.task.outputs:,}: {', '.join(self.classes[:SHOWN])}"],
+            ["rows", "" if self.rows is None else str(self.rows)],
+            *([split, f"{found} ({found.samples:,} rows)"] for split, found in judged.items()),
+        ]
+        return html_table([self.head, f"after {self.recipe.cut}"], rows)
 
     @property
     def classes(self) -> list[str]:

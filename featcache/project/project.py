@@ -91,6 +91,9 @@ class Project:
         self._recipes: dict[str, Recipe] = {}
         self._splits: dict[str, Split] = {}
 
+    def __repr__(self) -> str:
+        return f"Project({self.settings.backbone!r}, {self.settings.data!r}, store={self.settings.store!r})"
+
     @cached_property
     def store(self) -> FeatureStore:
         """The store."""

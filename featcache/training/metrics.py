@@ -109,7 +109,7 @@ class Metrics(_Told):
     balanced_accuracy: float
     macro_f1: float
     log_loss: float
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] = field(repr=False)
     scores: dict[str, float] = field(default_factory=dict)
 
     @property
