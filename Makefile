@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 TOOLS := .venv-orchestrators
-CHECKS := tests/test_readme.py tests/test_docs.py tests/test_docstrings.py tests/test_architecture.py
+CHECKS := tests/test_readme.py tests/test_docs.py tests/test_docstrings.py tests/test_architecture.py tests/test_style.py
 
 .PHONY: setup orchestrators demo quick test fuzz check mutants bench docs clean
 
@@ -44,6 +44,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs featcache pipelines benchmarks data
 	$(BIN)/python -m pytest --numprocesses 2 $(CHECKS)
 
 # Small changes at random to the rooms that decide what is stale; SEED=… makes the same ones again.

@@ -39,7 +39,6 @@ from .features import FeatureLoader as FeatureLoader, Features as Features
 from .heads import (
     Predictions as Predictions,
     TrainedHead as TrainedHead,
-    load_head as load_head,
     merge as merge,
     predict as predict,
     train_freezing as train_freezing,
@@ -51,7 +50,7 @@ from .identity import Recipe as Recipe
 from .integrations import FrozenDetector as FrozenDetector, FrozenFeatures as FrozenFeatures
 from .machine import Bound as Bound, Timings as Timings
 from .progress import ProgressEvent as ProgressEvent
-from .project import Project as Project, Settings as Settings
+from .project import Project as Project, Settings as Settings, load_head as load_head
 from .splitting import Cut as Cut, Split as Split, cuts as cuts, split as split
 from .tensorspec import TensorSpec as TensorSpec
 from .training import (

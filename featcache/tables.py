@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from .extras import need
 __all__ = ["Records", "Tabular", "html_table"]
 
 SHOWN = 100  # rows in a notebook
+MOMENTS = ("modified_s", "pinned_s")  # seconds since 1970
 Record = TypeVar("Record")
 
 
@@ -36,6 +38,11 @@ class Records(list[Record]):
 
     def _repr_html_(self) -> str:
         header, rows = _cells(self)
+        for column, name in enumerate(header):
+            if name in MOMENTS:
+                header[column] = name.removesuffix("_s")
+                for row in rows:
+                    row[column] = time.strftime("%Y-%m-%d %H:%M", time.localtime(row[column])) if row[column] else None
         return html_table(header, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,63 @@ def test_sets_are_listed_by_the_numbers_in_the_names_of_their_cuts(tmp_path: Pat
     data = [(torch.full((4,), float(number)), number % 2) for number in range(8)]
     featcache.extract(network, data, str(tmp_path), cut=["10", "2"])
     assert [info.cut for info in featcache.FeatureStore(str(tmp_path)).sets()] == ["2", "10"]
+
+
+def test_a_moment_is_shown_as_a_date_and_kept_as_seconds(made) -> None:
+    *_, store, features = made
+    sets = featcache.FeatureStore(str(store))
+    pin = sets.pin(features.recipe.fingerprint, "mine")
+    for records, name, moment_s in (
+        (sets.sets(), "modified_s", max(info.modified_s for info in sets.sets())),
+        (sets.pins(), "pinned_s", pin.pinned_s),
+    ):
+        header, *rows = cells(records._repr_html_())
+        shown = {row[header.index(name[:-2])] for row in rows}
+        assert time.strftime("%Y-%m-%d %H:%M", time.localtime(moment_s)) in shown
+        assert moment_s in records.to_pandas()[name].tolist()
+
+
+def test_cuts_pins_tasks_and_comparisons_are_tables(made, tmp_path: Path) -> None:
+    network, data, store, _ = made
+    split = featcache.split(network, "1", (torch.zeros(2, 8),))
+    for records, column in (
+        (featcache.cuts(network, (torch.zeros(2, 8),)), "name"),
+        (featcache.missing_tasks(network, data, str(tmp_path), cut="1"), "task"),
+        (featcache.FeatureStore(str(store)).recompute(split, data, 2), "cut"),
+    ):
+        assert column in cells(records._repr_html_())[0]
+        assert len(records.to_pandas()) == len(records) > 0
+
+
+def test_a_class_that_is_called_as_a_column_has_a_column_of_its_own(made) -> None:
+    network, *_, features = made
+    features = features[:]
+    features.classes = ["label", "probability", "output label"]
+    head = featcache.train_head(featcache.split(network, "1", (torch.zeros(2, 8),)), features, epochs=1)
+    found = head.predict(features)
+    header = ["name", "label", "probability", "output label", "output probability", "output output label"]
+    assert list(found.to_pandas().columns) == header
+    assert found.to_csv().splitlines()[0] == ",".join(header)
+    assert cells(found._repr_html_())[0] == header
+    assert np.allclose(found.to_pandas()[header[3:]].to_numpy(), found.probabilities)
+
+
+def test_what_a_user_holds_says_in_a_line_what_it_is(made, tmp_path: Path) -> None:
+    network, _, store, features = made
+    head = featcache.train_head(featcache.split(network, "1", (torch.zeros(2, 8),)), features, epochs=1)
+    project = featcache.Project(featcache.Settings("bundled:resnet-mini", "sklearn:digits", store=str(tmp_path)))
+    said = f"{head.metrics.split}: {head.metrics}"
+    for each, words in (
+        (head, f"TrainedHead(suffix after '1' on {features.dataset!r}, 3 outputs; {said})"),
+        (features.loader(16), "FeatureLoader(60 rows in batches of 16, shuffled, on cpu)"),
+        (features.loader(16, shuffle=False), "FeatureLoader(60 rows in batches of 16, in order, on cpu)"),
+        (project, f"Project('bundled:resnet-mini', 'sklearn:digits', store={str(tmp_path)!r})"),
+        (project.dataset, "SklearnImages('sklearn:digits', 1797 samples)"),
+        (featcache.FeatureStore(str(store)), f"FeatureStore({str(store)!r})"),
+    ):
+        assert repr(each) == words
+    assert "confusion_matrix" not in repr(head.metrics)
+    assert "Conv2d" not in repr(project.backbone)
+    shown = cells(head._repr_html_())
+    assert shown[0] == ["suffix", "after 1"]
+    assert ["validation", f"{head.metrics} (12 rows)"] in shown

@@ -9,6 +9,7 @@ from .plan import PlanResult, PlanRow, plan
 from .plots import sweep_plot
 from .probe import ProbeResult, ProbeRow, probe
 from .saved import load_advice, save_advice
+from .subject import boundaries
 from .sweep import SweepResult, sweep
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ProbeRow",
     "SweepResult",
     "SweepRow",
+    "boundaries",
     "load_advice",
     "plan",
     "probe",

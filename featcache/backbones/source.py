@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Backbone:
 
     spec: str
     weights: str | None
-    model: torch.nn.Module
+    model: torch.nn.Module = field(repr=False)
     make_transform: Callable[[int | None], Transform] | None = None
 
 

@@ -13,7 +13,7 @@ from ..identity import Recipe
 from ..store import StoreFiles, claimed_sets, in_use, last_uses
 from .pins import list_pins
 
-__all__ = ["Garbage", "GcReport", "Kept", "described_heads", "gc"]
+__all__ = ["Garbage", "GcReport", "Kept", "described_heads", "gc", "sets_of"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _references(store: StoreFiles, keep: Iterable[Recipe | str]) -> dict[str, st
     recipes = dict(_readable(store))
     lasting = []  # what heads and pins refer to, whose random views stay with them
     for head, described in described_heads(store):
-        lasting.append((str(described["recipe_fingerprint"]), f"the head {head}"))
+        lasting += [(each, f"the head {head}") for each in sets_of(described)]
     lasting += [(each.recipe, f"a pin{f' ({each.reason})' if each.reason else ''}") for each in list_pins(store)]
     for fingerprint, reason in lasting:
         reasons.setdefault(fingerprint, reason)
@@ -153,7 +153,7 @@ def described_heads(store: StoreFiles, *, damaged: bool = False) -> Iterator[tup
         path = f"heads/{entry.name}/head.json"
         try:
             described = json.loads(store.storage.read_bytes(path))
-            str(described["recipe_fingerprint"]), str(described["snapshot"])
+            sets_of(described), str(described["snapshot"])
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
@@ -164,6 +164,13 @@ def described_heads(store: StoreFiles, *, damaged: bool = False) -> Iterator[tup
                 "Delete that folder, or train the head again."
             ) from error
         yield entry.name, described
+
+
+def sets_of(described: dict[str, Any]) -> list[str]:
+    """Return the fingerprints of the sets that a head was trained from: one, or that of each of its cuts."""
+    if len(described.get("cuts", ())) > 1:
+        return [str(each) for each in described["recipe"]["derived_from"]["recipes"]]
+    return [str(described["recipe_fingerprint"])]
 
 
 def _readable(store: StoreFiles) -> Iterator[tuple[str, Recipe]]:

@@ -9,7 +9,7 @@ from ..identity import Recipe
 from ..store import StoreFiles
 from ..tables import Records
 from ..tensorspec import TensorSpec
-from .gc import described_heads
+from .gc import described_heads, sets_of
 
 __all__ = ["SetInfo", "list_sets"]
 
@@ -64,7 +64,8 @@ def list_sets(store: StoreFiles) -> Records[SetInfo]:
     """Return every set of the store, sorted by cut, numbers in it by their value, and by fingerprint."""
     heads: dict[str, list[str]] = {}
     for name, described in described_heads(store, damaged=True):
-        heads.setdefault(str(described["recipe_fingerprint"]), []).append(name)
+        for each in sets_of(described):
+            heads.setdefault(each, []).append(name)
     found = [_info(store, recipe, heads.get(recipe.fingerprint, [])) for recipe in store.recipes()]
     return Records(sorted(found, key=lambda info: (_natural(info.cut), info.recipe)))
 

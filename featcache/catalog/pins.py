@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ..errors import UnknownNameError, near_names
 from ..store import StoreFiles
+from ..tables import Records
 
 __all__ = ["Pin", "find_set", "list_pins", "pin", "unpin"]
 
@@ -50,7 +51,7 @@ def unpin(store: StoreFiles, recipe: str) -> str:
 
 def list_pins(store: StoreFiles) -> list[Pin]:
     """Return every pin; one whose reason is damaged still counts."""
-    found = []
+    found = Records[Pin]()
     for entry in store.storage.list("pins"):
         if not entry.name.endswith(".json"):
             continue

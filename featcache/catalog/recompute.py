@@ -10,6 +10,7 @@ import numpy as np
 from ..codecs import load_codec
 from ..errors import StaleError
 from ..store import FeatureSet, Ragged, Shard, StoreFiles
+from ..tables import Records
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def recompute(
     """
     from ..extraction import views_recipe
 
-    found = []
+    found = Records[Recomputed]()
     for number, recipe in enumerate(request.recipes):
         found.append(_compare(request, number, store.set(recipe), store, rows, batch_size, device, seed))
         if request.views:

@@ -7,7 +7,7 @@ import time
 import click
 
 from .options import command, store_option
-from .output import count, print_json, print_line, print_table
+from .output import count, print_json, print_line, print_problem, print_table
 
 
 @command("heads")
@@ -31,7 +31,7 @@ def heads_command(as_json: bool, store: str, remove: tuple[str, ...]) -> int:
         print_line(f"removed {count(len(removed), 'head')}: {', '.join(removed)}.")
     heads, damaged = saved_heads(store)
     for words in damaged:
-        print_line(f"not shown: {words}")
+        print_problem(f"not shown: {words}")
     code = 1 if damaged and not removed else 0
     if as_json:
         print_json(heads)

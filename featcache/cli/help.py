@@ -24,7 +24,7 @@ SHARED = {
     "What is stored": (
         "store", "dtype", "numerics", "pool", "views", "augment", "view_seed", "from_lossy", "codec", "store_budget",
     ),
-    "Output": ("as_json", "config"),
+    "Output": ("as_json", "quiet", "config"),
 }  # fmt: skip
 
 

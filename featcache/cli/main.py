@@ -19,7 +19,7 @@ from ..machine import keep_freed_memory
 from ..project import Settings
 from .help import write_commands
 from .logs import log_plainly
-from .output import print_line
+from .output import print_problem
 
 __all__ = ["cli", "main"]
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _told(message: Warning | str, *_: Any, **__: Any) -> None:
-    print_line(f"warning: {' '.join(str(message).split())}")
+    print_problem(f"warning: {' '.join(str(message).split())}")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -115,21 +115,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
             result = cli.main(args=arguments, prog_name="featcache", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        print_line(error.format_message())
+        print_problem(error.format_message())
         return 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         name = context.command_path if context else "featcache"
-        print_line(f"error: {' '.join(error.format_message().split())} See `{name} --help`.")
+        print_problem(f"error: {' '.join(error.format_message().split())} See `{name} --help`.")
         return error.exit_code
     except FeatCacheError as error:
-        print_line(f"error: {' '.join(str(error).split())}")
+        print_problem(f"error: {' '.join(str(error).split())}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print_line("interrupted: everything computed so far is saved, and the next extract goes on from there.")
+        print_problem("interrupted: everything computed so far is saved, and the next extract goes on from there.")
         return 130
     except _Terminated:
-        print_line("terminated: everything computed so far is saved, and the next extract goes on from there.")
+        print_problem("terminated: everything computed so far is saved, and the next extract goes on from there.")
         return 143
     except BrokenPipeError:
         return 1
@@ -154,7 +154,7 @@ def known_options(command: click.Command) -> list[str]:
     return [
         str(parameter.name)
         for parameter in command.params
-        if isinstance(parameter, click.Option) and parameter.name not in ("help", "config", "as_json")
+        if isinstance(parameter, click.Option) and parameter.name not in ("help", "config", "as_json", "quiet")
     ]
 
 

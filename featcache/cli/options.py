@@ -12,6 +12,7 @@ from ..codecs import Stored
 from ..errors import FeatCacheError, UsageError
 from ..project import Settings, read_config
 from .help import write_options
+from .output import be_quiet
 
 if TYPE_CHECKING:
     from ..project import Project
@@ -55,12 +56,20 @@ def _use_config(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def command(name: str) -> Callable[[Function], click.Command]:
-    """Return the decorator that makes a function a command with ``--json`` and ``--config``."""
+    """Return the decorator that makes a function a command with ``--json``, ``--quiet`` and ``--config``."""
 
     def decorate(function: Function) -> click.Command:
         decorated: Any = click.option("--json", "as_json", is_flag=True, help="Write one JSON document to stdout.")(
             function
         )
+        decorated = click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=be_quiet,
+            help="Write nothing but warnings and errors to stderr: no progress, no notes.",
+        )(decorated)
         decorated = click.option(
             "--config",
             type=click.Path(),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import printable
-from ..progress import ProgressEvent
+from ..progress import ProgressEvent, silent
 from ..quantity import duration_in_words as duration, short_id, size_in_words as size
 from .logs import is_json, logger
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "age",
+    "be_quiet",
     "count",
     "duration",
     "print_json",
     "print_left_out",
     "print_line",
     "print_notes",
+    "print_problem",
     "print_skipped",
     "print_table",
     "print_text",
@@ -41,15 +43,32 @@ __all__ = [
 
 PROGRESS_EVERY_S = 1.0  # in logs
 SHOWN = 5  # of a long list
+QUIET = "featcache.quiet"
 
 
 def print_line(words: str) -> None:
-    """Write a sentence to stderr."""
+    """Write a sentence to stderr, unless the command is to be quiet."""
+    if not _is_quiet():
+        print_problem(words)
+
+
+def print_problem(words: str) -> None:
+    """Write a sentence to stderr that a quiet command says, too: an error or a warning."""
     words = printable(words)
     if is_json():
         logger.info(words)
     else:
         click.echo(words, err=True)
+
+
+def be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Have a command say only what is wrong: the callback of ``--quiet``."""
+    context.meta[QUIET] = value
+
+
+def _is_quiet() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
 
 
 def print_text(text: str) -> None:
@@ -145,6 +164,9 @@ def _event(event: ProgressEvent) -> dict[str, Any]:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[ProgressEvent], None]]:
     """Give a progress callback that draws a tqdm bar with rate and remaining time on a terminal's stderr."""
+    if _is_quiet():
+        yield silent
+        return
     bars: dict[str, Any] = {}
     said_s = 0.0
 

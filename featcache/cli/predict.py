@@ -13,10 +13,14 @@ from .output import print_line, print_notes, progress_bar, write_text
 
 if TYPE_CHECKING:
     from ..heads import Predictions
+    from ..project import Settings
+
+TABLES = (".csv", ".tsv")
 
 
 @command("predict")
-@click.argument("inputs", nargs=-1, type=click.Path(), metavar="FILE|FOLDER...")
+@click.argument("inputs", nargs=-1, type=click.Path(), metavar="FILE|FOLDER|SPEC...")
+@click.option("--text", "texts", multiple=True, help="A text to predict for; repeat the option for several.")
 @store_option
 @click.option("--head", metavar="NAME|FOLDER", help="The head to use.  [default: the one trained last]")
 @click.option("--format", "kind", type=click.Choice(["csv", "json", "npz"]), default="csv", show_default=True)
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 def predict_command(
     as_json: bool,
     inputs: tuple[str, ...],
+    texts: tuple[str, ...],
     store: str,
     head: str | None,
     kind: str,
@@ -38,27 +43,29 @@ def predict_command(
     Writes class names and probabilities as CSV or JSON. Takes images, sounds (wav, flac) and texts (txt). Searches
     folders for images and sounds, and counts what it leaves out. --json is the same as --format json. Several labels are
     written as a|b, and each value has its own column. For dense targets, the columns are shares of the pixels, and
-    --format npz --out FILE writes the masks.
+    --format npz --out FILE writes the masks. A table (csv, tsv) of files or texts stands alone, or a specification of
+    data, as for --data of extract.
 
     \b
     featcache predict new-photos --out predictions.csv
     featcache predict photo.jpg --head mine --format json
+    featcache predict --text "what a film" --text "never again"
+    featcache predict 'csv:reviews.csv?text=body&target=none'
     """
-    if not inputs:
-        raise UsageError("no input was given: name images or other files, or folders of them.")
+    if not inputs and not texts:
+        raise UsageError("no input was given: name images or other files, or folders of them, or use --text.")
+    if inputs and texts:
+        raise UsageError("--text does not go with files: predict for one or the other.")
     if kind == "npz" and (out is None or as_json):
         raise UsageError("--format npz holds arrays and goes to a file: add --out FILE.npz.")
     from ..project import load_saved_head
 
     trained, transform, project = load_saved_head(store, head)
-    from ..datasets import ImageFiles
-    from ..heads import predict
-
-    files = ImageFiles(list(inputs), project.settings.pixels)
+    given = _Texts(texts) if texts else _opened(inputs, project.settings)
     config = {key: options[key] for key in ("batch_size", "device", "on_error")}
     with progress_bar() as progress:
-        predictions = predict(trained, files, transform=transform, progress=progress, **config)
-    print_notes(files.notes)
+        predictions = trained.predict(given, transform=transform, progress=progress, **config)
+    print_notes(getattr(given, "notes", ()))
     if kind == "npz":
         _write_arrays(Path(str(out)), predictions)
         _told(str(out), predictions)
@@ -69,6 +76,32 @@ def predict_command(
     else:
         write_text(out, text)
     _told(out, predictions)
+
+
+class _Texts(tuple[str, ...]):
+    """Texts, each of which is its own name."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self
+
+
+def _opened(inputs: tuple[str, ...], settings: Settings) -> Any:
+    """Return files as a dataset, or the one table or specification that is given."""
+    from ..datasets import ImageFiles, dataset_sources, open_dataset
+
+    for given in inputs:
+        kind, colon, _ = given.partition(":")
+        if Path(given).suffix.lower() in TABLES and Path(given).is_file():
+            spec = f"csv:{given}?target=none"
+        elif colon and kind in dataset_sources and not Path(given).exists():
+            spec = given
+        else:
+            continue
+        if len(inputs) > 1:
+            raise UsageError(f"{given} is a whole set of data: predict for it without other inputs.")
+        return open_dataset(spec, decoding=settings.decoding, exif=settings.exif, background=settings.background)
+    return ImageFiles(list(inputs), settings.pixels)
 
 
 def _told(out: str | None, predictions: Predictions) -> None:

@@ -7,21 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..quantity import short_id
 from .options import command, project_options, split_options, the_project
 from .output import count, duration, print_json, print_line, print_notes, print_text, progress_bar
-from .training import train_one, train_stages
+from .training import train_all_layers, train_one, train_stages
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
 
 
+LONG_NAME = 40  # of several cuts, which a head is called by
+
+
 @command("train-head")
 @project_options
-@click.option("--cut", metavar="MODULE", help="Train from the features at this cut.  [default: the one extracted last]")
 @click.option(
-    "--head", metavar="suffix|linear|sklearn:NAME", default="suffix", show_default=True, help="What to train."
+    "--cut",
+    multiple=True,
+    metavar="MODULE",
+    help="Train from the features at this cut; several for all-layers.  [default: the one extracted last; for all-layers the "
+    "boundaries worth comparing]",
+)
+@click.option(
+    "--head",
+    metavar="suffix|linear|all-layers|sklearn:NAME",
+    default="suffix",
+    show_default=True,
+    help="What to train: all layers after the cut, a linear layer on its pooled features, a linear layer on those of several "
+    "cuts together, or a scikit-learn estimator.",
 )
 @click.option("--head-param", multiple=True, metavar="NAME=VALUE", help="A parameter of a scikit-learn head.")
 @click.option(
@@ -78,29 +94,50 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the head folder in the store.  [default: data, cut and head]")
+@click.option("--force", is_flag=True, help="Replace a head that is called --name.")
 def train_head_command(
-    as_json: bool, cut: str | None, head_param: tuple[str, ...], name: str | None, **options: Any
+    as_json: bool, cut: tuple[str, ...], head_param: tuple[str, ...], name: str | None, force: bool, **options: Any
 ) -> None:
     """Train a head from cached features, without opening an image.
 
     By default, the head is everything after the cut, with a new last layer for the data's classes. The head folder in the
     store holds its weights, metrics, curves and configuration. The task (a class, several labels, values, or a class for
-    every pixel or token) follows from the targets.
+    every pixel or token) follows from the targets. Without --name, the head replaces the last one of the same data, cut and
+    kind.
 
     \b
     featcache train-head --cut layer4
     featcache train-head --cut layer3 --head linear --name linear
+    featcache train-head --head all-layers
     """
     options["class_weights"] = _class_weights(options["class_weights"])
     options["learning_rates"] = _rates(options["learning_rates"])
     parameters = dict(_parameter(given) for given in head_param)
+    from ..project import has_head
+
+    together = options["head"] == "all-layers"
+    if together:
+        typed = click.get_current_context().get_parameter_source("cut") == ParameterSource.COMMANDLINE
+        cut = cut if typed or len(cut) > 1 else ()  # the one cut of a featcache.toml is that of the other commands
+        options["pool"] = options["pool"] or "auto"
     project = the_project(options)
+    if name is not None and not force and has_head(options["store"], name):
+        raise UsageError(f"{options['store']} holds a head {name!r}: give another --name, or replace it with --force.")
     with progress_bar() as progress:
         if options["schedule"] or options["freeze_schedule"]:
             trained, rows = train_stages(project, options, progress)
+        elif together:
+            trained, rows = train_all_layers(project, cut, options, progress)
         else:
-            trained, rows = train_one(project, cut, parameters, options, progress)
+            if len(cut) > 1:
+                raise UsageError(
+                    f"a {options['head']} head is trained after one cut: give one --cut, or use --head all-layers."
+                )
+            trained, rows = train_one(project, next(iter(cut), None), parameters, options, progress)
     folder = project.save_head(trained, name or _default_name(trained))
+    judged = trained.metrics
+    if judged is not None and judged.trivial:
+        project.notes.append(f"on the {judged.split} rows, the head is no better than {judged.trivial}")
     print_notes(project.notes)
     if as_json:
         print_json({"folder": str(folder), **_summary(trained)})
@@ -148,6 +185,8 @@ def _summary(trained: TrainedHead) -> dict[str, Any]:
 
 def _default_name(trained: TrainedHead) -> str:
     way = trained.options.schedule or trained.options.freeze_schedule or trained.recipe.cut
+    if len(trained.cuts) > 1 and len(way) > LONG_NAME:
+        way = f"{len(trained.cuts)}-cuts-{short_id(trained.recipe.fingerprint)}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{trained.dataset}-{way}-{trained.head}")[:100].strip("-.")
 
 

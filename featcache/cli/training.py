@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from ..errors import DataError, DataNotFoundError, UnknownCutError, UsageError, one_line
+from ..errors import DataError, DataNotFoundError, StaleError, UnknownCutError, UsageError, one_line
 from ..progress import ProgressEvent
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..heads import TrainedHead
     from ..project import Project
 
-__all__ = ["read_sample_weights", "train_one", "train_stages"]
+__all__ = ["read_sample_weights", "train_all_layers", "train_one", "train_stages"]
 
 ALIKE = (
     "optimizer", "learning_rate", "weight_decay", "lr_schedule", "warmup_epochs", "label_smoothing", "class_weights",
@@ -29,6 +29,31 @@ ALIKE = (
 DECIDED = ("cut", "epochs", "head", "head_param", "trainable", "learning_rates")  # by the schedule
 
 Show = Callable[[ProgressEvent], None]
+
+
+def train_all_layers(
+    project: Project, cuts: Sequence[str], options: dict[str, Any], progress: Show
+) -> tuple[TrainedHead, int]:
+    """Return a head on the features of several cuts, by default the boundaries worth comparing, and the number of its rows."""
+    chosen = list(dict.fromkeys(cuts)) or project.boundaries()
+    if len(chosen) < 2:
+        raise UsageError("--head all-layers reads the features of two cuts or more: give --cut for each of them.")
+    splits = project.splits(chosen)
+    try:
+        features = {cut: project.features(cut) for cut in chosen}
+    except StaleError as error:
+        named = " ".join(f"--cut {cut}" for cut in chosen)
+        raise StaleError(
+            f"{str(error).partition(' Run `')[0]} Run `featcache extract --pool {project.settings.pool} {named}` first."
+        ) from error
+    from ..heads import train_head
+
+    trained = train_head(
+        splits, features, head=options["head"], epochs=options["epochs"], pool=str(project.settings.pool),
+        trainable=options["trainable"] or None, learning_rates=options["learning_rates"], progress=progress,
+        **_alike(options),
+    )  # fmt: skip
+    return trained, len(features[chosen[0]])
 
 
 def train_one(

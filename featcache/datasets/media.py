@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,11 @@ class EncodedSamples:
     """What datasets of encoded samples have in common: the ``kind`` of the samples, and how images become pixels."""
 
     kind: str
+    names: Sequence[str]
     pixels: Pixels | None = Pixels()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'spec', self.kind)!r}, {len(self.names)} samples)"
 
     @property
     def decoding(self) -> dict[str, Any]:

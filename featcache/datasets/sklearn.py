@@ -31,6 +31,9 @@ class SklearnImages:
         self.splits = [""] * len(pixels)
         self.decoding: dict[str, Any] = {"decoder": "array", "mode": "RGB"}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r}, {len(self)} samples)"
+
     def __len__(self) -> int:
         return len(self.pixels)
 

@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..hdf5 import check_compression
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..store import FeatureSet, StoreFiles, claim, claim_keys, hold
+from ..tables import Records
 from .example import save_example
 from .missing import ExtractReport, among_skipped
 from .request import Request
@@ -74,10 +75,10 @@ def missing_tasks(request: Request, store: StoreFiles, options: FillOptions) -> 
         numbers, counts = np.unique(task_numbers(target.missing, samples, filling.task_rows), return_counts=True)
         for task, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             lacking.setdefault(task, []).append((filling.cut_of(target).split.cut, count))
-    return [
+    return Records(
         MissingTask(f"{task}/{of}", tuple(dict.fromkeys(cut for cut, _ in found)), sum(count for _, count in found))
         for task, found in sorted(lacking.items())
-    ]
+    )
 
 
 def fill(request: Request, store: StoreFiles, options: FillOptions) -> list[tuple[ExtractReport, list[FeatureSet]]]:

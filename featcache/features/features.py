@@ -19,6 +19,7 @@ from ..samples import CodedColumn, Snapshot, split_name
 from ..store import FeatureSet
 from ..tables import html_table
 from ..tensorspec import TensorSpec
+from .hf import hf_dataset
 from .labels import RowLabels
 from .loader import FeatureLoader
 from .memory import Empty, RecycledMemory, in_large_pages
@@ -412,6 +413,28 @@ class Features(torch.utils.data.Dataset[tuple[Frontier, torch.Tensor]]):
         if isinstance(frontier, dict):
             return {name: values.numpy() for name, values in frontier.items()}, targets.numpy()
         return frontier.numpy(), targets.numpy()
+
+    def to_hf(self) -> Any:
+        """Return all rows as a dataset of Hugging Face's datasets library.
+
+        The rows are written, some at a time, to an Arrow file in the folder for temporary files. The dataset reads them
+        from there; the file is removed when Python exits. ``save_to_disk`` keeps them. Random views are left out.
+
+        Returns
+        -------
+        datasets.Dataset
+            The columns are ``features`` (or the names of the tensors if several cross the cut), ``target``, ``name`` and
+            ``split``. Targets that are numbers of named classes are a ``ClassLabel``. Samples that vary in length have
+            their own steps, without padding.
+
+        Raises
+        ------
+        MissingDependencyError
+            If datasets is not installed.
+        UsageError
+            If the values are of a type that the library has no column for.
+        """
+        return hf_dataset(self)
 
     def loader(
         self,

@@ -183,6 +183,10 @@ class FeatureLoader:
         largest = max((spec.size_bytes for spec in features.frontier), default=0) * self._block_rows * WINDOW_BLOCKS
         self._window_memory = RecycledMemory((AHEAD + 2) * len(features.frontier), largest)
 
+    def __repr__(self) -> str:
+        way = "in order" if not self.shuffle else "shuffled by blocks" if self.blockwise else "shuffled"
+        return f"FeatureLoader({self._share()} rows in batches of {self.batch_size}, {way}, on {self.device})"
+
     def __len__(self) -> int:
         return -(-self._share() // self.batch_size)
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 from .kinds import BuiltHead, HeadKind, LinearHead, head_kinds
 from .layers import EstimatorLayer
 from .linear import HeadNetwork
-from .load import head_task, load_head, read_head
+from .load import head_task, load_onto, read_head
 from .many import train_heads
 from .merge import differing_layers, merge
 from .network import new_network, train_mode
 from .plots import confusion_plot, curves_plot
-from .predict import Predictions, predict
+from .predict import predict
+from .predictions import Predictions
 from .schedule import parse_schedule
 from .stages import train_freezing, train_unfreezing
 from .train import fit_head, train_head
@@ -32,7 +33,7 @@ __all__ = [
     "fit_head",
     "head_kinds",
     "head_task",
-    "load_head",
+    "load_onto",
     "merge",
     "new_network",
     "parse_schedule",

@@ -131,7 +131,7 @@ def joined_features(features: Any, cuts: Sequence[str], pool: str) -> Features:
         first.numerics,
         kind,
         first.views,
-        [recipe.fingerprint for recipe in recipes],
+        {"recipes": [recipe.fingerprint for recipe in recipes]},
     )
     return side_by_side(parts, _pools(cuts, kind), joined)
 

@@ -26,7 +26,7 @@ from .linear import pooled_width
 from .save import ESTIMATOR, HEAD_FORMAT, TENSORS
 from .trained import TrainedHead
 
-__all__ = ["check_backbone", "head_task", "load_head", "read_head", "split_for"]
+__all__ = ["check_backbone", "head_task", "load_onto", "read_head", "split_for"]
 
 NAMED = 3  # tensors that an error names
 
@@ -52,50 +52,8 @@ def read_head(folder: Path) -> dict[str, Any]:
     return described
 
 
-def load_head(folder: str | Path, split: Split | Sequence[Split], device: str | None = "cpu") -> TrainedHead:
-    """Load a saved head and put it behind the prefix of a split.
-
-    The split's model is copied. Only tensors are read, by safetensors, or by skops for estimators that are not linear.
-    Nothing in the folder is run as code.
-
-    Parameters
-    ----------
-    folder : str or pathlib.Path
-        The folder that ``TrainedHead.save`` wrote.
-    split : Split or sequence of Split
-        The network, cut where the head was trained: at each of the cuts that an all-layers head reads. Its prefix must be
-        the one that the head was trained on.
-    device : str or None, default "cpu"
-        The device of the loaded network. None is the best one there is.
-
-    Returns
-    -------
-    TrainedHead
-        The head, in evaluation mode.
-
-    Raises
-    ------
-    DataNotFoundError
-        If the folder holds no head.
-    HeadError
-        If the backbone differs (the message says in what), or the folder is damaged or was written by a newer
-        featcache.
-    MissingDependencyError
-        If the head needs skops and it is not installed.
-
-    Examples
-    --------
-    >>> import torch
-    >>> import featcache
-    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
-    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
-    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
-    >>> features = featcache.extract(cut, samples, "features")
-    >>> folder = featcache.train_head(cut, features, epochs=1, device="cpu").save("head")
-    >>> featcache.load_head(folder, cut).predict_proba(features).shape
-    (30, 3)
-    """
-    folder = Path(folder)
+def load_onto(folder: Path, split: Split | Sequence[Split], device: str | None = "cpu") -> TrainedHead:
+    """Return a saved head behind the prefix of a split: what ``featcache.load_head`` does once it has the split."""
     described = read_head(folder)
     try:
         recipe = Recipe.from_dict(described["recipe"])

@@ -14,7 +14,7 @@ from ..errors import HeadError, UsageError
 from ..identity import Recipe
 from ..machine import seeded
 from ..splitting import Split, deep_copy, unwrapped, weight_digests
-from .load import check_backbone, load_head, read_head, split_for
+from .load import check_backbone, load_onto, read_head, split_for
 from .network import new_layer, put_layers
 from .save import TENSORS
 from .trained import TrainedHead
@@ -69,7 +69,7 @@ def merge(head: TrainedHead | str | Path, model: nn.Module | Split | Sequence[Sp
     where = Path("head") if isinstance(head, TrainedHead) else Path(head)
     if not isinstance(model, nn.Module):
         if not isinstance(head, TrainedHead):
-            return load_head(where, model).model
+            return load_onto(where, model).model
         split = split_for("the head", model, head.cuts, head.options.pool)
         check_backbone("the head", head.recipe, split.cut, split.structure, split.weights)
         return deep_copy(head.model).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import HeadError, StaleError, UsageError
+from ..errors import DataError, HeadError, StaleError, UsageError
 from ..features import Features
 from ..identity import Recipe, versions
-from ..machine import on_device, pick_device
+from ..machine import exact_numerics, on_device, pick_device
+from ..progress import ProgressCallback, silent
 from ..splitting import Split
-from ..tables import Records
+from ..tables import Records, html_table
 from ..training import AnyMetrics, EpochRecord, Metrics, Task, TrainOptions, UsedRows, measure, scores
 from .all_layers import JoinedSplit, joined_features
 from .kinds import BuiltHead
+from .predictions import Predictions, predictions_of
+from .running import run_network
 from .save import HEAD_FORMAT, save_head
 
 __all__ = ["TrainedHead", "check_finite", "check_same_prefix", "outputs_of"]
 
+SHOWN = 20  # classes
 PACKAGES = ("featcache", "torch", "torchvision", "scikit-learn", "skops", "numpy")
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainedHead:
     """A trained head: its network, what it learned and how good it is.
 
@@ -58,17 +62,33 @@ class TrainedHead:
         How many rows of which split it was trained on and judged by. None if that was not recorded.
     """
 
-    built: BuiltHead = field(repr=False)
+    built: BuiltHead
     task: Task
     options: TrainOptions
-    recipe: Recipe = field(repr=False)
+    recipe: Recipe
     dataset: str
     snapshot: str
-    history: Records[EpochRecord] = field(default_factory=Records, repr=False)
+    history: Records[EpochRecord] = field(default_factory=Records)
     metrics: AnyMetrics | None = None
     validation_metrics: AnyMetrics | None = None
     elapsed_s: float = 0.0
     rows: UsedRows | None = None
+
+    def __repr__(self) -> str:
+        told = "" if self.metrics is None else f"; {self.metrics.split}: {self.metrics}"
+        return (
+            f"TrainedHead({self.head} after {self.recipe.cut!r} on {self.dataset!r}, {self.task.outputs} outputs{told})"
+        )
+
+    def _repr_html_(self) -> str:
+        judged = {each.split: each for each in (self.validation_metrics, self.metrics) if each is not None}
+        rows = [
+            ["dataset", self.dataset],
+            [self.task.kind, f"{self.task.outputs:,}: {', '.join(self.classes[:SHOWN])}"],
+            ["rows", "" if self.rows is None else str(self.rows)],
+            *([split, f"{found} ({found.samples:,} rows)"] for split, found in judged.items()),
+        ]
+        return html_table([self.head, f"after {self.recipe.cut}"], rows)
 
     @property
     def classes(self) -> list[str]:
@@ -108,6 +128,74 @@ class TrainedHead:
     def estimator(self) -> Any:
         """The fitted scikit-learn estimator, or None for other heads and for a linear estimator that was loaded."""
         return self.built.estimator
+
+    def predict(
+        self,
+        inputs: Any,
+        *,
+        transform: Callable[[Any], Any] | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        on_error: str = "raise",
+        progress: ProgressCallback = silent,
+    ) -> Predictions:
+        """Predict for new inputs, by the whole network, or for cached features, by what comes after the cut.
+
+        The network runs in evaluation mode; its modes are left as they were.
+
+        Parameters
+        ----------
+        inputs : Any
+            Cached features at the head's cut (those of each cut, for an all-layers head), a map-style dataset, a tensor
+            or other sequence, or any iterable. Its items are inputs, or (input, target) pairs whose target is ignored. If
+            it has ``classes``, they must be those of the head. Names are those of the dataset (``names``), else
+            ``item 0``, ``item 1`` and so on.
+        transform : callable, optional
+            Applied to each input.
+        batch_size : int, default 64
+            The number of inputs that run at once.
+        device : str, optional
+            The device to run on. By default the best one there is.
+        on_error : str, default "raise"
+            What to do with an input that cannot be read, or with a text or sound that the transform does not take:
+            ``"raise"`` or ``"skip"``.
+        progress : callable, optional
+            Called with a ``ProgressEvent`` after each batch.
+
+        Returns
+        -------
+        Predictions
+            The predictions for every input that could be read.
+
+        Raises
+        ------
+        UnreadableSampleError
+            If an input cannot be read, unless ``on_error`` is ``"skip"``.
+        NonFiniteError
+            If the network's output for an input is NaN or infinite.
+        DataError
+            If the data has other classes than the head or is decoded in another way, the transform does not take a text or
+            sound (unless ``on_error`` is ``"skip"``), or there are no inputs.
+        StaleError
+            If the features belong to another network.
+        UsageError
+            If ``on_error`` or ``batch_size`` is not valid, or a transform is given for cached features.
+        """
+        where = pick_device(device)
+        if isinstance(inputs, Mapping) and all(isinstance(each, Features) for each in inputs.values()):
+            inputs = self.own_features(inputs)
+        if not isinstance(inputs, Features):
+            return run_network(
+                self.model, self.task, self.recipe.decoding, inputs, where, transform=transform, batch_size=batch_size,
+                on_error=on_error, progress=progress,
+            )  # fmt: skip
+        if transform is not None:
+            raise UsageError("cached features are what the transform led to: leave transform out.")
+        if not len(inputs):
+            raise DataError(f"there are no rows of {inputs.dataset!r} to predict.")
+        with exact_numerics():
+            outputs = self.outputs(inputs, device)
+        return predictions_of(self.task, outputs, inputs.names)
 
     def predict_proba(
         self, features: Features | Mapping[str, Features], device: str | None = None
@@ -185,7 +273,7 @@ class TrainedHead:
         HeadError
             If the output is not finite.
         """
-        features = self._own(features)
+        features = self.own_features(features)
         check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
         return outputs_of(self.built, self.task, features, pick_device(device))
 
@@ -222,15 +310,35 @@ class TrainedHead:
         """
         if self.task.kind == "output":
             raise UsageError("the network's own output has no metrics: compare predict_values with the targets.")
-        features = self._own(features)
+        features = self.own_features(features)
         self.task.check_classes(features.classes, features.dataset)
         self.task.check(features.targets, features.dataset)
         return measure(split_name, self.task, features.targets, self.outputs(features, device))
 
-    def _own(self, features: Features | Mapping[str, Features]) -> Features:
-        """Return what the head reads: the features of its cut, or of all its cuts as one."""
+    def own_features(self, features: Features | Mapping[str, Features]) -> Features:
+        """Return features as the head reads them: those of its cut, or of all its cuts side by side.
+
+        Parameters
+        ----------
+        features : Features or mapping of str to Features
+            Features at the head's cut, or those of each cut.
+
+        Returns
+        -------
+        Features
+            The features. Those of an all-layers head lie in memory.
+
+        Raises
+        ------
+        UsageError
+            If the features are not those of the head's cuts, of the same samples and made alike.
+        HeadError
+            If there is not enough memory.
+        """
         if isinstance(features, Features) and (len(self.cuts) == 1 or features.recipe.cut == self.recipe.cut):
             return features
+        if len(self.cuts) == 1 and isinstance(features, Mapping) and list(features) == self.cuts:
+            return features[self.cuts[0]]
         return joined_features(features, self.cuts, self.options.pool)
 
     def save(self, folder: str | Path, origin: Mapping[str, Any] | None = None) -> Path:

@@ -11,13 +11,15 @@ from ..catalog import FeatureStore
 from ..errors import DataNotFoundError, HeadError, UnknownNameError, near_names
 from ..identity import Recipe
 from ..samples import Samples, load_transform
+from ..store import check_name
 from .project import Project
 from .settings import Settings
 
 if TYPE_CHECKING:
     from ..heads import TrainedHead
+    from ..splitting import Split
 
-__all__ = ["SavedHead", "find_head", "load_saved_head", "remove_heads", "saved_heads"]
+__all__ = ["SavedHead", "find_head", "has_head", "load_head", "load_saved_head", "remove_heads", "saved_heads"]
 
 
 @dataclass(frozen=True)
@@ -66,32 +68,111 @@ class SavedHead:
     figures: dict[str, str] = field(default_factory=dict)
 
 
+def load_head(
+    folder: str | Path, split: Split | Sequence[Split] | None = None, device: str | None = "cpu"
+) -> TrainedHead:
+    """Load a saved head and put it behind the prefix of its backbone.
+
+    The network is copied. Only tensors are read, by safetensors, or by skops for estimators that are not linear. Nothing
+    in the folder is run as code.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The folder that ``TrainedHead.save`` wrote.
+    split : Split or sequence of Split, optional
+        The network, cut where the head was trained, at each of the cuts of an all-layers head. Its prefix must be the one
+        that the head was trained on. By default the backbone is loaded as the head's ``origin`` says, which the command
+        line records.
+    device : str or None, default "cpu"
+        The device of the loaded network. None is the best one there is.
+
+    Returns
+    -------
+    TrainedHead
+        The head, in evaluation mode.
+
+    Raises
+    ------
+    DataNotFoundError
+        If the folder holds no head.
+    HeadError
+        If the backbone differs (the message says in what), no split is given and the head does not say how its backbone
+        is built, or the folder is damaged or was written by a newer featcache.
+    MissingDependencyError
+        If the head needs skops and it is not installed.
+
+    Notes
+    -----
+    To record the cut without a split, the backbone runs once on inputs that the head's store keeps, or else on samples
+    of its data.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import featcache
+    >>> network = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> samples = [(torch.randn(8), number % 3) for number in range(30)]
+    >>> cut = featcache.split(network, "1", (torch.zeros(2, 8),))
+    >>> features = featcache.extract(cut, samples, "features")
+    >>> folder = featcache.train_head(cut, features, epochs=1, device="cpu").save("head")
+    >>> featcache.load_head(folder, cut).predict_proba(features).shape
+    (30, 3)
+    """
+    from ..heads import load_onto
+
+    folder = Path(folder)
+    if split is None:
+        project, cuts, _ = _origin_of(folder)
+        split = project.splits(cuts)
+    return load_onto(folder, split, device)
+
+
 def load_saved_head(store: str, head: str | None) -> tuple[TrainedHead, Any, Project]:
     """Return a saved head, the transform of its inputs, and the project that rebuilds its backbone.
 
     ``head`` is a name in the store or a folder; None is the head that was trained last. Raises ``DataNotFoundError``
     where there is none, ``HeadError`` where the backbone is not the one that it was trained on.
     """
-    from ..heads import load_head, read_head
+    from ..heads import load_onto
 
     folder = find_head(store, head)
+    project, cuts, recipe = _origin_of(folder, store)
+    transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
+    trained = load_onto(folder, project.splits(cuts))
+    if Samples([], transform).transform_identity != recipe.transform:
+        raise HeadError(
+            f"the transform of {project.settings.backbone} differs from the one that {folder} was trained with."
+        )
+    return trained, transform, project
+
+
+def _origin_of(folder: Path, store: str | None = None) -> tuple[Project, list[str], Recipe]:
+    """Return the project that rebuilds the backbone of a saved head, its cuts, and the recipe of its features.
+
+    The store is the one that the folder lies in, or else the one in which the head says that its features are.
+    """
+    from ..heads import read_head
+
     described = read_head(folder)
     origin = described["origin"]
-    if not origin.get("backbone"):
+    if not origin.get("backbone") or not origin.get("data"):
         raise HeadError(
-            f"{folder} does not say how its backbone is built (it was saved from Python): use featcache.load_head with a split."
+            f"{folder} does not say how its backbone is built (it was saved from Python): pass the model, as "
+            "load_head(folder, featcache.split(model, cut, inputs))."
         )
+    if store is None:
+        around = folder.resolve().parent.parent
+        store = str(around) if (around / "store.json").is_file() else str(origin.get("store", "features"))
     for name in ("backbone", "transform", "weights"):
         _refuse_code_of_store(store, folder, str(origin.get(name) or ""))
-    project = Project(Settings(**{**origin, "store": store}))
-    cut = str(described["cut"])
-    recipe = Recipe.from_dict(described["recipe"])
-    project._recipes[cut] = recipe
-    transform = load_transform(project.settings.transform, project.settings.image_size, project.backbone)
-    trained = load_head(folder, project.split(cut))
-    if Samples([], transform).transform_identity != recipe.transform:
-        raise HeadError(f"the transform of {origin['backbone']} differs from the one that {folder} was trained with.")
-    return trained, transform, project
+    cut, recipe = str(described["cut"]), Recipe.from_dict(described["recipe"])
+    known = {name: value for name, value in origin.items() if name in Settings.__dataclass_fields__}
+    project = Project(Settings(**{**known, "store": store}))
+    cuts = [str(each) for each in described.get("cuts") or [cut]]
+    if len(cuts) == 1:
+        project._recipes[cut] = recipe
+    return project, cuts, recipe
 
 
 def _refuse_code_of_store(store: str, folder: Path, named: str) -> None:
@@ -146,6 +227,11 @@ def remove_heads(store: str, names: Sequence[str]) -> None:
         _check_known(files, store, name)
     for name in dict.fromkeys(names):
         files.storage.remove(f"heads/{name}")
+
+
+def has_head(store: str, name: str) -> bool:
+    """Return whether a store holds a head of this name; raises ``UsageError`` for what cannot be one."""
+    return FeatureStore(store).storage.exists(f"heads/{check_name(name, 'head')}/head.json")
 
 
 def find_head(store: str, head: str | None) -> Path:

@@ -91,6 +91,9 @@ class Project:
         self._recipes: dict[str, Recipe] = {}
         self._splits: dict[str, Split] = {}
 
+    def __repr__(self) -> str:
+        return f"Project({self.settings.backbone!r}, {self.settings.data!r}, store={self.settings.store!r})"
+
     @cached_property
     def store(self) -> FeatureStore:
         """The store."""
@@ -166,6 +169,54 @@ class Project:
             example = self._example(cut)
             self._splits[cut] = split(self.backbone.model, cut, example.inputs, example.other_length)
         return self._splits[cut]
+
+    def splits(self, cuts: Sequence[str]) -> Split | list[Split]:
+        """Return the backbone split at a cut, or at each of several, from one recording.
+
+        Parameters
+        ----------
+        cuts : sequence of str
+            The modules to cut after.
+
+        Returns
+        -------
+        Split or list of Split
+            The split, or a list of them for several cuts.
+
+        Raises
+        ------
+        UnknownCutError
+            If the backbone has no such module.
+        SplitError
+            If caching at a cut is unsound.
+        """
+        if len(cuts) == 1:
+            return self.split(cuts[0])
+        from ..splitting import split_at
+
+        example = self._example_of_any(cuts)
+        found = split_at(self.backbone.model, cuts, example.inputs, example.other_length)
+        self._splits.update(zip(cuts, found, strict=True))
+        return found
+
+    def boundaries(self) -> list[str]:
+        """List the cuts worth comparing, which ``probe`` scores, in the order of computation.
+
+        Returns
+        -------
+        list of str
+            The names of the cuts.
+
+        Raises
+        ------
+        SplitError
+            If the backbone cannot be recorded.
+        """
+        from ..advise import boundaries
+        from ..splitting import cuts
+
+        example = self._example_of_any(sorted({recipe.cut for recipe in self.store.recipes()}))
+        return [cut.name for cut in boundaries(cuts(self.backbone.model, example.inputs, example.other_length))]
 
     def cuts(self) -> list[Cut]:
         """List the candidate cuts of the backbone, in the order in which it computes them.
@@ -546,11 +597,16 @@ class Project:
         return storage.fetch(path)
 
     def _example(self, cut: str) -> Example:
-        recipe = self._recipes.get(cut) or self._remembered(cut)
-        for each in [recipe] if recipe is not None else self._seen_alike(cut):
-            stored = stored_example(self.store.set(each))
-            if stored is not None:
-                return stored
+        return self._example_of_any([cut])
+
+    def _example_of_any(self, cuts: Sequence[str]) -> Example:
+        """Return inputs of some samples that the store keeps beside the set of one of the cuts, or else of samples."""
+        for cut in cuts:
+            recipe = self._recipes.get(cut) or self._remembered(cut)
+            for each in [recipe] if recipe is not None else self._seen_alike(cut):
+                stored = stored_example(self.store.set(each))
+                if stored is not None:
+                    return stored
         self.snapshot  # noqa: B018  # which shows whether samples vary in length
         return example_of(self.samples)
 

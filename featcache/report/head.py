@@ -66,7 +66,7 @@ def head_sections(project: Project, trained: TrainedHead, thumbnails: Thumbnails
         notes.append("a head with a loss of its own has no figures but its losses")
     else:
         try:
-            features = project.features(trained.recipe.cut)
+            features = trained.own_features({cut: project.features(cut) for cut in trained.cuts})
             intervals |= _add_judged(found, trained, features, thumbnails)
             if trained.task.kind == "single_label":
                 _add_suspects(found, trained, features, thumbnails, notes)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import FeatCacheError
+from ..tables import Records
 from ..tensorspec import TensorSpec
 from .analysis import analyse
 from .examples import examples
@@ -97,7 +98,7 @@ def cuts(model: nn.Module, example_inputs: Any, other_length: Any = None) -> lis
     flops = _flops(model, given.two, runs.run)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     total_flops, total_parameters = max(1, flops[-1]), max(1, sum(sizes.values()))
-    found = []
+    found = Records[Cut]()
     for name in candidate_names(model, runs.run):
         end = next(call.end for call in reversed(runs.run.modules) if call.name == name)
         try:

@@ -72,7 +72,7 @@ class HeadContract:
 
     def test_it_comes_back_from_its_folder(self, tmp_path: Path) -> None:
         """What is saved is all of it."""
-        from ..heads import load_head
+        from ..project import load_head
 
         cut, features, head = self.made(tmp_path)
         loaded = load_head(head.save(tmp_path / "head"), cut)

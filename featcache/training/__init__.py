@@ -4,7 +4,7 @@ It takes any network and features. It does not know where a head is saved or how
 
 from __future__ import annotations
 
-from .loop import fit, scores
+from .loop import evaluating, fit, scores
 from .losses import TaskLoss, plain_loss, takes_frontier
 from .metrics import (
     AnyMetrics,
@@ -48,6 +48,7 @@ __all__ = [
     "chosen_by",
     "default_learning_rate",
     "divide",
+    "evaluating",
     "find_task",
     "fit",
     "is_pointwise",

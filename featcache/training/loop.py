@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from .scorers import score
 from .steps import Steps, default_learning_rate
 from .tasks import Task, output_tensor
 
-__all__ = ["fit", "scores"]
+__all__ = ["evaluating", "fit", "scores"]
 
 BATCH = 256  # rows that are judged at once
 
@@ -152,16 +152,22 @@ def _train_epoch(
 
 def scores(module: nn.Module, features: Features, device: torch.device, task: Task) -> torch.Tensor:
     """Return what the task keeps of the module's output for every row in evaluation mode, in the order of the rows."""
-    was_training = [part.training for part in module.modules()]
+    with torch.no_grad(), evaluating(module):
+        loader = features.loader(BATCH, shuffle=False, device=str(device), world_size=1)
+        parts = [task.kept(output_tensor(module(frontier)), _own_steps(frontier)) for frontier, _ in loader]
+    return task.joined(parts)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while; each part's mode comes back."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        with torch.no_grad():
-            loader = features.loader(BATCH, shuffle=False, device=str(device), world_size=1)
-            parts = [task.kept(output_tensor(module(frontier)), _own_steps(frontier)) for frontier, _ in loader]
+        yield
     finally:
-        for part, training in zip(module.modules(), was_training, strict=True):
+        for part, training in modes:
             part.training = training
-    return task.joined(parts)
 
 
 @dataclass(frozen=True)

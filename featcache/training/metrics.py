@@ -70,6 +70,11 @@ class _Told(ABC):
     def figures(self) -> dict[str, str]:
         """The figures in words: each by its name, as text."""
 
+    @property
+    def trivial(self) -> str:
+        """What is at least as good without any features, in words. Empty if the head is better, or that is not known."""
+        return ""
+
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.figures.items())
 
@@ -104,8 +109,14 @@ class Metrics(_Told):
     balanced_accuracy: float
     macro_f1: float
     log_loss: float
-    confusion_matrix: list[list[int]]
+    confusion_matrix: list[list[int]] = field(repr=False)
     scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trivial(self) -> str:
+        """What is at least as good without any features, in words. Empty if the head is better."""
+        share = max(map(sum, self.confusion_matrix)) / self.samples
+        return f"always predicting the most frequent class ({100 * share:.2f} %)" if self.accuracy <= share < 1 else ""
 
     @property
     def figures(self) -> dict[str, str]:
@@ -187,6 +198,11 @@ class RegressionMetrics(_Told):
     mae: float
     rmse: float
     scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def trivial(self) -> str:
+        """What is at least as good without any features, in words. Empty if the head is better."""
+        return "always predicting the mean" if self.r2 < 0 else ""
 
     @property
     def figures(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -595,9 +596,17 @@ def test_names_that_are_not_utf_8_end_no_command_and_are_written_with_escapes(co
 @pytest.mark.slow
 def test_train_head_says_what_it_replaces_and_whose_cut_was_extracted_last(command: CommandLine) -> None:
     command("extract", "--cut", "layer4")
-    train = ("train-head", "--epochs", "1", "--head", "linear", "--name", "mine")
+    train = ("train-head", "--epochs", "1", "--head", "linear")
     assert "replaces" not in command(*train).stderr
-    assert "note: replaces the head mine that was there; --name keeps both." in command(*train).stderr
+    assert re.search(
+        r"note: replaces the head digits-\w+-layer4-linear that was there; --name keeps", command(*train).stderr
+    )
+    named = (*train, "--name", "mine")
+    assert "replaces" not in command(*named).stderr
+    before = (command.folder / "features" / "heads" / "mine" / "head.json").read_bytes()
+    assert "holds a head 'mine': give another --name, or replace it with --force" in command(*named, expect=2).stderr
+    assert (command.folder / "features" / "heads" / "mine" / "head.json").read_bytes() == before
+    assert "note: replaces the head mine that was there; --name keeps both." in command(*named, "--force").stderr
     other = ("--backbone", "torchvision:squeezenet1_0", "--weights", "none")
     said = command("train-head", *other, "--epochs", "1", expect=2).stderr
     assert "'layer4', the cut extracted last, is one of another backbone: use --cut" in said

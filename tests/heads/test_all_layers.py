@@ -96,7 +96,7 @@ def test_a_saved_head_is_loaded_with_splits_in_any_order(made, tmp_path: Path) -
 
 
 def test_a_head_is_refused_with_another_network(made, tmp_path: Path) -> None:
-    model, samples, features, splits = made
+    model, _, features, splits = made
     folder = trained(made).save(tmp_path / "head")
     with torch.no_grad():
         model.block[0].weight.mul_(2)
