@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from ..backbones import load_backbone
 from ..catalog import Explanation, FeatureStore, SetStatus, explain, set_status
 from ..datasets import dataset_name, open_dataset
 from ..engines import load_engine
-from ..errors import CorruptError, DataNotFoundError, SplitError, StaleError, UnknownNameError
+from ..errors import DataNotFoundError, SplitError, StaleError, UnknownNameError
 from ..extraction import (
     Example,
     ExtractReport,
@@ -39,7 +38,8 @@ from ..quantity import parse_size
 from ..samples import Samples, Snapshot, load_transform
 from ..storages import LocalStorage, put_folder
 from ..store import check_name
-from .remembered import read_recipe, write_recipe
+from .examples import sets_alike
+from .remembered import read_last_cut, read_recipe, write_last_cut, write_recipe
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from ..splitting import Cut, Split
 
 __all__ = ["Project"]
-
-LAST_CUT = "cache/last_cut.json"
 
 
 class Project:
@@ -166,7 +164,7 @@ class Project:
         if cut not in self._splits:
             from ..splitting import split
 
-            example = self._example(cut)
+            example = self._example([cut])
             self._splits[cut] = split(self.backbone.model, cut, example.inputs, example.other_length)
         return self._splits[cut]
 
@@ -194,7 +192,7 @@ class Project:
             return self.split(cuts[0])
         from ..splitting import split_at
 
-        example = self._example_of_any(cuts)
+        example = self._example(cuts)
         found = split_at(self.backbone.model, cuts, example.inputs, example.other_length)
         self._splits.update(zip(cuts, found, strict=True))
         return found
@@ -215,7 +213,7 @@ class Project:
         from ..advise import boundaries
         from ..splitting import cuts
 
-        example = self._example_of_any(sorted({recipe.cut for recipe in self.store.recipes()}))
+        example = self._example(sorted({recipe.cut for recipe in self.store.recipes()}))
         return [cut.name for cut in boundaries(cuts(self.backbone.model, example.inputs, example.other_length))]
 
     def cuts(self) -> list[Cut]:
@@ -387,7 +385,7 @@ class Project:
                 reports[cut] = features.report
         else:
             self.store.save_snapshot(snapshot)
-        self._note_cut(cuts[-1])
+        write_last_cut(self.store, cuts[-1])
         if any(report is not None and report.changed for report in reports.values()):
             self.__dict__.pop("snapshot", None)  # what the data hold is looked at again
         done = [report for report in reports.values() if report is not None]
@@ -494,14 +492,7 @@ class Project:
         str or None
             The cut. None if there is none.
         """
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            return str(json.loads(self.store.storage.read_bytes(LAST_CUT))["cut"])
-        cuts = {info.cut for info in self.store.sets()}
-        return cuts.pop() if len(cuts) == 1 else None
-
-    def _note_cut(self, cut: str) -> None:
-        if self.last_cut() != cut:
-            self.store.storage.write_bytes(LAST_CUT, json.dumps({"cut": cut}).encode())
+        return read_last_cut(self.store)
 
     def status(self, cut: str) -> SetStatus:
         """Return how the set of a cut stands against the present configuration.
@@ -596,31 +587,14 @@ class Project:
             put_folder(storage, trained.save(Path(temporary) / name, asdict(self.settings)), path, last="head.json")
         return storage.fetch(path)
 
-    def _example(self, cut: str) -> Example:
-        return self._example_of_any([cut])
-
-    def _example_of_any(self, cuts: Sequence[str]) -> Example:
+    def _example(self, cuts: Sequence[str]) -> Example:
         """Return inputs of some samples that the store keeps beside the set of one of the cuts, or else of samples."""
         for cut in cuts:
             recipe = self._recipes.get(cut) or self._remembered(cut)
-            for each in [recipe] if recipe is not None else self._seen_alike(cut):
+            found = [recipe] if recipe is not None else sets_alike(self.store, cut, self.samples, self.snapshot)
+            for each in found:
                 stored = stored_example(self.store.set(each))
                 if stored is not None:
                     return stored
         self.snapshot  # noqa: B018  # which shows whether samples vary in length
         return example_of(self.samples)
-
-    def _seen_alike(self, cut: str) -> list[Recipe]:
-        """Return the recipes of stored sets at a cut that hold these samples, prepared as they are now.
-
-        The inputs that such a set keeps are what the network gets to see, so that no sample is read to record it again.
-        """
-        seen = (self.samples.transform_identity, self.samples.decoding)
-        with suppress(CorruptError):  # of another set: these samples can be read instead
-            return [
-                each
-                for each in self.store.recipes()
-                if (each.cut, each.transform, each.decoding) == (cut, *seen)
-                and set_status(self.store, each, self.snapshot).fresh
-            ]
-        return []

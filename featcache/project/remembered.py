@@ -1,4 +1,4 @@
-"""Which recipe a configuration led to: what did not change is not loaded and recorded again.
+"""What a store remembers: the cut that was extracted last, and the recipe that a configuration led to.
 
 Recording a backbone needs torch and the weights, which takes longer than anything else when there is nothing to
 compute. So the store remembers the recipe under a key of all that it can depend on: versions, the size, times and inode of
@@ -8,18 +8,21 @@ file, say) is loaded and recorded every time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from ..backbones import backbone_identity
+from ..catalog import FeatureStore
 from ..errors import CorruptError, DataNotFoundError
 from ..identity import Recipe, digest_json, versions
 from ..store import StoreFiles
 from .settings import Settings
 
-__all__ = ["read_recipe", "write_recipe"]
+__all__ = ["read_last_cut", "read_recipe", "write_last_cut", "write_recipe"]
 
+LAST_CUT = "cache/last_cut.json"
 VERSIONS = ("featcache", "torch", "torchvision", "pillow", "numpy")
 # The settings that a recipe depends on besides those of what is stored.
 NAMED = ("data", "image_size", "decoding", "exif", "background")
@@ -46,6 +49,20 @@ def write_recipe(store: StoreFiles, settings: Settings, cut: str, recipe: Recipe
     path = _path(settings, cut)
     if path is not None and store.storage.exists("store.json"):
         store.storage.write_bytes(path, recipe.to_json().encode())
+
+
+def read_last_cut(store: FeatureStore) -> str | None:
+    """Return the cut that was extracted last into a store, or its only one; None where there is none."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return str(json.loads(store.storage.read_bytes(LAST_CUT))["cut"])
+    cuts = {info.cut for info in store.sets()}
+    return cuts.pop() if len(cuts) == 1 else None
+
+
+def write_last_cut(store: FeatureStore, cut: str) -> None:
+    """Have a store remember the cut that was extracted last."""
+    if read_last_cut(store) != cut:
+        store.storage.write_bytes(LAST_CUT, json.dumps({"cut": cut}).encode())
 
 
 def _path(settings: Settings, cut: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,7 @@ from .names import call_name, is_content_free, is_metadata
 from .owned import attach, behind_only, never_run
 from .prefix import around, at_end_of_call, matching_call, pick_up, taken
 from .runs import Call, Ref, StopAtCutError
+from .stubs import stub
 from .trees import tensors_in
 
 __all__ = ["ReplaySuffix"]
@@ -96,7 +96,7 @@ class ReplaySuffix(nn.Module):
         running = skeleton(self.__dict__["_model"], None, shares_objects=True, lasting=True)
         answers = _Answers(analysis, tensors, len(given[names[0]]))
         self._set_modes(running, analysis, answers)
-        _stub(running, analysis, answers)
+        stub(running, analysis, answers)
         for crossing in analysis.crossings:
             if crossing.source is not None:
                 name, nth, leaf = crossing.source
@@ -281,52 +281,3 @@ def _given(leaf: int, tensor: torch.Tensor, run: Callable[[], Any]) -> Any:
 
 def _without_content(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
-
-
-def _stub(running: nn.Module, analysis: CutAnalysis, answers: _Answers) -> None:
-    """Replace the topmost modules before the cut, so that not even their Python code runs."""
-    run = analysis.run
-    above = {position for position, call in enumerate(run.modules) if call.name in analysis.open}
-    calls: dict[str, dict[int, Any]] = {}
-    for position, call in enumerate(run.modules):
-        if (
-            position == analysis.cut_call
-            or call.end > analysis.end
-            or call.parent not in above
-            or call.begin == call.end
-        ):
-            continue
-        if call.name in analysis.before and position < analysis.cut_call:
-            results = refs_in(call.outputs)
-            if results and analysis.answered.issuperset(results):
-                calls.setdefault(call.name, {})[call.nth] = call
-    for name, recorded in calls.items():
-        module = running.get_submodule(name)
-        if len(recorded) == sum(call.name == name for call in run.modules):
-            _stub_one(module, recorded, answers)
-    cut = run.modules[analysis.cut_call]
-    once = sum(call.name == cut.name for call in run.modules) == 1
-    given = refs_in(
-        cut.outputs
-    )  # none, where the cut gives an object that holds its tensors: then its code makes it again
-    if once and cut.end > cut.begin and given and analysis.answered.issuperset(given):
-        _stub_one(running.get_submodule(cut.name), {0: cut}, answers, keep_last_hook=True)
-
-
-def _stub_one(module: nn.Module, recorded: dict[int, Any], answers: _Answers, keep_last_hook: bool = False) -> None:
-    seen = Counter[str]()
-
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        call = recorded[seen["calls"]]
-        seen["calls"] += 1
-        answers.position = call.end
-        with torch._C.DisableTorchFunction():
-            return answers.results(call.outputs)
-
-    module.forward = stub
-    module._forward_pre_hooks.clear()
-    if keep_last_hook:
-        for key in list(module._forward_hooks)[:-1]:
-            del module._forward_hooks[key]
-    else:
-        module._forward_hooks.clear()
