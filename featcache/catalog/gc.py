@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import CorruptError
 from ..identity import Recipe
 from ..store import StoreFiles, claimed_sets, in_use, last_uses
+from ..tables import Records
 from .pins import list_pins
 
 __all__ = ["Garbage", "GcReport", "Kept", "described_heads", "gc", "sets_of"]
@@ -83,8 +84,8 @@ class GcReport:
     """
 
     deleted: bool = False
-    garbage: list[Garbage] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    garbage: list[Garbage] = field(default_factory=Records)
+    kept: list[Kept] = field(default_factory=Records)
     temporary_files: int = 0
     store_bytes: int = 0
     garbage_bytes: int = 0

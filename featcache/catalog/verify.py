@@ -12,6 +12,7 @@ from ..extraction import EXAMPLE_FILE, check_example
 from ..identity import Recipe
 from ..samples import read_snapshot
 from ..store import FeatureSet, Shard, StoreFiles, check_seal
+from ..tables import Records
 
 __all__ = ["Damage", "VerifyReport", "verify"]
 
@@ -66,7 +67,7 @@ class VerifyReport:
     snapshots: int = 0
     heads: int = 0
     size_bytes: int = 0
-    damaged: list[Damage] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=Records)
 
     @property
     def unrepaired(self) -> list[Damage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,8 +211,10 @@ def _rates(given: tuple[str, ...]) -> dict[str, float] | None:
             value = float(rate)
         except ValueError:
             value = 0.0
-        if not name or value <= 0:
-            raise UsageError(f"--learning-rates takes NAME=RATE, such as layer4.*=1e-4, not {each!r}.")
+        if not name or not 0 < value < math.inf:
+            raise UsageError(
+                f"--learning-rates takes NAME=RATE with a finite rate above 0, such as layer4.*=1e-4, not {each!r}."
+            )
         if name in rates:
             raise UsageError(f"--learning-rates names {name!r} twice: give it one rate.")
         rates[name] = value

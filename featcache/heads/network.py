@@ -209,14 +209,18 @@ def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classe
     try:
         first = output_tensor(_evaluated(network.suffix, frontier))
         other = output_tensor(_evaluated(network.suffix, _perturbed(frontier)))
-        if first.dim() == 3 and first.shape[1] == first.shape[2] and not isinstance(layers[0], nn.Linear):
-            return False  # a convolution's channels could be either
-        return _outputs(first) == classes and torch.allclose(first, other, equal_nan=True)
+        alone = _outputs(first) == classes and torch.allclose(first, other, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):  # what runs behind the layer needs its old number of outputs
         return False
     finally:
         for handle in handles:
             handle.remove()
+    if alone and first.dim() == 3 and first.shape[1] == classes and not isinstance(layers[0], nn.Linear):
+        raise HeadError(
+            f"the network gives {classes} × {classes} scores for {classes} classes, so it cannot be told whether the channels of "
+            f"its last layer {names[0]!r} come last: use --head linear, or samples of another number of tokens."
+        )
+    return alone
 
 
 def _evaluated(suffix: nn.Module, frontier: Any) -> Any:

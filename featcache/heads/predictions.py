@@ -58,7 +58,8 @@ class Predictions:
 
         The columns are the name, the label, the probability of the label, and one column per class. Several labels have
         no single probability, and values have neither label nor probability. For dense targets the columns of the
-        classes hold each class's share of the pixels. For tokens there is a column of their classes, joined by spaces.
+        classes hold each class's share of the pixels. For tokens there is a column of their classes, joined by spaces. A class
+        that is called as another column has the column ``output NAME``.
 
         Returns
         -------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog import FeatureStore
-from ..errors import DataNotFoundError, HeadError, UnknownNameError, near_names
+from ..errors import DataNotFoundError, FeatCacheError, HeadError, UnknownNameError, near_names
 from ..identity import Recipe
 from ..samples import Samples, load_transform
 from ..store import check_name
@@ -74,7 +74,8 @@ def load_head(
     """Load a saved head and put it behind the prefix of its backbone.
 
     The network is copied. Only tensors are read, by safetensors, or by skops for estimators that are not linear. Nothing
-    in the folder is run as code.
+    in the folder is run as code. A backbone that the head names as a Python factory is: check the ``origin`` in the
+    ``head.json`` of a head that is not yours.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def load_head(
     Raises
     ------
     DataNotFoundError
-        If the folder holds no head.
+        If the folder holds no head, or no split is given and neither the head's store nor its data is there.
     HeadError
         If the backbone differs (the message says in what), no split is given and the head does not say how its backbone
         is built, or the folder is damaged or was written by a newer featcache.
@@ -155,7 +156,10 @@ def _origin_of(folder: Path, store: str | None = None) -> tuple[Project, list[st
     from ..heads import read_head
 
     described = read_head(folder)
-    origin = described["origin"]
+    try:
+        origin, cut, recipe = dict(described["origin"]), str(described["cut"]), Recipe.from_dict(described["recipe"])
+    except (KeyError, TypeError, ValueError, AttributeError, FeatCacheError) as error:
+        raise HeadError(f"{folder}/head.json is damaged ({error!r}). Train the head again.") from error
     if not origin.get("backbone") or not origin.get("data"):
         raise HeadError(
             f"{folder} does not say how its backbone is built (it was saved from Python): pass the model, as "
@@ -166,7 +170,6 @@ def _origin_of(folder: Path, store: str | None = None) -> tuple[Project, list[st
         store = str(around) if (around / "store.json").is_file() else str(origin.get("store", "features"))
     for name in ("backbone", "transform", "weights"):
         _refuse_code_of_store(store, folder, str(origin.get(name) or ""))
-    cut, recipe = str(described["cut"]), Recipe.from_dict(described["recipe"])
     known = {name: value for name, value in origin.items() if name in Settings.__dataclass_fields__}
     project = Project(Settings(**{**known, "store": store}))
     cuts = [str(each) for each in described.get("cuts") or [cut]]

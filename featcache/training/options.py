@@ -59,8 +59,8 @@ class TrainOptions:
         for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_epochs", 0), ("weight_decay", 0)):
             if getattr(self, name) is not None and not least <= getattr(self, name) < math.inf:  # nor NaN
                 raise UsageError(f"{name} must be a number from {least} on, not {getattr(self, name)}.")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UsageError(f"learning_rate must be above 0, not {self.learning_rate}.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"learning_rate must be a finite number above 0, not {self.learning_rate}.")
         if self.warmup_epochs > self.epochs:
             raise UsageError(f"warmup_epochs must be at most the {self.epochs} epochs, not {self.warmup_epochs}.")
         if not 0 <= self.label_smoothing < 1:
@@ -139,7 +139,6 @@ def _plain_rates(given: Any) -> dict[str, float]:
         raise UsageError(f"learning_rates must be a number for each name or pattern ({error}).") from error
     for pattern, rate in rates.items():
         if not 0 < rate < math.inf:
-            raise UsageError(
-                f"learning_rates must be above 0, not {rate} for {pattern!r}: freeze by trainable instead."
-            )
+            frozen = ": to freeze it, use trainable" if rate == 0 else ""
+            raise UsageError(f"learning_rates must be finite numbers above 0, not {rate} for {pattern!r}{frozen}.")
     return rates

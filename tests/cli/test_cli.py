@@ -138,8 +138,11 @@ def test_layers_have_learning_rates_of_their_own(command: CommandLine) -> None:
         for given in (rates, same, ())
     ]
     assert histories[0][0]["train_loss"] != histories[1][0]["train_loss"] == histories[2][0]["train_loss"]
-    for wrong in ("layer4.*", "=1", "fc=fast", "fc=0"):
-        assert "takes NAME=RATE" in command("train-head", "--learning-rates", wrong, expect=2).stderr
+    for wrong in ("layer4.*", "=1", "fc=fast", "fc=0", "fc=inf"):
+        assert (
+            "takes NAME=RATE with a finite rate above 0"
+            in command("train-head", "--learning-rates", wrong, expect=2).stderr
+        )
     twice = command("train-head", "--learning-rates", "fc=1", "--learning-rates", "fc=2", expect=2)
     assert "names 'fc' twice" in twice.stderr
     refused = command("train-head", "--schedule", "layer3:1", "--learning-rates", "fc=1", expect=2)

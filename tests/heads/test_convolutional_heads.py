@@ -172,6 +172,15 @@ def test_tokens_are_read_off_a_convolution_whose_channels_come_last(tmp_path) ->
     assert trained.model(torch.zeros(4, 2, 9)).shape == (4, 7, 3)
 
 
+def test_tokens_as_many_as_classes_do_not_tell_which_are_the_channels(tmp_path) -> None:
+    network = Averaged(nn.Conv1d(4, 5, 3, padding=1), nn.Conv1d(2, 4, 3), read=lambda scores: scores.transpose(1, 2))
+    split = featcache.split(network.eval(), "stem", (torch.zeros(2, 2, 9),))
+    with pytest.raises(
+        HeadError, match=r"gives 7 × 7 scores for 7 classes.*'last' come last: use --head linear, or samples"
+    ):
+        new_network(split, 7)
+
+
 @pytest.mark.parametrize("classes", [5, 3])
 def test_channels_that_do_not_come_last_are_not_taken_for_places(tmp_path, classes: int) -> None:
     network = Averaged(nn.Conv1d(4, 5, 3), nn.Conv1d(2, 4, 3), read=lambda scores: scores)  # (rows, 5, 5)

@@ -60,3 +60,14 @@ def test_a_head_of_a_model_object_asks_for_the_model_in_one_line(made, features,
     with pytest.raises(HeadError, match=r"pass the model, as load_head\(folder, featcache\.split") as refused:
         featcache.load_head(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [{"origin": None}, {"origin": [1]}, {"recipe": {}}, {"recipe": 3}])
+def test_a_damaged_description_is_refused_before_any_backbone_is_loaded(made, features, tmp_path, wrong) -> None:
+    origin = {"backbone": "nowhere:none", "data": "folder:x"}
+    folder = featcache.train_head(made, features, head="linear").save(tmp_path / "head", origin)
+    described = json.loads((folder / "head.json").read_text())
+    (folder / "head.json").write_text(json.dumps({**described, **wrong}))
+    (folder / "seal.json").unlink()
+    with pytest.raises(HeadError, match="is damaged"):
+        featcache.load_head(folder)
