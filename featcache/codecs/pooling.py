@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..tensorspec import TensorSpec, is_channels_last
 from .stored import POOLS
 
@@ -81,5 +81,10 @@ def pooled_spec(kind: str, cut: str, frontier: tuple[TensorSpec, ...]) -> Tensor
 
 
 def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if bool((mask == 0).all(dim=1).any()):
+        raise DataError(
+            f"{MASK!r} marks none of a sample's steps as its own, so these have no mean: a mask that is true at padding, as "
+            "torch's key_padding_mask is, must be given by another name."
+        )
     weights = mask.to(values.dtype).unsqueeze(-1)
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)

@@ -101,6 +101,10 @@ def export_head(
         else:
             given = head.split.example_inputs if inputs is None else inputs
             keywords = tuple(given) if isinstance(given, Mapping) else None
+            if isinstance(head.model, HeadNetwork) and head.model.ragged and head.task.kind != "token":
+                report.notes.append(
+                    "averages over all steps that it is given: run samples of one length together, not padded"
+                )
             network = _Scores(deep_copy(head.model).cpu().eval(), head, keywords)
             values = tuple(given.values()) if isinstance(given, Mapping) else tuple(given)
             _write_program(network, _on_cpu(values), chosen, temporary, report)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ..codecs import Pool, pooled_spec
 from ..errors import HeadError
 from ..machine import seeded
-from ..splitting import Split, deep_copy
+from ..splitting import Split, as_call, deep_copy
 
 __all__ = ["HeadNetwork", "Tokens", "linear_head", "own_tensor", "pooled_network", "pooled_width", "token_network"]
 
@@ -27,10 +29,39 @@ class HeadNetwork(nn.Module):
         self.__dict__["_split"] = split  # no submodule: its layers are the backbone's
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return class scores (batch, classes)."""
+        """Return class scores (batch, classes).
+
+        Raises ``HeadError`` where masks or lengths show that samples of several lengths were padded, whose mean over their
+        own steps is not known here.
+        """
+        if self.ragged and isinstance(self.pool, Pool):
+            _refuse_padded(self.backbone, args, kwargs)
+        return self.of_one_length(*args, **kwargs)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples vary in length."""
+        split: Split = self.__dict__["_split"]
+        return split.other_length is not None
+
+    def of_one_length(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return class scores (batch, classes) of samples of which none was padded."""
         split: Split = self.__dict__["_split"]
         scores: torch.Tensor = self.head(self.pool(split.prefix(*args, **kwargs)))
         return scores
+
+
+def _refuse_padded(backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    args, kwargs = (args, kwargs) if args else as_call(kwargs, backbone)
+    given = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+    for path, value in pytree.tree_flatten_with_path(given)[0]:
+        name = pytree.keystr(path)
+        marks = "mask" in name or "len" in name
+        if marks and isinstance(value, torch.Tensor) and value.numel() and bool((value != value.flatten()[0]).any()):
+            raise HeadError(
+                f"a head on pooled features averages over a sample's own steps, and {name} shows that the batch was padded: call "
+                "head.predict, or the network with samples of one length at a time."
+            )
 
 
 class Tokens(nn.Module):

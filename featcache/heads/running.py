@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..codecs import Pool
 from ..errors import DataError, NonFiniteError, UnreadableSampleError, UsageError
 from ..machine import exact_numerics, on_device, to_device
 from ..progress import ProgressCallback, ProgressEvent, silent
 from ..samples import Unreadable, apply, length_of, stack_inputs
 from ..splitting import as_call
 from ..training import Task, evaluating, output_tensor
+from .linear import HeadNetwork
 from .predictions import Predictions, predictions_of
 
 __all__ = ["run_network"]
@@ -127,9 +129,31 @@ def _input(item: Any) -> Any:
 def _scores(
     model: nn.Module, task: Task, waiting: list[Any], transform: Callable[[Any], Any] | None, device: torch.device
 ) -> torch.Tensor:
-    args, kwargs = as_call(to_device(stack_inputs(waiting, transform), device), model)
-    output = model(*args, **kwargs)
-    scores = task.kept(output_tensor(output), _own_steps(waiting))
+    if not isinstance(model, HeadNetwork) or not isinstance(model.pool, Pool):
+        return _stacked(model, model, task, waiting, transform, device)
+    # Padding would count in the mean over a sample's steps: those of one length run together, as they were extracted.
+    groups: dict[Any, list[int]] = {}
+    for number, value in enumerate(waiting):
+        length = length_of(value)
+        groups.setdefault(number if length is None and model.ragged else length, []).append(number)
+    parts = [
+        _stacked(model, model.of_one_length, task, [waiting[number] for number in numbers], transform, device)
+        for numbers in groups.values()
+    ]
+    order = [number for numbers in groups.values() for number in numbers]
+    return torch.cat(parts)[torch.tensor(order).argsort()]
+
+
+def _stacked(
+    model: nn.Module,
+    run: Callable[..., Any],
+    task: Task,
+    inputs: list[Any],
+    transform: Callable[[Any], Any] | None,
+    device: torch.device,
+) -> torch.Tensor:
+    args, kwargs = as_call(to_device(stack_inputs(inputs, transform), device), model)
+    scores = task.kept(output_tensor(run(*args, **kwargs)), _own_steps(inputs))
     return scores.float() if scores.is_floating_point() else scores
 
 
