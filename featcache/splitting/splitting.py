@@ -387,8 +387,8 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
     """Return splits of their network as it is now: themselves, or new ones where the network does something else since.
 
     The network is recorded again. A split refers to its network, whose parameters and buffers are always read as they
-    are; but an attribute, a plain tensor, a hook, an activation or a ``forward`` may have been replaced, too. The splits
-    must come from one call of ``split_at``. Raises ``SplitError`` where the network cannot be cut any more, ``UsageError``
+    are; but an attribute, a plain tensor, a hook, an activation or a ``forward`` may have been replaced, too. Splits of
+    several recordings are made again, from one. Raises ``SplitError`` where the network cannot be cut any more, ``UsageError``
     for no splits, those of several networks, or what is not a split.
     """
     other = next((each for each in splits if not isinstance(each, Split)), None)
@@ -407,7 +407,8 @@ def as_now(splits: Sequence[Split]) -> list[Split]:
         with torch.inference_mode(False):
             runs = recorded(first.model, given)
             try:
-                same = all(_is_same(each, runs) for each in splits)
+                together = len({id(each._analysis.runs) for each in splits}) == 1
+                same = together and all(_is_same(each, runs) for each in splits)
             except SplitError:
                 same = False
         runs.release()

@@ -148,6 +148,14 @@ def test_a_split_of_several_cuts_is_copied_and_pickled(made) -> None:
         _ = split.suffix
 
 
+def test_splits_that_were_made_one_by_one_are_made_again_together(made) -> None:
+    model, samples, features, _ = made
+    apart = [featcache.split(model, cut, (samples.inputs[:4],)) for cut in CUTS]
+    head = featcache.train_head(apart, features, head="all-layers", device="cpu", validation=0.25)
+    assert torch.equal(head.model(samples.inputs), trained(made).model(samples.inputs))
+    assert len({id(each._analysis.runs) for each in head.split.splits}) == 1
+
+
 def test_what_does_not_belong_together_is_refused_in_words(made, tmp_path: Path) -> None:
     model, samples, features, splits = made
     train = featcache.train_head
