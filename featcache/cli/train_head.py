@@ -117,9 +117,10 @@ def train_head_command(
     from ..project import has_head
 
     together = options["head"] == "all-layers"
+    typed = click.get_current_context().get_parameter_source("cut") == ParameterSource.COMMANDLINE
+    if not typed and together != (len(cut) > 1):
+        cut = ()  # a featcache.toml gives one to heads that read several, or several, of which the one extracted last counts
     if together:
-        typed = click.get_current_context().get_parameter_source("cut") == ParameterSource.COMMANDLINE
-        cut = cut if typed or len(cut) > 1 else ()  # the one cut of a featcache.toml is that of the other commands
         options["pool"] = options["pool"] or "auto"
     project = the_project(options)
     if name is not None and not force and has_head(options["store"], name):

@@ -51,3 +51,10 @@ def test_one_cut_for_all_layers_and_two_for_another_head_are_refused(command: Co
     assert "two cuts or more" in command("train-head", "--head", "all-layers", "--cut", "1", expect=2).stderr
     several = command("train-head", "--head", "linear", "--pool", "auto", "--cut", "1", "--cut", "3", expect=2).stderr
     assert "one --cut" in several
+
+
+def test_of_several_cuts_in_the_configuration_another_head_takes_the_one_extracted_last(command: CommandLine) -> None:
+    configuration = command.folder / "featcache.toml"
+    configuration.write_text(configuration.read_text().replace('cut = "1"', 'cut = ["1", "3"]'))
+    command("extract")
+    assert json.loads(command("train-head", "--json").stdout)["cut"] == "3"
