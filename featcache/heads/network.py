@@ -12,7 +12,7 @@ from torch import fx, nn
 from ..errors import HeadError
 from ..machine import seeded, to_device
 from ..splitting import Split, as_call, deep_copy, difference, rounding
-from ..training import chosen_by, is_pointwise, output_tensor
+from ..training import chosen_by, evaluating, is_pointwise, output_tensor
 
 if TYPE_CHECKING:
     from ..features import Features
@@ -224,15 +224,9 @@ def _make_the_output(network: Split, frontier: Any, names: Sequence[str], classe
 
 
 def _evaluated(suffix: nn.Module, frontier: Any) -> Any:
-    modes = [(module, module.training) for module in suffix.modules()]
-    try:
-        with torch.no_grad(), seeded(0):
-            run = suffix.eval()
-            # A graph that fails would print its code when it is called.
-            return run.forward(frontier) if isinstance(run, fx.GraphModule) else run(frontier)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), seeded(0), evaluating(suffix):
+        # A graph that fails would print its code when it is called.
+        return suffix.forward(frontier) if isinstance(suffix, fx.GraphModule) else suffix(frontier)
 
 
 def _perturbed(frontier: Any) -> Any:

@@ -87,12 +87,13 @@ def class_samples(snapshot: Snapshot, labels: Array, classes: list[str], picture
 
 def _wrong(judged: Judged) -> Array:
     wrong = np.flatnonzero(judged.predicted != judged.targets)
-    return wrong[np.argsort(-_confidence(judged)[wrong], kind="stable")]
+    return wrong[np.argsort(-_confidence(judged, wrong), kind="stable")]
 
 
-def _confidence(judged: Judged) -> Array:
+def _confidence(judged: Judged, rows: Any) -> Any:
+    """Return the probability of the predicted class of one row or of several."""
     assert judged.probabilities is not None
-    return judged.probabilities[np.arange(len(judged.predicted)), judged.predicted]
+    return judged.probabilities[rows, judged.predicted[rows]]
 
 
 def _mistake(judged: Judged, row: int, classes: list[str], pictures: Thumbnails) -> Mistake:
@@ -100,6 +101,6 @@ def _mistake(judged: Judged, row: int, classes: list[str], pictures: Thumbnails)
         judged.features.names[row],
         classes[int(judged.targets[row])],
         classes[int(judged.predicted[row])],
-        float(_confidence(judged)[row]),
+        float(_confidence(judged, row)),
         pictures(judged.features.sample_ids[row]),
     )
