@@ -275,6 +275,11 @@ class TrainedHead:
         """
         features = self.own_features(features)
         check_same_prefix(features, self.recipe.cut, self.recipe.structure, dict(self.recipe.weights))
+        if features.recipe.pool not in (None, self.options.pool):
+            raise StaleError(
+                f"the features at {self.recipe.cut!r} were pooled by {features.recipe.pool!r}, but the head takes them pooled by "
+                f"{self.options.pool!r}: extract them so."
+            )
         return outputs_of(self.built, self.task, features, pick_device(device))
 
     def evaluate(

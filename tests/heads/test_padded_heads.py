@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 import featcache
-from featcache.errors import DataError, HeadError
+from featcache.errors import DataError, HeadError, StaleError
 
 
 class Encoder(nn.Module):
@@ -106,3 +106,15 @@ def test_a_mask_of_padding_is_not_taken_for_one_of_the_samples_own_steps(tmp_pat
     texts, network = Texts("mask", own=False), PaddingMask().eval()
     with pytest.raises(DataError, match="another name"):
         featcache.extract(network, texts, str(tmp_path / "features"), cut="one", pool="auto")
+
+
+def test_features_that_were_pooled_in_another_way_than_the_head_takes_are_refused(tmp_path: Path) -> None:
+    texts, network = Texts(), Encoder().eval()
+    first, mean = (
+        featcache.extract(network, texts, str(tmp_path / "features"), cut="one", pool=pool)
+        for pool in ("first", "auto")
+    )
+    trained = featcache.train_head(featcache.split(network, "one", *texts.examples()), first, head="linear")
+    assert len(trained.predict_proba(first)) == 40
+    with pytest.raises(StaleError, match="pooled by 'auto'"):
+        trained.predict_proba(mean)
